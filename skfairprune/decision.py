@@ -1,0 +1,195 @@
+"""The decision rule: one group-blind linear correction in the predicted group scores.
+
+The network predicts :math:`q_{y,g}(x)`, the joint probability of label and group. The rule decides
+positive where :math:`s(x) = \\sum_{y,g} c_{y,g}\\, q_{y,g}(x) > 0`, with :math:`c` from the constraint's
+multipliers (:mod:`skfairprune.multipliers`). Being linear in the softmax outputs, it is merged into the
+network as one last linear layer
+
+.. math:: p(x) = \\tfrac12 + \\tfrac{s(x)}{2 \\max(1, \\max |c|)} \\in [0, 1],
+
+so that one deterministic network is deployed, the decision is the argmax, and without a constraint
+(:math:`c = \\mp 1`) :math:`p(x)` is the network's probability of the positive class.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skfairprune.constraints import Constraint, Floats, Gap, GroupCounts
+from skfairprune.multipliers import ScoredRows, solve_multipliers
+
+__all__ = ["DecisionRule", "RuleFit", "cross_fitted_gap", "fit_rule"]
+
+# Standard errors of the gap that the rule keeps clear of the bound, and the least share of the bound
+# that it aims at: below that, on very small data, accuracy would be paid for noise.
+_MARGIN, _LEAST_TARGET = 0.5, 0.5
+_MAX_ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """A linear rule in the joint probabilities of label and group.
+
+    Parameters
+    ----------
+    coefficients : ndarray of shape (2, n_groups)
+        :math:`c_{y,g}`; a positive decision where the score is above 0.
+    """
+
+    coefficients: Floats
+
+    @classmethod
+    def unconstrained(cls, n_groups: int) -> "DecisionRule":
+        """Return the rule that takes the more probable label."""
+        return cls(np.repeat([[-1.0], [1.0]], n_groups, axis=1))
+
+    def score(self, proba: Floats) -> Floats:
+        """Return :math:`s(x)`, of shape (n_samples,), from scores of shape (n_samples, 2, n_groups)."""
+        return proba.reshape(len(proba), -1) @ self.coefficients.ravel()
+
+    def output_weights(self) -> Floats:
+        """Return the last layer, of shape (2, 2 * n_groups): its columns are probabilities."""
+        positive = 0.5 + self.coefficients.ravel() / (2 * max(1.0, np.abs(self.coefficients).max()))
+        return np.stack([1 - positive, positive])
+
+
+@dataclass(frozen=True)
+class RuleFit:
+    """A fitted rule and what it reached on the rows it was fitted on.
+
+    Attributes
+    ----------
+    rule : DecisionRule
+        The rule.
+    multipliers : ndarray of shape (n_events, n_groups)
+        The multipliers behind it.
+    gap : Gap
+        The thresholded gap on the rows.
+    accuracy : float
+        The (class-weighted) accuracy on the rows.
+    constant : bool
+        Whether all rows get the same decision.
+    """
+
+    rule: DecisionRule
+    multipliers: Floats
+    gap: Gap
+    accuracy: float
+    constant: bool
+
+
+def fit_rule(
+    rows: ScoredRows,
+    constraint: Constraint,
+    included: NDArray[np.bool_],
+    bound: float,
+    class_weight: Floats,
+    start: Floats | None = None,
+) -> RuleFit:
+    """Fit the most accurate rule whose thresholded gap on the rows keeps clear of the bound.
+
+    The dual is solved on the scores; then the observed, thresholded rates replace what the scores
+    imply, and it is solved again, until both agree. Of all the rules met on the way the most accurate one within the bound is taken; a rule
+    that decides alike for all rows only if no other is within it.
+
+    Parameters
+    ----------
+    rows : ScoredRows
+        Rows that the network's weights did not see.
+    constraint : Constraint
+        The constraint.
+    included : ndarray of shape (n_events, n_groups) of bool
+        The cells under the constraint.
+    bound : float
+        The largest gap allowed, in [0, 1].
+    class_weight : ndarray of shape (2,)
+        The class weights the network was trained with. They count in the accuracy, not in the rates.
+    start : ndarray of shape (n_events, n_groups), default=None
+        Multipliers near the solution.
+
+    Returns
+    -------
+    RuleFit
+    """
+    # The network was trained on tilted classes: its scores are tilted back before rates are read.
+    untilted = rows.proba / class_weight[:, None]
+    untilted /= untilted.sum(axis=(1, 2), keepdims=True)
+    true_rows = ScoredRows(untilted, rows.y, rows.group, rows.weight)
+    gain = np.array([-1.0, 1.0]) * class_weight / class_weight.mean()
+    share = true_rows.share
+    cell_weights = constraint.cell_sums(share)
+    weight = rows.weight / rows.weight.sum()
+    flat = untilted.reshape(len(untilted), -1)
+
+    def evaluate(multipliers: Floats) -> tuple[RuleFit, Floats, Floats]:
+        coefficients = gain[:, None] - constraint.costs(multipliers, cell_weights)
+        decision = flat @ coefficients.ravel() > 0
+        counts = GroupCounts.from_rows(rows.y, decision, rows.group, rows.n_groups, rows.weight)
+        implied = constraint.rates(share, ((weight * decision) @ flat).reshape(2, -1))
+        correct = class_weight[rows.y] * rows.weight
+        fit = RuleFit(
+            DecisionRule(coefficients / class_weight[:, None] * class_weight.mean()),
+            multipliers,
+            counts.gap(constraint, included),
+            float(correct @ (decision == rows.y) / correct.sum()),
+            bool(decision.all() or not decision.any()),
+        )
+        return fit, counts.rates(constraint), implied
+
+    fit, _, _ = evaluate(np.zeros_like(cell_weights))
+    target = max(bound - _MARGIN * fit.gap.standard_error, _LEAST_TARGET * bound)
+    if fit.gap.value <= target:
+        return fit
+    tolerance = 0.02 * fit.gap.standard_error
+    candidates = [fit]
+    shift = np.zeros_like(cell_weights)
+    multipliers = start
+    for round_ in range(_MAX_ROUNDS):
+        multipliers = solve_multipliers(true_rows, constraint, included, target, gain, shift, multipliers)
+        fit, observed, implied = evaluate(multipliers)
+        candidates.append(fit)
+        if abs(fit.gap.value - target) <= tolerance:
+            break
+        step = 1.0 if round_ < 3 else 0.5  # damped once it circles
+        shift = shift + step * (np.where(included, observed - implied, 0.0) - shift)
+    return _select(candidates, target, tolerance)
+
+
+def _select(candidates: list[RuleFit], target: float, tolerance: float) -> RuleFit:
+    """Return the most accurate rule within the target, varying ones first, else the least gap."""
+    within = [fit for fit in candidates if fit.gap.value <= target + tolerance]
+    if within:
+        return max(within, key=lambda fit: (not fit.constant, fit.accuracy))
+    return min(candidates, key=lambda fit: (fit.constant, fit.gap.value))
+
+
+def cross_fitted_gap(
+    rows: ScoredRows,
+    fold: NDArray[np.intp],
+    constraint: Constraint,
+    included: NDArray[np.bool_],
+    bound: float,
+    class_weight: Floats,
+    start: Floats,
+) -> Gap:
+    """Estimate the gap on unseen rows: each fold is decided by a rule fitted on the other folds.
+
+    Parameters
+    ----------
+    rows, constraint, included, bound, class_weight, start
+        As for :func:`fit_rule`.
+    fold : ndarray of shape (n_samples,)
+        The fold of each row; its scores are from a network that saw only the other folds.
+
+    Returns
+    -------
+    Gap
+    """
+    decision = np.empty(len(fold), dtype=bool)
+    for k in np.unique(fold):
+        inside = fold == k
+        fit = fit_rule(rows.take(~inside), constraint, included, bound, class_weight, start)
+        decision[inside] = fit.rule.score(rows.proba[inside]) > 0
+    counts = GroupCounts.from_rows(rows.y, decision, rows.group, rows.n_groups, rows.weight)
+    return counts.gap(constraint, included)

@@ -1,0 +1,172 @@
+"""The built-in tabular network and its piecewise-linear encoding of numeric columns."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+__all__ = ["ACTIVATIONS", "DecisionNetwork", "PiecewiseLinearEncoding", "TabularNetwork", "find_knots"]
+
+#: The activations of the built-in network by name.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+def find_knots(
+    column: NDArray[np.floating], sample_weight: NDArray[np.floating], n_bins: int
+) -> NDArray[np.float64]:
+    """Choose the knots of one column from its weighted distribution.
+
+    A column with at most ``n_bins + 1`` distinct values gets a knot at each. Otherwise values that alone
+    hold a bin's share of the weight (the spike at 0 of a capital gain) get a knot of their own, and the
+    rest are weighted quantiles of the other values, so that a spike costs one knot and not most of them.
+
+    Parameters
+    ----------
+    column : ndarray of shape (n_samples,)
+        Finite values.
+    sample_weight : ndarray of shape (n_samples,)
+        Positive weights; a row of weight 2 counts like two rows.
+    n_bins : int
+        The largest number of bins, at least 1.
+
+    Returns
+    -------
+    ndarray of shape (n_knots,)
+        Strictly increasing, ``n_knots <= n_bins + 1``. A constant column has one knot and no bin.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skfairprune.modules import find_knots
+    >>> find_knots(np.array([0., 1., 1., 0.]), np.ones(4), n_bins=48)
+    array([0., 1.])
+    """
+    values, inverse = np.unique(column, return_inverse=True)
+    values = values.astype(np.float64)
+    if len(values) <= n_bins + 1:
+        return values
+    weight = np.bincount(inverse.ravel(), sample_weight)
+    spike = weight * n_bins >= weight.sum()
+    spike[[0, -1]] = True  # the range is always covered
+    others, cumulated = values[~spike], np.cumsum(weight[~spike])
+    n_quantiles = max(n_bins + 1 - int(spike.sum()), 0)
+    levels = np.arange(1, n_quantiles + 1) / (n_quantiles + 1)
+    quantiles = others[np.searchsorted(cumulated, levels * cumulated[-1])]
+    return np.unique(np.concatenate([values[spike], quantiles]))
+
+
+class PiecewiseLinearEncoding(nn.Module):
+    r"""Encode each column by how far it has come through each of its bins.
+
+    A column with knots :math:`k_0 < \dots < k_m` becomes the :math:`m` numbers
+
+    .. math:: e_t(x) = \mathrm{clip}\Big(\frac{x - k_{t-1}}{k_t - k_{t-1}},\; 0,\; 1\Big),
+
+    so that a linear layer on them is any continuous function of the column that is linear between the
+    knots and constant outside. A column of two values is scaled to 0 and 1; a constant one is dropped.
+    From Gorishniy et al., "On Embeddings for Numerical Features in Tabular Deep Learning" (2022), Eq. 1,
+    with the outer bins closed.
+
+    Parameters
+    ----------
+    knots : sequence of ndarray
+        The strictly increasing knots of each column, from :func:`find_knots`.
+    """
+
+    columns: Tensor
+    left: Tensor
+    width: Tensor
+
+    def __init__(self, knots: Sequence[NDArray[np.float64]]) -> None:
+        super().__init__()
+        self.n_columns = len(knots)
+        n_bins = [len(k) - 1 for k in knots]
+        left, right = np.concatenate([k[:-1] for k in knots]), np.concatenate([k[1:] for k in knots])
+        self.register_buffer("columns", torch.from_numpy(np.repeat(np.arange(len(knots)), n_bins)))
+        self.register_buffer("left", torch.from_numpy(left))
+        self.register_buffer("width", torch.from_numpy(right - left))
+
+    @property
+    def n_outputs(self) -> int:
+        """The number of encoded values, the bins of all columns."""
+        return len(self.columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode rows of shape (n_samples, n_columns) into (n_samples, n_outputs), in [0, 1]."""
+        return x.index_select(1, self.columns).sub_(self.left).div_(self.width).clamp_(0, 1)
+
+
+class TabularNetwork(nn.Module):
+    """A multilayer perceptron on piecewise-linearly encoded columns.
+
+    Parameters
+    ----------
+    encoding : PiecewiseLinearEncoding
+        The encoding.
+    hidden_layer_sizes : sequence of int
+        The number of units of each hidden layer, each at least 1.
+    n_outputs : int
+        The number of logits.
+    activation : str
+        A key of ``ACTIVATIONS``.
+    dropout : float
+        The probability in [0, 1) with which a hidden unit is dropped in training.
+    """
+
+    def __init__(
+        self,
+        encoding: PiecewiseLinearEncoding,
+        hidden_layer_sizes: Sequence[int],
+        n_outputs: int,
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.encoding = encoding
+        layers: list[nn.Module] = []
+        n_inputs = encoding.n_outputs
+        for size in hidden_layer_sizes:
+            layers += [nn.Linear(n_inputs, size), ACTIVATIONS[activation]()]
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+            n_inputs = size
+        layers.append(nn.Linear(n_inputs, n_outputs))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, of shape (n_samples, n_outputs), of rows (n_samples, n_columns)."""
+        return self.layers(self.encoding(x))
+
+
+class DecisionNetwork(nn.Module):
+    """A network with the decision rule merged in: linear → softmax → linear.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Gives the logits of the joint classes (label, group), of shape (n_samples, n_joint).
+    output_weights : Tensor of shape (n_classes, n_joint)
+        Non-negative, every column sums to 1, so that the outputs are probabilities.
+    """
+
+    output_weights: Tensor
+
+    def __init__(self, network: nn.Module, output_weights: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("output_weights", output_weights)
+
+    def joint_proba(self, x: Tensor) -> Tensor:
+        """Return the probabilities of (label, group), of shape (n_samples, n_joint)."""
+        return torch.softmax(self.network(x), dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the class probabilities after the rule, of shape (n_samples, n_classes)."""
+        return nn.functional.linear(self.joint_proba(x), self.output_weights)

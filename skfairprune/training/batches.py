@@ -1,0 +1,73 @@
+"""Rows in memory, and batches of them as slices of tensors."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batches", "Rows"]
+
+
+class Rows(NamedTuple):
+    """Rows on the device; a subset shares the tensors and has its own index.
+
+    Attributes
+    ----------
+    x : Tensor of shape (n_total, n_columns)
+        The inputs.
+    target : Tensor of shape (n_total,) of long
+        The joint class, label * n_groups + group.
+    weight : Tensor of shape (n_total,)
+        Loss weights of mean 1.
+    index : Tensor of shape (n_samples,) of long
+        Which rows belong to the subset.
+    """
+
+    x: Tensor
+    target: Tensor
+    weight: Tensor
+    index: Tensor
+
+    def take(self, index: Tensor) -> "Rows":
+        """Return the subset of the rows with that index."""
+        return self._replace(index=index)
+
+
+class Batch(NamedTuple):
+    """One batch: inputs, joint classes, loss weights and the rows' index."""
+
+    x: Tensor
+    target: Tensor
+    weight: Tensor
+    index: Tensor
+
+
+class Batches:
+    """Iterate over batches of nearly equal size.
+
+    Parameters
+    ----------
+    rows : Rows
+        The rows.
+    batch_size : int
+        The largest number of rows in a batch.
+    generator : torch.Generator, default=None
+        Shuffles the rows anew in every pass; None keeps their order.
+    """
+
+    def __init__(
+        self, rows: Rows, batch_size: int, generator: torch.Generator | None = None
+    ) -> None:
+        self.rows, self.generator = rows, generator
+        self.n_batches = max(1, -(-len(rows.index) // batch_size))
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        index = self.rows.index
+        if self.generator is not None and self.n_batches > 1:
+            index = index[torch.randperm(len(index), generator=self.generator).to(index.device)]
+        for part in index.tensor_split(self.n_batches):
+            yield Batch(self.rows.x[part], self.rows.target[part], self.rows.weight[part], part)

@@ -1,0 +1,223 @@
+"""The private skorch nets: weights alone, gates and weights, and a network beside its fold copies."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from torch import Tensor, nn
+
+from skfairprune.pruning.gates import BudgetedGates
+from skfairprune.training.batches import Batch, Batches, Rows
+
+__all__ = ["BilevelNet", "FineTuneNet", "NetworkStack", "PhaseNet"]
+
+
+class PhaseNet(NeuralNet):
+    """A skorch net whose data are :class:`Rows` and whose batches are slices of tensors.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network to train, in place.
+    criterion : Objective
+        Takes logits, joint classes and loss weights.
+    held_out : Rows or None
+        Rows for the validation loss of each epoch.
+    generator : torch.Generator
+        Shuffles the training rows.
+    **kwargs
+        As for :class:`skorch.NeuralNet`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        criterion: nn.Module,
+        *,
+        held_out: Rows | None,
+        generator: torch.Generator,
+        **kwargs: Any,
+    ) -> None:
+        self.held_out = held_out
+        self.generator = generator
+        super().__init__(module, criterion, **kwargs)
+
+    def get_split_datasets(self, X: Rows, y: None = None, **params: Any) -> tuple:
+        """Return the training rows and the held-out rows."""
+        return X, self.held_out
+
+    def get_iterator(self, dataset: Rows, training: bool = False) -> Batches:
+        """Return shuffled batches to train on, or large ones in order to evaluate."""
+        if training:
+            return Batches(dataset, self.batch_size, self.generator)
+        return Batches(dataset, 8192)
+
+    def batch_loss(self, batch: Batch, training: bool) -> Tensor:
+        """Compute the loss of a batch."""
+        return self.criterion_(self.module_(batch.x), batch.target, batch.weight)
+
+    def train_step_single(self, batch: Batch, **params: Any) -> dict[str, Any]:
+        """Compute the loss of a training batch and its gradient."""
+        self._set_training(True)
+        loss = self.batch_loss(batch, training=True)
+        loss.backward()
+        return {"loss": loss}
+
+    def validation_step(self, batch: Batch, **params: Any) -> dict[str, Any]:
+        """Compute the loss of a held-out batch."""
+        self._set_training(False)
+        with torch.no_grad():
+            return {"loss": self.batch_loss(batch, training=False)}
+
+
+class BilevelNet(PhaseNet):
+    r"""Alternate the two levels: a step of the weights, then a step of the gates' scores.
+
+    Lower level: :math:`\theta \leftarrow \theta - \alpha \nabla_\theta \ell_{low}(m, \theta)` on a batch of
+    the training rows, the gates fixed. Upper level: :math:`s \leftarrow s - \beta\, dm/ds^T\, \nabla_m
+    \ell_{up}(m, \theta)` on a batch of the held-out rows, which the weights never see. This is the
+    first-order hypergradient: the response :math:`d\theta/dm` of the weights is taken as 0 within a step.
+    Both levels have the same objective, the constraint included.
+
+    Parameters
+    ----------
+    module : GatedNetwork
+        The network and its gates' places.
+    gates : BudgetedGates
+        The gates. Their budget and temperature follow ``schedule``.
+    upper : Rows
+        The rows of the upper level.
+    gate_lr : float
+        The step size of the scores (Adam).
+    schedule : callable
+        Takes the progress in (0, 1], returns the budget and the temperature.
+    n_steps : int
+        The number of steps of the whole phase.
+    **kwargs
+        As for :class:`PhaseNet`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        criterion: nn.Module,
+        *,
+        gates: BudgetedGates,
+        upper: Rows,
+        gate_lr: float,
+        schedule: Callable[[float], tuple[float, float]],
+        n_steps: int,
+        **kwargs: Any,
+    ) -> None:
+        self.gates = gates
+        self.upper = upper
+        self.gate_lr = gate_lr
+        self.schedule = schedule
+        self.n_steps = n_steps
+        super().__init__(module, criterion, **kwargs)
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> "BilevelNet":
+        """Make the optimizers of both levels."""
+        super().initialize_optimizer()
+        self.gate_optimizer_ = torch.optim.Adam([self.gates.scores], lr=self.gate_lr, fused=True)
+        self.upper_batches_ = self._cycle_upper()
+        self.step_ = 0
+        return self
+
+    def _cycle_upper(self) -> Iterator[Batch]:
+        while True:
+            yield from Batches(self.upper, self.batch_size, self.generator)
+
+    def batch_loss(self, batch: Batch, training: bool) -> Tensor:
+        """Compute the lower level's loss of a batch."""
+        logits = self.module_(batch.x, self.current_gates_.detach())
+        return self.criterion_(logits, batch.target, batch.weight)
+
+    def train_step(self, batch: Batch, **params: Any) -> dict[str, Any]:
+        """Take one step of each level."""
+        self.step_ += 1
+        self.gates.budget, self.gates.temperature = self.schedule(self.step_ / self.n_steps)
+        self.current_gates_ = self.gates()
+        step = super().train_step(batch, **params)
+        upper = next(self.upper_batches_)
+        self._set_training(False)
+        logits = self.module_(upper.x, self.current_gates_)
+        loss = self.criterion_(logits, upper.target, upper.weight)
+        (self.gates.scores.grad,) = torch.autograd.grad(loss, self.gates.scores)
+        self.gate_optimizer_.step()
+        return step
+
+
+class NetworkStack(nn.Module):
+    """Networks of one architecture, evaluated together on the same rows.
+
+    Parameters
+    ----------
+    networks : list of nn.Module
+        The networks; their weights are copied.
+    """
+
+    def __init__(self, networks: list[nn.Module]) -> None:
+        super().__init__()
+        parameters, buffers = torch.func.stack_module_state(networks)
+        self.names = list(parameters)
+        self.stacked = nn.ParameterList(parameters[name].detach() for name in self.names)
+        self._shared = dict(networks[0].named_buffers())
+        # Outside the module tree: only its structure is used.
+        self._template = (copy.deepcopy(networks[0]),)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of all networks, of shape (n_networks, n_samples, n_joint)."""
+        template = self._template[0].train(self.training)
+
+        def call(parameters: dict[str, Tensor]) -> Tensor:
+            return torch.func.functional_call(template, (parameters, self._shared), (x,))
+
+        parameters = dict(zip(self.names, self.stacked, strict=True))
+        return torch.vmap(call, randomness="different")(parameters)
+
+    @torch.no_grad()
+    def unstack(self, position: int) -> nn.Module:
+        """Return one of the networks."""
+        network = copy.deepcopy(self._template[0]).eval()
+        for name, stacked in zip(self.names, self.stacked, strict=True):
+            network.get_parameter(name).copy_(stacked[position])
+        return network
+
+
+class FineTuneNet(PhaseNet):
+    """Train the final network on all rows and, beside it, one copy for each fold that is blind to it.
+
+    The copies give every training row a score, and every epoch a loss, from weights that did not see it.
+
+    Parameters
+    ----------
+    module : NetworkStack
+        The final network, then the copies.
+    fold : Tensor of shape (n_total,) of long
+        The fold of each row; -1 for rows that are only held out.
+    **kwargs
+        As for :class:`PhaseNet`.
+    """
+
+    def __init__(
+        self, module: nn.Module, criterion: nn.Module, *, fold: Tensor, **kwargs: Any
+    ) -> None:
+        self.fold = fold
+        super().__init__(module, criterion, **kwargs)
+
+    def batch_loss(self, batch: Batch, training: bool) -> Tensor:
+        """Compute the summed training loss of all networks, or the out-of-fold loss of the copies.
+
+        On rows outside every fold the held-out loss is the final network's.
+        """
+        logits = self.module_(batch.x)
+        n_networks = len(logits)
+        blind = self.fold[batch.index] == torch.arange(-1, n_networks - 1, device=logits.device)[:, None]
+        weight = (~blind if training else blind) * batch.weight
+        # The criterion divides by all the pairs of network and row; a row's weight counts once.
+        return n_networks * self.criterion_(
+            logits.flatten(0, 1), batch.target.repeat(n_networks), weight.flatten()
+        )

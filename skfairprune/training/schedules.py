@@ -1,0 +1,57 @@
+"""How the epochs are shared among the phases, and how budget and temperature move in the bilevel one."""
+
+from typing import NamedTuple
+
+__all__ = ["Epochs", "anneal", "share_epochs"]
+
+_DENSE, _BILEVEL = 0.35, 0.15
+_FIRST_TEMPERATURE, _LAST_TEMPERATURE = 1.0, 0.05
+
+
+class Epochs(NamedTuple):
+    """The epochs of the dense phase, the bilevel phase and the fine-tuning."""
+
+    dense: int
+    bilevel: int
+    fine_tune: int
+
+    @property
+    def total(self) -> int:
+        """All epochs."""
+        return sum(self)
+
+
+def share_epochs(max_epochs: int) -> Epochs:
+    """Share the epochs among the phases, each getting at least one.
+
+    Parameters
+    ----------
+    max_epochs : int
+        The epochs of all phases together, at least 3.
+
+    Examples
+    --------
+    >>> from skfairprune.training.schedules import share_epochs
+    >>> share_epochs(30)
+    Epochs(dense=10, bilevel=5, fine_tune=15)
+    """
+    dense = max(1, int(_DENSE * max_epochs))
+    bilevel = max(1, round(_BILEVEL * max_epochs + 1e-9))
+    return Epochs(dense, bilevel, max_epochs - dense - bilevel)
+
+
+def anneal(progress: float, full: float, budget: float) -> tuple[float, float]:
+    """Return the budget of parameters and the gates' temperature at a moment of the bilevel phase.
+
+    The budget falls along a cubic (Zhu and Gupta, "To prune, or not to prune", 2017), the temperature
+    geometrically.
+
+    Parameters
+    ----------
+    progress : float
+        The share of the phase that is over, in (0, 1].
+    full, budget : float
+        The parameters at the phase's start and end.
+    """
+    temperature = _FIRST_TEMPERATURE * (_LAST_TEMPERATURE / _FIRST_TEMPERATURE) ** progress
+    return budget + (full - budget) * (1 - progress) ** 3, temperature

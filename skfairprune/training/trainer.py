@@ -1,0 +1,316 @@
+"""One fit: dense phase, bilevel phase, shrink, fine-tuning, cross-fitting and the decision rule."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler
+from torch import Tensor, nn
+
+from skfairprune.constraints import Floats, Gap
+from skfairprune.decision import RuleFit
+from skfairprune.pruning.budget import Chain, select_units
+from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
+from skfairprune.pruning.reconstruction import (
+    activation_gram,
+    consumer_weight,
+    refit,
+    removal_errors,
+    set_consumer_weight,
+)
+from skfairprune.pruning.shrink import shrink
+from skfairprune.pruning.units import UnitLayer, find_units
+from skfairprune.training.batches import Batches, Rows
+from skfairprune.training.fairtask import FairTask
+from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack, PhaseNet
+from skfairprune.training.objective import Objective
+from skfairprune.training.schedules import Epochs, anneal
+
+__all__ = ["Outcome", "Trainer"]
+
+_GRAM_ROWS = 16384  # enough for the Gram matrix of a few hundred units
+_STRENGTH, _SURROGATE_TEMPERATURE = 0.5, 0.3
+_GATE_LR = 0.1
+_CANDIDATES = 2.0
+
+
+class Outcome(NamedTuple):
+    """What a fit leaves.
+
+    Attributes
+    ----------
+    network : nn.Module
+        The small network; its outputs are the logits of (label, group).
+    masks : list of ndarray of bool
+        The mask of each hidden layer.
+    rule : RuleFit or None
+        The decision rule; None without a constraint.
+    gap : Gap or None
+        The gap on rows that neither the weights nor the rule behind it saw.
+    """
+
+    network: nn.Module
+    masks: list
+    rule: RuleFit | None
+    gap: Gap | None
+
+
+@dataclass
+class Trainer:
+    """Runs the phases.
+
+    Parameters
+    ----------
+    lower, upper : Rows
+        Training rows of the weights, and of gates, multipliers and early stopping. Disjoint, unless the
+        data are too few to be split.
+    final_rows : Rows
+        The rows of the fine-tuning.
+    held_out : Rows or None
+        The rows of its early stopping: the final rows themselves, each under the copy that is blind to
+        it, or rows outside every fold.
+    fold : Tensor of shape (n_total,) of long
+        The folds of the final rows; -1 for rows outside.
+    task : FairTask or None
+        The constraint; None trains unconstrained.
+    epochs : Epochs
+        The epochs of each phase.
+    batch_size, lr, weight_decay, n_iter_no_change
+        Of the optimizer (AdamW) and of early stopping.
+    generator : torch.Generator
+        Shuffles rows.
+    callbacks : list of skorch callbacks
+        Added to every phase.
+    """
+
+    lower: Rows
+    upper: Rows
+    final_rows: Rows
+    held_out: Rows | None
+    fold: Tensor
+    task: FairTask | None
+    epochs: Epochs
+    batch_size: int
+    lr: float
+    weight_decay: float
+    n_iter_no_change: int | None
+    generator: torch.Generator
+    callbacks: list[Callback] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def fit(self, network: nn.Module, dense: Chain, budget: int) -> Outcome:
+        """Train, prune and fit the rule.
+
+        Parameters
+        ----------
+        network : nn.Module
+            The dense network; changed in place.
+        dense : Chain
+            Its widths.
+        budget : int
+            The most parameters that the small network may have.
+        """
+        objective = Objective(_STRENGTH, _SURROGATE_TEMPERATURE).to(self.lower.x.device)
+        self._train("dense", network, objective, self.lower, self.epochs.dense, self.upper)
+        masks = [np.ones(size, dtype=bool) for size in dense.sizes]
+        # The criterion alone may remove what is far from staying; gates choose among the rest.
+        for step_budget, choose in (
+            (min(_CANDIDATES * budget, dense.n_parameters()), self._starting_scores),
+            (budget, self._gate_scores),
+        ):
+            layers = find_units(network)
+            chain = dense.resized([layer.n_units for layer in layers])
+            worth = choose(network, layers, chain, step_budget, objective)
+            kept = select_units(chain, worth, step_budget)
+            network = self._reconstruct(network, layers, kept)
+            for mask, stay in zip(masks, kept, strict=True):
+                mask[mask] = stay
+        network, joint, fold = self._fine_tune(network, objective)
+        if self.task is None:
+            return Outcome(network, masks, None, None)
+        index = self.final_rows.index.cpu().numpy()
+        rule = self.task.fit_rule(joint, index)
+        gap = self.task.cross_fitted_gap(joint, index, fold, rule.multipliers)
+        return Outcome(network, masks, rule, gap)
+
+    def _train(
+        self,
+        phase: str,
+        module: nn.Module,
+        objective: Objective,
+        rows: Rows,
+        n_epochs: int,
+        held_out: Rows | None,
+        net_class: type[PhaseNet] = PhaseNet,
+        **params: Any,
+    ) -> int:
+        """Run one phase on a network, in place; return the epoch that its weights are from."""
+        n_steps = n_epochs * len(Batches(rows, self.batch_size))
+        callbacks: list[tuple[str, Callback]] = [
+            (
+                "rate",
+                LRScheduler(
+                    torch.optim.lr_scheduler.OneCycleLR,
+                    max_lr=self.lr,
+                    total_steps=n_steps + 1,
+                    pct_start=0.2,
+                    cycle_momentum=False,
+                    step_every="batch",
+                ),
+            )
+        ]
+        stopping = None
+        if held_out is not None and self.n_iter_no_change is not None and phase != "bilevel":
+            stopping = EarlyStopping(
+                patience=self.n_iter_no_change, load_best=True, sink=lambda text: None
+            )
+            callbacks.append(("early_stopping", stopping))
+        net = net_class(
+            module,
+            objective,
+            held_out=held_out,
+            generator=self.generator,
+            optimizer=torch.optim.AdamW,
+            optimizer__weight_decay=self.weight_decay,
+            optimizer__fused=True,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            max_epochs=n_epochs,
+            device=rows.x.device,
+            callbacks=callbacks,
+            callbacks__print_log=None,
+            verbose=0,
+            **params,
+        )
+        net.initialize()
+        net.partial_fit(rows)
+        module.eval()
+        for row in net.history:
+            self.history.append(
+                {
+                    "phase": phase,
+                    "epoch": row["epoch"],
+                    "train_loss": row["train_loss"],
+                    "valid_loss": row.get("valid_loss", np.nan),
+                    "duration": row["dur"],
+                }
+            )
+        return stopping.best_epoch_ if stopping is not None else n_epochs
+
+    def _gate_scores(
+        self,
+        network: nn.Module,
+        layers: tuple[UnitLayer, ...],
+        chain: Chain,
+        budget: float,
+        objective: Objective,
+    ) -> list:
+        """Run the bilevel phase; fold the gates into the network and return their scores."""
+        start = self._starting_scores(network, layers, chain, budget, objective)
+        gates = BudgetedGates(chain, [torch.from_numpy(s) for s in start]).to(self.lower.x)
+        gated = GatedNetwork(network, layers)
+        self._update_multipliers(network, objective)
+        self._train(
+            "bilevel",
+            gated,
+            objective,
+            self.lower,
+            self.epochs.bilevel,
+            None,
+            BilevelNet,
+            gates=gates,
+            upper=self.upper,
+            gate_lr=_GATE_LR,
+            schedule=lambda progress: anneal(progress, chain.n_parameters(), budget),
+            n_steps=self.epochs.bilevel * len(Batches(self.lower, self.batch_size)),
+        )
+        gated.fold(gates().detach())
+        gated.release()
+        return [s.cpu().double().numpy() for s in gates.scores.detach().split(gates.sizes)]
+
+    def _gram_batches(self) -> tuple[list[Tensor], list[Tensor]]:
+        rows = self.lower.take(self.lower.index[:_GRAM_ROWS])
+        batches = list(Batches(rows, 2048))
+        return [b.x for b in batches], [b.weight for b in batches]
+
+    def _starting_scores(
+        self,
+        network: nn.Module,
+        layers: tuple[UnitLayer, ...],
+        chain: Chain,
+        budget: float,
+        objective: Objective,
+    ) -> list:
+        """Score units by the logarithm of the reconstruction error per parameter they free."""
+        batches, weights = self._gram_batches()
+        logs = []
+        for position, layer in enumerate(layers):
+            gram = activation_gram(network, layer.consumer, batches, weights)
+            errors = removal_errors(gram, consumer_weight(network, layer))
+            logs.append(np.log(np.maximum(errors, 1e-9) / chain.unit_cost(position)))
+        every = np.concatenate(logs)
+        spread = max(float(every.std()), 1e-6)
+        return [(log - every.mean()) / spread for log in logs]
+
+    def _reconstruct(self, network: nn.Module, layers: tuple[UnitLayer, ...], masks: list) -> nn.Module:
+        """Shrink layer by layer, refitting each consumer to what it put out before."""
+        batches, weights = self._gram_batches()
+        for layer, mask in zip(layers, masks, strict=True):
+            if mask.all():
+                continue
+            gram = activation_gram(network, layer.consumer, batches, weights)
+            weight = refit(gram, consumer_weight(network, layer), mask)
+            network = shrink(network, [layer], [mask])
+            set_consumer_weight(network, layer, weight)
+        return network
+
+    def _fine_tune(self, small: nn.Module, objective: Objective) -> tuple[nn.Module, Floats, Any]:
+        """Fine-tune on all rows, beside fold copies trained from scratch that give honest scores."""
+        index = self.final_rows.index
+        fold = self.fold[index]
+        n_folds = int(fold.max()) + 1
+        stack = NetworkStack([small] + [_reset(copy.deepcopy(small)) for _ in range(n_folds)])
+        self._train(
+            "fine-tune",
+            stack,
+            objective,
+            self.final_rows,
+            self.epochs.fine_tune,
+            self.held_out,
+            FineTuneNet,
+            fold=self.fold,
+        )
+        joint = []
+        with torch.no_grad():
+            for batch in Batches(self.final_rows, 8192):
+                proba = torch.softmax(stack(batch.x), dim=2)
+                rows = torch.arange(len(batch.index), device=proba.device)
+                joint.append(proba[self.fold[batch.index] + 1, rows].double().cpu().numpy())
+        return stack.unstack(0), np.concatenate(joint), fold.cpu().numpy()
+
+    def _update_multipliers(self, network: nn.Module, objective: Objective) -> None:
+        """Set the objective's costs from thresholded rates on the upper level's rows."""
+        if self.task is None:
+            return
+        network.eval()
+        joint = joint_proba(network, self.upper)
+        fit = self.task.fit_rule(joint, self.upper.index.cpu().numpy())
+        objective.costs = torch.from_numpy(fit.rule.coefficients.ravel()).to(self.upper.x)
+
+
+@torch.no_grad()
+def joint_proba(network: nn.Module, rows: Rows) -> Floats:
+    """Return a network's joint probabilities of (label, group) on rows, in double precision."""
+    network.eval()
+    parts = [torch.softmax(network(batch.x), dim=1) for batch in Batches(rows, 8192)]
+    return torch.cat(parts).double().cpu().numpy()
+
+
+def _reset(network: nn.Module) -> nn.Module:
+    """Draw a network's weights anew."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+    return network
