@@ -87,9 +87,10 @@ class Trainer:
 
     lower: Rows
     upper: Rows
-    final_rows: Rows
+    final: Rows
     held_out: Rows | None
     fold: Tensor
+    n_folds: int
     task: FairTask | None
     epochs: Epochs
     batch_size: int
@@ -127,10 +128,11 @@ class Trainer:
             network = self._reconstruct(network, layers, kept)
             for mask, stay in zip(masks, kept, strict=True):
                 mask[mask] = stay
-        network, joint, fold = self._fine_tune(network, objective)
+        network, joint = self._fine_tune(network, objective)
         if self.task is None:
             return Outcome(network, masks, None, None)
-        index = self.final_rows.index.cpu().numpy()
+        index = self.upper.index.cpu().numpy()
+        fold = self.fold[self.upper.index].cpu().numpy()
         rule = self.task.fit_rule(joint, index)
         gap = self.task.cross_fitted_gap(joint, index, fold, rule.multipliers)
         return Outcome(network, masks, rule, gap)
@@ -266,17 +268,18 @@ class Trainer:
             set_consumer_weight(network, layer, weight)
         return network
 
-    def _fine_tune(self, small: nn.Module, objective: Objective) -> tuple[nn.Module, Floats, Any]:
-        """Fine-tune on all rows, beside fold copies trained from scratch that give honest scores."""
-        index = self.final_rows.index
-        fold = self.fold[index]
-        n_folds = int(fold.max()) + 1
-        stack = NetworkStack([small] + [_reset(copy.deepcopy(small)) for _ in range(n_folds)])
+    def _fine_tune(self, small: nn.Module, objective: Objective) -> tuple[nn.Module, Floats]:
+        """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.
+
+        Returns the network and the joint probabilities of the upper rows, each from the copy that is
+        blind to it: the phases before were blind to all of them.
+        """
+        stack = NetworkStack([small] * (1 + self.n_folds))
         self._train(
             "fine-tune",
             stack,
             objective,
-            self.final_rows,
+            self.final,
             self.epochs.fine_tune,
             self.held_out,
             FineTuneNet,
@@ -284,11 +287,11 @@ class Trainer:
         )
         joint = []
         with torch.no_grad():
-            for batch in Batches(self.final_rows, 8192):
+            for batch in Batches(self.upper, 8192):
                 proba = torch.softmax(stack(batch.x), dim=2)
                 rows = torch.arange(len(batch.index), device=proba.device)
                 joint.append(proba[self.fold[batch.index] + 1, rows].double().cpu().numpy())
-        return stack.unstack(0), np.concatenate(joint), fold.cpu().numpy()
+        return stack.unstack(0), np.concatenate(joint)
 
     def _update_multipliers(self, network: nn.Module, objective: Objective) -> None:
         """Set the objective's costs from thresholded rates on the upper level's rows."""
@@ -307,10 +310,3 @@ def joint_proba(network: nn.Module, rows: Rows) -> Floats:
     parts = [torch.softmax(network(batch.x), dim=1) for batch in Batches(rows, 8192)]
     return torch.cat(parts).double().cpu().numpy()
 
-
-def _reset(network: nn.Module) -> nn.Module:
-    """Draw a network's weights anew."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            module.reset_parameters()
-    return network

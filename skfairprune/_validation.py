@@ -1,0 +1,235 @@
+"""From user input to codes: sensitive features to group codes, labels to 0 and 1.
+
+Every error message about the content of sensitive features and of labels lives here.
+"""
+
+from collections.abc import Hashable, Iterable
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+__all__ = ["GroupCodes", "encode_binary", "encode_sensitive"]
+
+Codes = NDArray[np.intp]
+
+
+class GroupCodes(NamedTuple):
+    """The groups of some rows.
+
+    Attributes
+    ----------
+    labels : tuple of length n_groups
+        The group labels in sorted order: the values of the column, or, for several intersected
+        columns, a tuple of the column values each.
+    codes : ndarray of shape (n_samples,)
+        The position in ``labels`` of the group of each row.
+    names : tuple or None
+        The column names; None if the columns have none.
+    """
+
+    labels: tuple[Hashable, ...]
+    codes: Codes
+    names: tuple[Hashable, ...] | None
+
+
+def encode_sensitive(
+    sensitive_features: Any, n_samples: int, name: str = "sensitive_features"
+) -> GroupCodes:
+    """Encode sensitive features as group codes.
+
+    Parameters
+    ----------
+    sensitive_features : list, array, Series, DataFrame or dict of columns, with n_samples rows
+        Values of any type. Several columns are intersected: the groups are the combinations of
+        their values that occur.
+    n_samples : int
+        The number of rows needed.
+    name : str, default="sensitive_features"
+        How the error messages call the features.
+
+    Returns
+    -------
+    GroupCodes
+
+    Raises
+    ------
+    ValueError
+        If the features are not one or more columns of ``n_samples`` values each, if values are
+        missing (None, NaN, NaT, NA), or if they cannot be labels (lists).
+
+    Examples
+    --------
+    >>> from skfairprune._validation import encode_sensitive
+    >>> encode_sensitive(["f", "m", "f"], 3)
+    GroupCodes(labels=('f', 'm'), codes=array([0, 1, 0]), names=None)
+    >>> encode_sensitive({"sex": ["f", "m", "f"], "senior": [False, True, False]}, 3).labels
+    (('f', False), ('m', True))
+    """
+    columns, names = _columns(sensitive_features, name)
+    if not columns:
+        raise ValueError(f"{name} has no columns; pass at least one value per sample.")
+    titles = [name]
+    if names is not None or len(columns) > 1:
+        titles = [f"column {key!r} of {name}" for key in names or range(len(columns))]
+    for column, title in zip(columns, titles, strict=True):
+        if len(column) != n_samples:
+            raise ValueError(
+                f"{title} has {len(column)} values, but there are {n_samples} samples; pass one "
+                "value per sample, in the order of the samples."
+            )
+    encoded = [_encode(column, title) for column, title in zip(columns, titles, strict=True)]
+    _refuse_missing(
+        encoded,
+        titles,
+        'Every row needs a group: give these rows a label of their own, such as "unknown", or drop '
+        "them.",
+    )
+    if len(encoded) == 1:
+        labels, codes = encoded[0]
+        return GroupCodes(tuple(labels), codes, names)
+    shape = [len(labels) for labels, _ in encoded]
+    cells, codes = np.unique(
+        np.ravel_multi_index([codes for _, codes in encoded], shape), return_inverse=True
+    )
+    positions = np.column_stack(np.unravel_index(cells, shape))
+    crossed = (
+        tuple(labels[code] for (labels, _), code in zip(encoded, row, strict=True))
+        for row in positions
+    )
+    return GroupCodes(tuple(crossed), codes, names)
+
+
+def encode_binary(y_true: Any, y_pred: Any, pos_label: Hashable = None) -> tuple[Codes, Codes]:
+    """Encode true labels and decisions as 0 and 1.
+
+    Parameters
+    ----------
+    y_true, y_pred : array-like of shape (n_samples,)
+        Labels of any type, at most two different ones in both together.
+    pos_label : str, int, float or bool, default=None
+        The label to encode as 1. None means the greater of the two labels in sorted order, as
+        ``classes_[1]`` of a classifier; if only one of -1, 0, False, 1 and True occurs, it
+        means 1. A label that does not occur is allowed next to a single one that does: then
+        every row is negative.
+
+    Returns
+    -------
+    y_true, y_pred : ndarray of shape (n_samples,)
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ or are 0, if values are missing, if there are more than two
+        labels (``pos_label`` included) or labels of different kinds, or if there is a single
+        label that does not tell whether it is the positive one.
+
+    Examples
+    --------
+    >>> from skfairprune._validation import encode_binary
+    >>> encode_binary(["no", "yes", "no"], ["yes", "yes", "no"])
+    (array([0, 1, 0]), array([1, 1, 0]))
+    """
+    true, predicted = _single_column(y_true, "y_true"), _single_column(y_pred, "y_pred")
+    if len(true) != len(predicted) or not len(true):
+        raise ValueError(
+            f"y_true has {len(true)} rows and y_pred has {len(predicted)}; need the same number "
+            "in both, and at least one."
+        )
+    encoded = [_encode(true, "y_true"), _encode(predicted, "y_pred")]
+    _refuse_missing(encoded, ["y_true", "y_pred"], "Drop these rows.")
+    found = _sorted({label for labels, _ in encoded for label in labels})
+    known = _sorted({*found, *(() if pos_label is None else (pos_label,))})
+    if len(known) > 2 or len({isinstance(label, str) for label in known}) > 1:
+        shown = ", ".join(map(repr, known[:5])) + (", ..." if len(known) > 5 else "")
+        raise ValueError(
+            f"y_true, y_pred and pos_label together must hold two labels of one type, got {shown}. "
+            "Pass decisions, as returned by predict, and the same labels in all of them."
+        )
+    if pos_label is None:
+        if len(found) == 1 and found[0] not in (-1, 0, 1):
+            raise ValueError(
+                f"y_true and y_pred hold the single label {found[0]!r}, so it is not known whether "
+                "it is the positive one; pass pos_label."
+            )
+        pos_label = found[1] if len(found) == 2 else 1
+    y, decision = (
+        np.array([label == pos_label for label in labels], dtype=np.intp)[codes]
+        for labels, codes in encoded
+    )
+    return y, decision
+
+
+def _columns(values: Any, name: str) -> tuple[list[pd.Series], tuple[Hashable, ...] | None]:
+    """Split input of any kind into columns and their names, None if it has none."""
+    if isinstance(values, dict):
+        columns = [_single_column(column, f"{name}[{key!r}]") for key, column in values.items()]
+        return columns, tuple(values)
+    if isinstance(values, pd.Series):
+        return [values], None if values.name is None else (values.name,)
+    names = None
+    if isinstance(values, pd.DataFrame):
+        names = tuple(values.columns)
+    else:
+        # object: NumPy would turn the None and the numbers of a list with strings into strings
+        dtype = object if isinstance(values, list | tuple) else None
+        array = np.asarray(values, dtype=dtype)
+        if array.ndim not in (1, 2):
+            got = f"{array.ndim}-d values" if array.ndim else f"{values!r:.50}"
+            raise ValueError(
+                f"{name} must have one or two dimensions, (n_samples,) or (n_samples, n_columns), "
+                f"got {got}; pass the values of each sample."
+            )
+        values = pd.DataFrame(array).infer_objects()
+    return [values.iloc[:, position] for position in range(values.shape[1])], names
+
+
+def _single_column(values: Any, name: str) -> pd.Series:
+    columns, _ = _columns(values, name)
+    if len(columns) != 1:
+        raise ValueError(f"{name} must be a single column, got {len(columns)} columns.")
+    return columns[0]
+
+
+def _encode(column: pd.Series, name: str) -> tuple[list[Hashable], Codes]:
+    """Return the sorted labels of a column and the code of each row, -1 where it is missing."""
+    try:
+        codes, index = pd.factorize(column)
+        kinds = {type(label) for label in index if isinstance(label, tuple)}
+    except TypeError:
+        kinds = {type(value) for value in column if not isinstance(value, Hashable)}
+    if kinds:
+        found = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise ValueError(
+            f"{name} holds values of type {found}, which cannot be labels; pass strings, numbers "
+            "or booleans, and several values per row as columns."
+        )
+    labels = index.tolist()
+    ordered = _sorted(labels)
+    rank = {label: position for position, label in enumerate(ordered)}
+    # one more entry, -1, that the code -1 of missing values picks
+    recode = np.array([*(rank[label] for label in labels), -1], dtype=np.intp)
+    return ordered, recode[codes]
+
+
+def _refuse_missing(
+    encoded: list[tuple[list[Hashable], Codes]], names: list[str], advice: str
+) -> None:
+    counts = [np.count_nonzero(codes < 0) for _, codes in encoded]
+    if any(counts):
+        found = (f"{name} has {n}" for name, n in zip(names, counts, strict=True) if n)
+        raise ValueError(f"Missing values: {', '.join(found)}. {advice}")
+
+
+def _sorted(labels: Iterable[Any]) -> list[Any]:
+    """Sort labels; without a common order, numbers come first, others by type and text."""
+    labels = list(labels)
+    try:
+        return sorted(labels)
+    except TypeError:
+        return sorted(
+            labels,
+            key=lambda x: ("", x) if isinstance(x, Real) else (type(x).__name__, str(x)),
+        )

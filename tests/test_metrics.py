@@ -1,0 +1,463 @@
+import pickle
+
+import fairlearn.metrics as fm
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import zero_one_loss
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skfairprune.constraints import CONSTRAINTS
+from skfairprune.metrics import gap, gap_scorer, gap_with_error, group_rates
+
+FAIRLEARN_RATES = {
+    "demographic_parity": {"all": fm.selection_rate},
+    "equalized_odds": {"y=0": fm.false_positive_rate, "y=1": fm.true_positive_rate},
+    "true_positive_rate_parity": {"y=1": fm.true_positive_rate},
+    "false_positive_rate_parity": {"y=0": fm.false_positive_rate},
+    "error_rate_parity": {"all": zero_one_loss},
+}
+FAIRLEARN_GAPS = {
+    "demographic_parity": fm.demographic_parity_difference,
+    "equalized_odds": fm.equalized_odds_difference,
+    "true_positive_rate_parity": fm.true_positive_rate_difference,
+    "false_positive_rate_parity": fm.false_positive_rate_difference,
+    "error_rate_parity": fm.accuracy_score_difference,
+}
+every_constraint = pytest.mark.parametrize("constraint", CONSTRAINTS)
+
+
+def _data(n_groups=3, n_samples=400, seed=0):
+    rng = np.random.default_rng(seed)
+    y_true, y_pred = rng.integers(0, 2, (2, n_samples))
+    group = rng.integers(0, n_groups, n_samples)
+    y_pred |= rng.uniform(size=n_samples) < group / 8
+    return y_true, y_pred, group, rng.uniform(0.1, 3, n_samples)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_groups", [2, 3, 5])
+@every_constraint
+def test_rates_and_gap_are_those_of_fairlearn(constraint, n_groups, weighted):
+    y_true, y_pred, group, weight = _data(n_groups)
+    weight = weight if weighted else None
+    rates = group_rates(
+        y_true, y_pred, constraint=constraint, sensitive_features=group, sample_weight=weight
+    )
+    frame = fm.MetricFrame(
+        metrics=FAIRLEARN_RATES[constraint],
+        y_true=y_true,
+        y_pred=y_pred,
+        sensitive_features=group,
+        sample_params={event: {"sample_weight": weight} for event in FAIRLEARN_RATES[constraint]},
+    )
+    for event, values in frame.by_group.items():
+        pd.testing.assert_series_equal(rates.loc[event, "rate"], values, check_names=False)
+    assert list(rates.index.levels[0]) == list(frame.by_group)
+    assert rates.index.names == ["event", *frame.by_group.index.names]
+    assert_allclose(
+        gap(y_true, y_pred, constraint=constraint, sensitive_features=group, sample_weight=weight),
+        FAIRLEARN_GAPS[constraint](y_true, y_pred, sensitive_features=group, sample_weight=weight),
+        atol=1e-12,
+    )
+
+
+@every_constraint
+def test_intersected_columns_as_in_fairlearn(constraint):
+    y_true, y_pred, group, _ = _data(4)
+    frame = pd.DataFrame({"sex": np.where(group % 2, "f", "m"), "senior": group > 1})
+    frame.index += 7
+    rates = group_rates(y_true, y_pred, constraint=constraint, sensitive_features=frame)
+    expected = fm.MetricFrame(
+        metrics=FAIRLEARN_RATES[constraint],
+        y_true=y_true,
+        y_pred=y_pred,
+        sensitive_features=frame,
+    )
+    for event, values in expected.by_group.items():
+        pd.testing.assert_series_equal(rates.loc[event, "rate"], values, check_names=False)
+    assert rates.index.names == ["event", "sex", "senior"]
+    found = gap_with_error(y_true, y_pred, constraint=constraint, sensitive_features=frame)
+    assert_allclose(found.value, expected.difference().max())
+    assert rates.loc[(found.event, *found.highest), "rate"] == expected.by_group[found.event].max()
+
+
+@pytest.mark.parametrize(
+    "labels", [["no", "yes"], [False, True], [-1, 1], [0.0, 1.0], [3, 7]], ids=str
+)
+@pytest.mark.parametrize("container", [list, np.array, pd.Series], ids=lambda f: f.__name__)
+@every_constraint
+def test_labels_and_containers(constraint, container, labels):
+    y_true, y_pred, group, weight = _data(3)
+    expected = FAIRLEARN_GAPS[constraint](
+        y_true, y_pred, sensitive_features=group, sample_weight=weight
+    )
+    value = gap(
+        container([labels[y] for y in y_true]),
+        container([labels[y] for y in y_pred]),
+        constraint=constraint,
+        sensitive_features=container([f"group {g}" for g in group]),
+        sample_weight=container(weight),
+    )
+    assert type(value) is float
+    assert_allclose(value, expected, atol=1e-12)
+
+
+def test_pos_label_turns_the_rates_round():
+    y_true, y_pred, group, _ = _data()
+    kwargs = {"constraint": "true_positive_rate_parity", "sensitive_features": group}
+    assert_allclose(
+        group_rates(y_true, y_pred, pos_label=0, **kwargs)["rate"],
+        group_rates(1 - y_true, 1 - y_pred, **kwargs)["rate"],
+    )
+    assert gap(y_true, y_pred, pos_label=0, **kwargs) == pytest.approx(
+        fm.true_negative_rate_difference(y_true, y_pred, sensitive_features=group)
+    )
+
+
+def test_row_counts_are_unweighted():
+    y_true, y_pred, group, weight = _data()
+    rates = group_rates(
+        y_true,
+        y_pred,
+        constraint="equalized_odds",
+        sensitive_features=group,
+        sample_weight=weight * (group > 0),
+    )
+    table = pd.crosstab(y_true, group)
+    assert rates.loc["y=0", "n_samples"].tolist() == table.loc[0].tolist()
+    assert rates.loc["y=1", "n_samples"].tolist() == table.loc[1].tolist()
+    assert rates.loc[("y=0", 0), ["rate", "standard_error"]].isna().all()
+
+
+rows = st.lists(
+    st.tuples(st.integers(0, 1), st.integers(0, 1), st.sampled_from("abc"), st.integers(0, 3)),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(rows, st.permutations("abc"))
+@every_constraint
+def test_permuting_groups_permutes_the_rates(constraint, rows, names):
+    y_true, y_pred, group, _ = map(list, zip(*rows, strict=True))
+    rename = dict(zip("abc", names, strict=True))
+    renamed = [rename[g] for g in group]
+    rates = group_rates(y_true, y_pred, constraint=constraint, sensitive_features=group)
+    permuted = group_rates(y_true, y_pred, constraint=constraint, sensitive_features=renamed)
+    pd.testing.assert_frame_equal(rates.rename(index=rename, level=1).sort_index(), permuted)
+    assert_allclose(
+        gap(y_true, y_pred, constraint=constraint, sensitive_features=renamed),
+        gap(y_true, y_pred, constraint=constraint, sensitive_features=group),
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(rows)
+@every_constraint
+def test_weights_are_repeats(constraint, rows):
+    y_true, y_pred, group, weight = map(np.array, zip(*rows, strict=True))
+    if not weight.any():
+        weight[0] = 1
+    kwargs = {"constraint": constraint, "pos_label": 1}
+    weighted = group_rates(y_true, y_pred, sensitive_features=group, sample_weight=weight, **kwargs)
+    repeated = [np.repeat(column, weight) for column in (y_true, y_pred, group)]
+    repeats = group_rates(*repeated[:2], sensitive_features=repeated[2], **kwargs)
+    kept = weighted["rate"].dropna()
+    assert_allclose(kept, repeats["rate"].reindex(kept.index))
+    assert len(kept) == repeats["rate"].count()
+    assert_allclose(
+        gap(y_true, y_pred, sensitive_features=group, sample_weight=weight, **kwargs),
+        gap(*repeated[:2], sensitive_features=repeated[2], **kwargs),
+        atol=1e-12,
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(rows)
+@every_constraint
+def test_gap_is_in_the_unit_interval_or_nan(constraint, rows):
+    y_true, y_pred, group, weight = map(list, zip(*rows, strict=True))
+    found = gap_with_error(
+        y_true, y_pred, constraint=constraint, sensitive_features=group, sample_weight=weight
+    )
+    rates = group_rates(
+        y_true, y_pred, constraint=constraint, sensitive_features=group, sample_weight=weight
+    )["rate"]
+    if (rates.groupby("event").count() < 2).all():
+        assert np.isnan(found.value)
+        assert np.isnan(found.standard_error)
+        assert found[2:] == (None, None, None)
+    else:
+        assert 0 <= found.value <= 1
+        assert found.standard_error >= 0
+        ends = rates[found.event, found.highest], rates[found.event, found.lowest]
+        assert found.value == ends[0] - ends[1]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@every_constraint
+def test_standard_errors_are_those_of_repeated_samples(constraint, weighted):
+    rng = np.random.default_rng(3)
+    n_samples, n_draws = 600, 300
+    group = np.repeat([0, 1], [200, 400])
+    y_true = np.tile([0, 1], n_samples // 2)
+    weight = rng.uniform(0.1, 3, n_samples) if weighted else np.ones(n_samples)
+    chance = np.array([[0.2, 0.5], [0.4, 0.9]])[group, y_true]
+    kwargs = {"constraint": constraint, "sensitive_features": group, "sample_weight": weight}
+    draws = rng.uniform(size=(n_draws, n_samples)) < chance
+    gaps = np.array([gap_with_error(y_true, y_pred, **kwargs)[:2] for y_pred in draws])
+    rates = np.array([group_rates(y_true, y_pred, **kwargs)["rate"] for y_pred in draws])
+    errors = group_rates(y_true, draws[0], **kwargs)["standard_error"]
+    assert_allclose(errors, rates.std(axis=0), rtol=0.2)
+    assert_allclose(gaps[:, 1].mean(), gaps[:, 0].std(), rtol=0.2)
+
+
+def test_undefined_rates_are_left_out():
+    # group "c" has no positives, group "d" no negatives
+    y_true = [0, 1, 0, 1, 0, 1]
+    y_pred = [0, 1, 1, 0, 1, 1]
+    group = ["a", "a", "b", "b", "c", "d"]
+    kwargs = {"constraint": "equalized_odds", "sensitive_features": group}
+    rates = group_rates(y_true, y_pred, **kwargs)["rate"]
+    assert list(rates.index[rates.isna()]) == [("y=0", "d"), ("y=1", "c")]
+    assert gap(y_true, y_pred, **kwargs) == 1
+
+    kwargs["constraint"] = "true_positive_rate_parity"
+    alone = gap_with_error(y_true[2:5], y_pred[2:5], **kwargs | {"sensitive_features": group[2:5]})
+    assert np.isnan(alone.value)
+    assert alone[2:] == (None, None, None)
+
+
+@every_constraint
+def test_gap_of_a_single_group_is_nan(constraint):
+    assert np.isnan(gap([0, 1], [0, 1], constraint=constraint, sensitive_features=["a", "a"]))
+
+
+def test_rows_without_weight_count_as_no_rows():
+    kwargs = {"constraint": "demographic_parity", "sensitive_features": ["a", "b"]}
+    assert np.isnan(gap([0, 1], [0, 1], sample_weight=[1, 0], **kwargs))
+    assert np.isnan(gap([0, 1], [0, 1], sample_weight=[0, 0], **kwargs))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"constraint": "parity"}, "Unknown constraint 'parity'"),
+        ({"y_true": [0, 1, 2]}, "must hold two labels"),
+        ({"y_pred": [0, 1]}, "y_true has 3 rows and y_pred has 2"),
+        ({"sensitive_features": ["a"]}, "has 1 values, but there are 3 samples"),
+        ({"sensitive_features": ["a", None, "b"]}, "Missing values"),
+        ({"sample_weight": [1, 1]}, r"sample_weight.shape == \(2,\), expected \(3,\)"),
+        ({"sample_weight": [1, 1, -1]}, "Negative values in data passed to `sample_weight`"),
+        ({"sample_weight": [1, 1, np.nan]}, "Input sample_weight contains NaN"),
+    ],
+)
+@pytest.mark.parametrize("metric", [gap, gap_with_error, group_rates], ids=lambda f: f.__name__)
+def test_error_messages(metric, changes, message):
+    arguments = {
+        "y_true": [0, 1, 1],
+        "y_pred": [0, 1, 0],
+        "constraint": "demographic_parity",
+        "sensitive_features": ["a", "b", "b"],
+    } | changes
+    with pytest.raises(ValueError, match=message):
+        metric(arguments.pop("y_true"), arguments.pop("y_pred"), **arguments)
+
+
+@pytest.fixture
+def routing():
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield
+
+
+def _classification(labels=(0, 1)):
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(240, 4))
+    group = np.where(X[:, 1] + rng.normal(size=240) > 0, "f", "m")
+    y = np.asarray(labels)[(X[:, 0] + X[:, 1] + rng.normal(size=240) > 0).astype(int)]
+    return X, y, group, rng.uniform(0.1, 3, 240)
+
+
+def _splits(X, y):
+    return StratifiedKFold(3).split(X, y)
+
+
+def _pipeline():
+    return make_pipeline(StandardScaler(), LogisticRegression())
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("labels", [(0, 1), ("no", "yes"), (False, True)])
+@every_constraint
+def test_scorer_called_directly(constraint, labels, enabled):
+    X, y, group, weight = _classification(labels)
+    model = _pipeline().fit(X, y)
+    kwargs = {"sensitive_features": group, "sample_weight": weight}
+    with sklearn.config_context(enable_metadata_routing=enabled):
+        score = gap_scorer(constraint)(model, X, y, **kwargs)
+    assert score == -gap(y, model.predict(X), constraint=constraint, **kwargs)
+    assert score < 0
+
+
+@pytest.mark.usefixtures("routing")
+@pytest.mark.parametrize("n_jobs", [None, 2])
+@pytest.mark.parametrize("labels", [(0, 1), ("no", "yes")])
+def test_scorer_in_a_search(labels, n_jobs):
+    X, y, group, _ = _classification(labels)
+    search = GridSearchCV(
+        _pipeline(),
+        {"logisticregression__C": [1e-2, 1]},
+        scoring={
+            "accuracy": "accuracy",
+            "dp": gap_scorer("demographic_parity"),
+            "eo": gap_scorer("equalized_odds"),
+        },
+        refit="dp",
+        cv=3,
+        n_jobs=n_jobs,
+        error_score="raise",
+    )
+    results = clone(search).fit(X, y, sensitive_features=group).cv_results_
+    train, test = next(_splits(X, y))
+    model = _pipeline().set_params(logisticregression__C=1).fit(X[train], y[train])
+    assert results["split0_test_dp"][1] == -gap(
+        y[test],
+        model.predict(X[test]),
+        constraint="demographic_parity",
+        sensitive_features=group[test],
+    )
+    assert np.all(results["mean_test_eo"] < 0)
+
+
+@pytest.mark.usefixtures("routing")
+@pytest.mark.parametrize("single", [False, True])
+def test_scorer_in_a_search_with_weights(single):
+    X, y, group, weight = _classification()
+    scorer = gap_scorer("demographic_parity")
+    search = GridSearchCV(
+        LogisticRegression().set_fit_request(sample_weight=True),
+        {"C": [1]},
+        scoring=scorer if single else {"dp": scorer},
+        refit=single,
+        cv=3,
+        error_score="raise",
+    ).fit(X, y, sensitive_features=pd.Series(group), sample_weight=weight)
+    train, test = next(_splits(X, y))
+    model = LogisticRegression().fit(X[train], y[train], sample_weight=weight[train])
+    score = search.cv_results_["split0_test_score" if single else "split0_test_dp"][0]
+    assert score == -gap(
+        y[test],
+        model.predict(X[test]),
+        constraint="demographic_parity",
+        sensitive_features=group[test],
+        sample_weight=weight[test],
+    )
+
+
+@pytest.mark.usefixtures("routing")
+@pytest.mark.parametrize("container", [list, pd.Series, lambda group: pd.DataFrame({"sex": group})])
+def test_scorer_in_cross_validation(container):
+    X, y, group, _ = _classification(("no", "yes"))
+    scorer, params = gap_scorer("error_rate_parity"), {"sensitive_features": container(group)}
+    scores = cross_val_score(
+        _pipeline(), X, y, scoring=scorer, params=params, cv=3, error_score="raise"
+    )
+    both = cross_validate(
+        _pipeline(),
+        X,
+        y,
+        scoring={"accuracy": "accuracy", "gap": scorer},
+        params=params,
+        cv=3,
+        error_score="raise",
+    )
+    assert np.all(scores < 0)
+    assert_allclose(both["test_gap"], scores)
+
+
+@pytest.mark.usefixtures("routing")
+def test_undefined_scores_stay_nan():
+    X, y, _, _ = _classification()
+    group = np.where(np.arange(len(y)) < len(y) // 2, "f", "m")
+    scores = cross_val_score(
+        _pipeline(),
+        X,
+        y,
+        scoring=gap_scorer("demographic_parity"),
+        params={"sensitive_features": group},
+        cv=[(np.arange(240), np.arange(50)), (np.arange(240), np.arange(100, 140))],
+        error_score="raise",
+    )
+    assert np.isnan(scores).tolist() == [True, False]
+
+
+def test_scorer_takes_the_positive_label_of_the_classifier():
+    X, y, group, _ = _classification(("no", "yes"))
+    model = _pipeline().fit(X, y)
+    rows = (y == "no") & (model.predict(X) == "no")
+    kwargs = {"sensitive_features": group[rows]}
+    assert gap_scorer("demographic_parity")(model, X[rows], y[rows], **kwargs) == 0
+    assert np.isnan(gap_scorer("true_positive_rate_parity")(model, X[rows], y[rows], **kwargs))
+    flipped = gap_scorer("true_positive_rate_parity", pos_label="no")
+    assert flipped(model, X[rows], y[rows], **kwargs) == 0
+
+
+def test_scorer_of_a_model_without_classes():
+    class Threshold:
+        def predict(self, X):
+            return X[:, 0] > 0
+
+    X, y, group, _ = _classification()
+    score = gap_scorer("demographic_parity")(Threshold(), X, y, sensitive_features=group)
+    assert score == -gap(y, X[:, 0] > 0, constraint="demographic_parity", sensitive_features=group)
+
+
+def test_scorer_survives_pickle_and_clone():
+    X, y, group, _ = _classification()
+    model = _pipeline().fit(X, y)
+    scorer = gap_scorer("equalized_odds", pos_label=0)
+    for copied in (pickle.loads(pickle.dumps(scorer)), clone(scorer, safe=False)):
+        assert repr(copied) == "gap_scorer('equalized_odds', pos_label=0)"
+        assert copied(model, X, y, sensitive_features=group) == scorer(
+            model, X, y, sensitive_features=group
+        )
+        requests = copied.get_metadata_routing().score.requests
+        assert requests == {"sensitive_features": True, "sample_weight": True}
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("enabled", [False, True])
+def test_scorer_without_sensitive_features(enabled, several):
+    X, y, _, _ = _classification()
+    scorer = gap_scorer("demographic_parity")
+    message = (
+        r"gap_scorer\('demographic_parity'\) got no sensitive_features.*"
+        r"sklearn.set_config\(enable_metadata_routing=True\) and pass sensitive_features to fit"
+    )
+    search = GridSearchCV(
+        _pipeline(),
+        {},
+        scoring={"dp": scorer} if several else scorer,
+        refit=False,
+        error_score="raise",
+    )
+    with (
+        sklearn.config_context(enable_metadata_routing=enabled),
+        pytest.raises(ValueError, match=message),
+    ):
+        search.fit(X, y)
+
+
+def test_scorer_of_an_unknown_constraint():
+    with pytest.raises(ValueError, match="Unknown constraint 'parity'"):
+        gap_scorer("parity")
