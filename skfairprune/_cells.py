@@ -17,15 +17,15 @@ class Cells(NamedTuple):
 
     Attributes
     ----------
-    group : ndarray of shape (n_samples,)
-        Group codes. The groups without any covered cell share the last code.
+    recode : ndarray of shape (n_labels,)
+        The new code of each group. The groups without any covered cell share the last one.
     included : ndarray of shape (n_events, n_groups) of bool
         The covered cells.
     labels : list
         The groups with a covered cell, in the order of their codes.
     """
 
-    group: NDArray[np.intp]
+    recode: NDArray[np.intp]
     included: NDArray[np.bool_]
     labels: list[Any]
 
@@ -85,12 +85,12 @@ def cover_cells(
             f"{len(small)} cell(s) have fewer than min_cell_size={min_cell_size} samples and are left "
             f"out of {constraint.name}: {', '.join(small)}. The bound says nothing about them.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=5,
         )
     covered = included.any(axis=0)
     if covered.all():
-        return Cells(group, included, list(labels))
-    code = np.where(covered, np.cumsum(covered) - 1, covered.sum())
+        return Cells(np.arange(len(labels)), included, list(labels))
+    recode = np.where(covered, np.cumsum(covered) - 1, covered.sum())
     pooled = np.zeros((len(included), 1), dtype=bool)
     kept = [label for label, stays in zip(labels, covered, strict=True) if stays]
-    return Cells(code[group], np.hstack([included[:, covered], pooled]), kept)
+    return Cells(recode, np.hstack([included[:, covered], pooled]), kept)

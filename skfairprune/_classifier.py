@@ -1,6 +1,7 @@
 """The estimator: parameters, validation of the data, one fit, and prediction."""
 
 import warnings
+from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -8,18 +9,26 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, compute_class_weight
-from sklearn.utils._param_validation import Hidden, Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils._param_validation import (
+    Hidden,
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+)
+from sklearn.utils.validation import check_is_fitted
 
 from skfairprune._cells import cover_cells
-from skfairprune._validation import encode_sensitive
-from skfairprune.constraints import CONSTRAINTS, Gap, get_constraint
-from skfairprune.decision import DecisionRule
+from skfairprune._data import (
+    FitData,
+    check_fit_data,
+    check_held_out_data,
+    check_inputs,
+    encode_classes,
+)
+from skfairprune.constraints import CONSTRAINTS, get_constraint
 from skfairprune.modules import (
     ACTIVATIONS,
     DecisionNetwork,
@@ -33,14 +42,15 @@ from skfairprune.training.batches import Rows
 from skfairprune.training.fairtask import FairTask
 from skfairprune.training.progress import ProgressBar
 from skfairprune.training.schedules import share_epochs
-from skfairprune.training.splits import is_tiny, stratified_folds, stratified_part
+from skfairprune.training.splits import LevelSplit, is_tiny, split_levels
 from skfairprune.training.trainer import Outcome, Trainer
 
 __all__ = ["FairPrunedClassifier", "ValidationGap"]
 
-_N_FOLDS = 4
-_KNOT_ROWS = 200_000
-_PREDICT_ROWS = 4096  # a batch whose encoding stays in the cache
+_N_FOLDS = 3
+_UPDATES = 1000  # of the weights, that max_epochs="auto" makes at least
+_KNOT_ROWS = 200_000  # quantiles of more rows cost time and move no knot
+_PREDICT_ROWS = 4096  # rows a batch in predict: their encoding stays in the cache
 
 
 class ValidationGap(NamedTuple):
@@ -114,12 +124,12 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     lr : float, default=0.005
         The peak learning rate of AdamW, in each phase.
 
-    weight_decay : float, default=0.01
+    weight_decay : float, default=0.1
         The weight decay of AdamW, at least 0.
 
     max_epochs : int or "auto", default="auto"
-        The epochs of all phases together, at least 3. "auto" is 30, or on small data as many as make
-        about 1,000 updates, up to 300.
+        The epochs of all phases together, at least 3. "auto" is 20, or on small data as many as make
+        about 1,000 updates, up to 200.
 
     batch_size : int or "auto", default="auto"
         The rows of a batch. "auto" is a sixty-fourth of the data, from 32 to 512; with at most 200
@@ -129,10 +139,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         The epochs without a better held-out loss after which the dense phase and the fine-tuning stop;
         they then return to their best epoch. None never stops early.
 
-    validation_fraction : float, default=0.2
+    validation_fraction : float, default=0.5
         The share in (0, 1) of the training rows that the weights do not see before the fine-tuning: the
-        gates, the multipliers and early stopping read them. Not used when `X_val` is given, nor with at
-        most 200 distinct rows, where all rows serve both levels and nothing stops early.
+        gates, the multipliers, the rule and early stopping read them. The fine-tuning is on all rows. Not
+        used when `X_val` is given, nor in an unconstrained fit on at most 200 distinct rows, where all
+        rows serve both levels and nothing stops early.
 
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the loss. They do not count in the constraint's rates.
@@ -211,7 +222,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     True
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: dict[str, Any] = {
         "hidden_layer_sizes": [tuple, list],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -220,7 +231,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         "constraint": [StrOptions({"auto", *CONSTRAINTS}), None],
         "difference_bound": [Interval(Real, 0, 1, closed="both")],
         "min_cell_size": [Interval(Integral, 1, None, closed="left")],
-        "pos_label": ["no_validation"],
+        "pos_label": "no_validation",
         "lr": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "max_epochs": [Interval(Integral, 3, None, closed="left"), StrOptions({"auto"})],
@@ -255,11 +266,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         min_cell_size: int = 30,
         pos_label: Any = None,
         lr: float = 5e-3,
-        weight_decay: float = 1e-2,
+        weight_decay: float = 0.1,
         max_epochs: int | str = "auto",
         batch_size: int | str = "auto",
         n_iter_no_change: int | None = 8,
-        validation_fraction: float = 0.2,
+        validation_fraction: float = 0.5,
         class_weight: dict | str | None = None,
         dtype: str = "auto",
         device: str = "auto",
@@ -286,3 +297,391 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        sensitive_features: Any = None,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sensitive_features_val: Any = None,
+    ) -> "FairPrunedClassifier":
+        """Train, prune and fit the decision rule.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Finite numbers. A sparse matrix is made dense.
+        y : array-like of shape (n_samples,)
+            Class labels of any type, at least two classes.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, in the loss and in the constraint's rates.
+        sensitive_features : list, array, Series, DataFrame or dict of columns, default=None
+            The group of each row; several columns are intersected. Not needed to predict, and no value of
+            a single row is kept.
+        X_val, y_val : array-like, default=None
+            Held-out rows for the upper level, the rule and early stopping, in place of a part of `X`. The
+            weights never learn from them.
+        sensitive_features_val : like sensitive_features, default=None
+            The groups of the held-out rows, needed with them under a constraint.
+
+        Returns
+        -------
+        FairPrunedClassifier
+            The fitted estimator itself.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter are not as described, or the sparsity cannot be reached.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the bound is not met on held-out data.
+        """
+        _check_sizes(self.hidden_layer_sizes)
+        device = _resolve_device(self.device)
+        data = check_fit_data(self, X, y, sample_weight, sensitive_features)
+        self.classes_ = np.unique(data.y)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y has one class only, {self.classes_.tolist()[0]!r} (rows of weight 0 do not count); "
+                "a classifier needs at least two classes."
+            )
+        self.constraint_ = self._resolve_constraint(data)
+        held_out = check_held_out_data(
+            self,
+            X_val,
+            y_val,
+            sensitive_features_val,
+            self.classes_,
+            data.group_labels if self.constraint_ else (),
+        )
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            self._fit(data, held_out, seed, device)
+        return self
+
+    def _resolve_constraint(self, data: FitData) -> str | None:
+        """Return the name of the constraint that is in force on these data."""
+        constraint = self.constraint
+        if constraint == "auto":
+            constraint = None if data.group is None else "demographic_parity"
+        if constraint is None:
+            return None
+        if data.group is None:
+            raise ValueError(
+                f"constraint={constraint!r} needs sensitive_features in fit, and got none. Inside a "
+                "search, cross-validation or ensemble they arrive only with metadata routing: call "
+                "sklearn.set_config(enable_metadata_routing=True) and pass sensitive_features to the "
+                "outer fit. In a pipeline without routing pass "
+                "fairprunedclassifier__sensitive_features (the step's name, two underscores)."
+            )
+        if len(self.classes_) > 2:
+            raise ValueError(
+                f"{constraint} is for two classes, and y has {len(self.classes_)}. Pass constraint=None "
+                "to train unconstrained."
+            )
+        return constraint
+
+    def _fit(self, data: FitData, held_out: FitData | None, seed: int, device: torch.device) -> None:
+        """Encode the rows, run the phases and store what they leave."""
+        n_train = len(data.y)
+        rows = data if held_out is None else _concatenate(data, held_out)
+        codes, order = encode_classes(rows.y, self.classes_, self.pos_label)
+        class_weight = compute_class_weight(
+            self.class_weight, classes=self.classes_, y=data.y, sample_weight=data.weight
+        )[np.argsort(order)]
+        task, labels, target = None, None, codes
+        if self.constraint_ is not None:
+            constraint = get_constraint(self.constraint_)
+            cells = cover_cells(
+                constraint, codes[:n_train], data.group, data.group_labels, self.min_cell_size
+            )
+            labels, group = cells.labels, cells.recode[rows.group]
+            task = FairTask(
+                constraint,
+                cells.included,
+                float(self.difference_bound),
+                codes,
+                group,
+                rows.weight,
+                class_weight,
+            )
+            target = codes * task.n_groups + group
+        n_joint = len(self.classes_) * (1 if task is None else task.n_groups)
+        rng = np.random.RandomState(seed)
+        tiny = is_tiny(data.X)
+        fraction = None if tiny and task is None else self.validation_fraction
+        split = split_levels(target, n_train, fraction, _N_FOLDS, rng)
+        if min(len(split.lower), len(split.upper)) == 0:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} of {n_train} rows leaves a level "
+                "without rows; choose a fraction nearer .5 or give more rows."
+            )
+        knots = _find_knots(data, self.n_bins, rng)
+        dtype = _resolve_dtype(self.dtype, knots, tiny)
+        encoding = PiecewiseLinearEncoding(knots)
+        network = TabularNetwork(
+            encoding, self.hidden_layer_sizes, n_joint, self.activation, self.dropout
+        ).to(device, dtype)
+        dense = Chain(encoding.n_outputs, tuple(self.hidden_layer_sizes), n_joint)
+        budget = parameter_budget(dense, self.sparsity)
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            batch_size = n_train if tiny else min(max(n_train // 64, 32), 512)
+        max_epochs = self.max_epochs
+        if max_epochs == "auto":
+            max_epochs = min(max(20, _UPDATES * batch_size // n_train), 200)
+        loss_weight = rows.weight * class_weight[codes]
+        tensors = Rows(
+            torch.tensor(rows.X, dtype=dtype, device=device),
+            torch.tensor(target, device=device),
+            torch.tensor(loss_weight / loss_weight[:n_train].mean(), dtype=dtype, device=device),
+            torch.empty(0, dtype=torch.long, device=device),
+        )
+        lower, upper, final = (
+            tensors.take(torch.from_numpy(index).to(device))
+            for index in (split.lower, split.upper, split.final)
+        )
+        epochs = share_epochs(max_epochs)
+        trainer = Trainer(
+            lower=lower,
+            upper=upper,
+            final=final,
+            held_out=upper if split.disjoint else None,
+            fold=torch.from_numpy(split.fold).to(device),
+            n_folds=split.n_folds,
+            rule_fold=split.rule_fold,
+            task=task,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            n_iter_no_change=self.n_iter_no_change,
+            generator=torch.Generator().manual_seed(seed),
+            progress=ProgressBar(epochs.total) if self.verbose else None,
+        )
+        outcome = trainer.fit(network, dense, budget)
+        self._store(outcome, dense, order, labels, split)
+        self.history_ = pd.DataFrame(trainer.history)
+        self.n_iter_ = len(self.history_)
+        if outcome.rule is not None:
+            self._warn_of_bound(outcome)
+
+    def _store(
+        self,
+        outcome: Outcome,
+        dense: Chain,
+        order: NDArray[np.intp],
+        labels: list[Any] | None,
+        split: LevelSplit,
+    ) -> None:
+        """Set the fitted attributes."""
+        weights = np.eye(len(self.classes_))
+        if outcome.rule is not None:
+            weights = outcome.rule.rule.output_weights()
+        network = outcome.network.cpu()
+        dtype = next(network.parameters()).dtype
+        self.module_ = DecisionNetwork(network, torch.tensor(weights[order], dtype=dtype)).eval()
+        self.module_.requires_grad_(False)
+        self._order = order
+        self.masks_ = outcome.masks
+        small = dense.resized([int(mask.sum()) for mask in outcome.masks])
+        self.sparsity_ = 1 - small.n_parameters() / dense.n_parameters()
+        self.pruning_report_ = pruning_report(dense, small)
+        self.groups_ = labels
+        self.multipliers_ = self.validation_gap_ = None
+        if outcome.rule is None or outcome.gap is None or labels is None:
+            return
+        events = get_constraint(str(self.constraint_)).events
+        self.multipliers_ = pd.DataFrame(
+            outcome.rule.multipliers[:, : len(labels)],
+            index=pd.Index(events, name="event"),
+            columns=pd.Index([str(label) for label in labels], name="group"),
+        )
+        n_upper = len(split.upper)
+        if split.n_folds:
+            seen = (
+                f"{n_upper} training rows, each decided by a network and a rule that did not see its "
+                "fold; the choice of the units saw them"
+            )
+        else:
+            seen = (
+                f"{n_upper} rows of X_val, each decided by a rule that did not see its fold; the choice "
+                "of the units and early stopping saw them, the weights did not"
+            )
+        gap = outcome.gap
+        self.validation_gap_ = ValidationGap(
+            gap.value, gap.standard_error, events[gap.event], labels[gap.lowest], labels[gap.highest], seen
+        )
+
+    def _warn_of_bound(self, outcome: Outcome) -> None:
+        assert outcome.rule is not None and outcome.gap is not None
+        gap = outcome.gap
+        if not gap.value - gap.standard_error <= self.difference_bound:
+            warnings.warn(
+                f"{self.constraint_} is not within difference_bound={self.difference_bound}: on held-out "
+                f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, "
+                f"after {self.n_iter_} epochs. Allow a larger bound, more epochs, or give more rows.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        elif outcome.rule.constant:
+            warnings.warn(
+                f"Only a constant decision keeps {self.constraint_} within "
+                f"difference_bound={self.difference_bound} on held-out rows: all rows get the same "
+                "class. Allow a larger bound.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    def _joint_proba(self, X: ArrayLike) -> Iterator[torch.Tensor]:
+        """Yield the joint probabilities of rows, a batch at a time."""
+        check_is_fitted(self)
+        rows = check_inputs(self, X)
+        dtype = self.module_.output_weights.dtype
+        for start in range(0, len(rows), _PREDICT_ROWS):
+            batch = torch.tensor(rows[start : start + _PREDICT_ROWS], dtype=dtype)
+            with torch.inference_mode():
+                yield self.module_.joint_proba(batch)
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Predict class probabilities, after the decision rule.
+
+        Under a constraint these are the merged rule's outputs: their argmax is the decision, and they are
+        not calibrated. :meth:`predict_uncorrected_proba` gives the network's own probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows; no sensitive feature is needed.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities in the order of ``classes_``.
+        """
+        weights = None
+        parts = []
+        for joint in self._joint_proba(X):
+            weights = self.module_.output_weights.T if weights is None else weights
+            parts.append((joint @ weights).numpy())
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def predict_uncorrected_proba(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Predict the network's own class probabilities, before the decision rule.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities in the order of ``classes_``.
+        """
+        parts = [
+            joint.reshape(len(joint), len(self.classes_), -1).sum(dim=2).numpy()
+            for joint in self._joint_proba(X)
+        ]
+        return np.concatenate(parts)[:, self._order]
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Return the score whose sign or argmax is the decision.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            With two classes the probability of ``classes_[1]`` minus that of ``classes_[0]``, in [-1, 1];
+            with more the probabilities.
+        """
+        proba = self.predict_proba(X)
+        return proba[:, 1] - proba[:, 0] if len(self.classes_) == 2 else proba
+
+    def predict(self, X: ArrayLike) -> NDArray:
+        """Predict class labels: the classes of the largest probability.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows; no sensitive feature is needed.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels from ``classes_``.
+        """
+        proba = self.predict_proba(X)
+        return self.classes_[proba.argmax(axis=1)]
+
+    def __sklearn_tags__(self):  # type: ignore[no-untyped-def]
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _check_sizes(sizes: Any) -> None:
+    if not len(sizes) or not all(isinstance(s, Integral) and s >= 1 for s in sizes):
+        raise InvalidParameterError(
+            "The 'hidden_layer_sizes' parameter of FairPrunedClassifier must hold at least one integer, "
+            f"each at least 1. Got {sizes!r} instead."
+        )
+
+
+def _resolve_device(name: Any) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device={name!r} is not available here ({reason}); use 'auto', 'cpu' or an available GPU "
+            "such as 'cuda:0'."
+        ) from error
+    return device
+
+
+def _resolve_dtype(name: str, knots: list[NDArray[np.float64]], tiny: bool) -> torch.dtype:
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.float64
+    # A bin that is narrow beside the column's values would be lost in single precision.
+    fine = any(len(k) > 1 and np.diff(k).min() < 1e-4 * np.abs(k).max() for k in knots)
+    return torch.float64 if tiny or fine else torch.float32
+
+
+def _find_knots(
+    data: FitData, n_bins: int, rng: np.random.RandomState
+) -> list[NDArray[np.float64]]:
+    X, weight = data.X, data.weight
+    if len(X) > _KNOT_ROWS:
+        rows = np.sort(rng.permutation(len(X))[:_KNOT_ROWS])
+        X, weight = X[rows], weight[rows]
+    return [find_knots(column, weight, n_bins) for column in X.T]
+
+
+def _concatenate(data: FitData, held_out: FitData) -> FitData:
+    group = None
+    if data.group is not None and held_out.group is not None:
+        group = np.concatenate([data.group, held_out.group])
+    return FitData(
+        np.concatenate([data.X, held_out.X]),
+        np.concatenate([data.y, held_out.y]),
+        np.concatenate([data.weight, held_out.weight]),
+        group,
+        data.group_labels,
+    )

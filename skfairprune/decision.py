@@ -119,6 +119,7 @@ def fit_rule(
     gain = np.array([-1.0, 1.0]) * class_weight / class_weight.mean()
     share = true_rows.share
     cell_weights = constraint.cell_sums(share)
+    included = included & (cell_weights > 0)
     weight = rows.weight / rows.weight.sum()
     flat = untilted.reshape(len(untilted), -1)
 
@@ -139,7 +140,7 @@ def fit_rule(
 
     fit, _, _ = evaluate(np.zeros_like(cell_weights))
     target = max(bound - _MARGIN * fit.gap.standard_error, _LEAST_TARGET * bound)
-    if fit.gap.value <= target:
+    if not fit.gap.value > target:
         return fit
     tolerance = 0.02 * fit.gap.standard_error
     candidates = [fit]

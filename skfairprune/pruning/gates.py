@@ -10,7 +10,8 @@ from skfairprune.pruning.units import UnitLayer
 
 __all__ = ["BudgetedGates", "GatedNetwork"]
 
-_GRID, _GRID_ROUNDS = 32, 4  # the threshold is found to a millionth of the scores' range
+# The threshold is bracketed by nested grids and polished by Newton steps, without leaving the device.
+_GRID, _GRID_ROUNDS, _NEWTON_ROUNDS = 32, 2, 3
 
 
 class BudgetedGates(nn.Module):
@@ -50,8 +51,16 @@ class BudgetedGates(nn.Module):
         widths = [self.chain.n_inputs, *sizes, self.chain.n_outputs]
         return sum((a + 1) * b for a, b in zip(widths, widths[1:], strict=False))  # type: ignore[return-value]
 
+    def _costs(self, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the parameter count and, for each unit, its derivative by the unit's gate."""
+        with torch.enable_grad():
+            gates = gates.requires_grad_()
+            count = self._n_parameters(gates)
+            (cost,) = torch.autograd.grad(count, gates)
+        return count.detach(), cost
+
     def _threshold(self) -> Tensor:
-        """Find the threshold at which the parameter count meets the budget, by nested grids."""
+        """Find the threshold at which the parameter count meets the budget."""
         scores = self.scores.detach()
         low = scores.min() - 40 * self.temperature
         width = scores.max() + 40 * self.temperature - low
@@ -60,18 +69,22 @@ class BudgetedGates(nn.Module):
             grid = low + width * steps
             over = self._n_parameters(self._relaxed(grid[:, None], scores)) > self.budget
             low, width = grid[(over.sum() - 1).clamp(min=0)], width / _GRID
-        return low + width / 2
+        threshold = low + width / 2
+        for _ in range(_NEWTON_ROUNDS):
+            gates = self._relaxed(threshold, scores)
+            count, cost = self._costs(gates)
+            slope = (cost * gates * (1 - gates)).sum().detach() / self.temperature
+            step = (count - self.budget) / slope.clamp(min=torch.finfo(slope.dtype).tiny)
+            threshold = threshold + step.clamp(-width, width)
+        return threshold
 
     def forward(self) -> Tensor:
         """Return the gates of all layers in one tensor of shape (n_units_total,)."""
-        threshold = self._threshold()
-        scores = self.scores.detach()
-        gates = self._relaxed(threshold, scores).requires_grad_()
-        with torch.enable_grad():
-            count = self._n_parameters(gates)
-        (cost,) = torch.autograd.grad(count, gates)
+        threshold, scores = self._threshold(), self.scores.detach()
+        gates = self._relaxed(threshold, scores)
+        _, cost = self._costs(gates.clone())
         # dτ/ds = cost·m' / Σ cost·m' keeps the count constant; m' = m(1 - m)/T.
-        share = cost * gates.detach() * (1 - gates.detach())
+        share = cost * gates * (1 - gates)
         share = share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
         return self._relaxed(threshold + share @ (self.scores - scores), self.scores)
 

@@ -23,7 +23,7 @@ from skfairprune.pruning.units import UnitLayer
 
 __all__ = ["activation_gram", "refit", "removal_errors"]
 
-_RIDGE = 1e-6  # of the mean diagonal: units that are dead or equal leave G singular
+_RIDGE = 1e-3  # of the mean diagonal: few rows, and units that are dead or equal, leave G singular
 
 
 def activation_gram(
@@ -52,7 +52,7 @@ def activation_gram(
     gram = torch.zeros(module.in_features + 1, module.in_features + 1, dtype=torch.float64)
 
     def add(module: nn.Module, args: tuple[Tensor]) -> None:
-        rows = nn.functional.pad(args[0], (0, 1), value=1.0)
+        rows = nn.functional.pad(args[0].double(), (0, 1), value=1.0)
         gram.add_(((rows * weight[:, None]).T @ rows).cpu())
 
     handle = module.register_forward_pre_hook(add)

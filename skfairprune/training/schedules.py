@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 __all__ = ["Epochs", "anneal", "share_epochs"]
 
-_DENSE, _BILEVEL = 0.35, 0.15
+_DENSE, _BILEVEL = 0.25, 0.1
 _FIRST_TEMPERATURE, _LAST_TEMPERATURE = 1.0, 0.05
 
 
@@ -32,8 +32,8 @@ def share_epochs(max_epochs: int) -> Epochs:
     Examples
     --------
     >>> from skfairprune.training.schedules import share_epochs
-    >>> share_epochs(30)
-    Epochs(dense=10, bilevel=5, fine_tune=15)
+    >>> share_epochs(20)
+    Epochs(dense=5, bilevel=2, fine_tune=13)
     """
     dense = max(1, int(_DENSE * max_epochs))
     bilevel = max(1, round(_BILEVEL * max_epochs + 1e-9))

@@ -1,9 +1,11 @@
-"""How rows are shared among levels and folds."""
+"""How rows are shared between the levels, and among the folds of the upper one."""
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["is_tiny", "stratified_folds", "stratified_part"]
+__all__ = ["LevelSplit", "is_tiny", "split_levels"]
 
 _TINY = 200
 _NEVER_TINY = 20_000
@@ -28,7 +30,7 @@ def _spread(code: NDArray[np.intp], rng: np.random.RandomState) -> NDArray[np.in
     return order[np.argsort(code[order], kind="stable")]
 
 
-def stratified_folds(
+def _stratified_folds(
     code: NDArray[np.intp], n_folds: int, rng: np.random.RandomState
 ) -> NDArray[np.intp]:
     """Deal rows to folds, every stratum evenly.
@@ -52,7 +54,7 @@ def stratified_folds(
     return fold
 
 
-def stratified_part(
+def _stratified_part(
     code: NDArray[np.intp], fraction: float, rng: np.random.RandomState
 ) -> NDArray[np.bool_]:
     """Choose a fraction of the rows, of every stratum evenly.
@@ -74,3 +76,74 @@ def stratified_part(
     part = np.empty(len(code), dtype=bool)
     part[_spread(code, rng)] = np.diff(steps) > 0
     return part
+
+
+class LevelSplit(NamedTuple):
+    """Which rows each level reads.
+
+    Attributes
+    ----------
+    lower, upper : ndarray of int
+        The rows of the weights before the fine-tuning; those of gates, multipliers and rule.
+    final : ndarray of int
+        The rows of the fine-tuning.
+    fold : ndarray of shape (n_total,)
+        Which copy of the fine-tuning is blind to a row; ``n_folds`` where none is, -1 where all are.
+    n_folds : int
+        The number of copies.
+    rule_fold : ndarray of shape (n_upper,)
+        The folds of the upper rows in the estimate of the gap.
+    disjoint : bool
+        Whether the upper rows are held out from the weights before the fine-tuning.
+    """
+
+    lower: NDArray[np.intp]
+    upper: NDArray[np.intp]
+    final: NDArray[np.intp]
+    fold: NDArray[np.intp]
+    n_folds: int
+    rule_fold: NDArray[np.intp]
+    disjoint: bool
+
+
+def split_levels(
+    code: NDArray[np.intp],
+    n_train: int,
+    fraction: float | None,
+    n_folds: int,
+    rng: np.random.RandomState,
+) -> LevelSplit:
+    """Share rows between the levels.
+
+    Parameters
+    ----------
+    code : ndarray of shape (n_total,)
+        The stratum of each row: its label and group.
+    n_train : int
+        The first rows are for training; any others are held out for the upper level.
+    fraction : float or None
+        The share of the training rows for the upper level where there are no held-out rows. None gives
+        all rows to both levels.
+    n_folds : int
+        The folds of the upper rows.
+    rng : RandomState
+        Draws the rows.
+
+    Returns
+    -------
+    LevelSplit
+    """
+    train = np.arange(n_train)
+    if n_train < len(code):
+        upper = np.arange(n_train, len(code))
+        fold = np.where(np.arange(len(code)) < n_train, 0, -1)
+        rule_fold = _stratified_folds(code[upper], n_folds, rng)
+        return LevelSplit(train, upper, train, fold, 0, rule_fold, True)
+    if fraction is None:
+        none = np.zeros(n_train, dtype=np.intp)
+        return LevelSplit(train, train, train, none, 0, none, False)
+    part = _stratified_part(code, fraction, rng)
+    upper = np.flatnonzero(part)
+    fold = np.full(n_train, n_folds)
+    fold[upper] = _stratified_folds(code[upper], n_folds, rng)
+    return LevelSplit(np.flatnonzero(~part), upper, train, fold, n_folds, fold[upper], True)

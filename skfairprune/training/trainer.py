@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from skfairprune.training.batches import Batches, Rows
 from skfairprune.training.fairtask import FairTask
 from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack, PhaseNet
 from skfairprune.training.objective import Objective
+from skfairprune.training.progress import ProgressBar
 from skfairprune.training.schedules import Epochs, anneal
 
 __all__ = ["Outcome", "Trainer"]
@@ -59,20 +61,25 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Trainer:
-    """Runs the phases.
+    """Runs the phases of a fit.
 
     Parameters
     ----------
-    lower, upper : Rows
-        Training rows of the weights, and of gates, multipliers and early stopping. Disjoint, unless the
-        data are too few to be split.
-    final_rows : Rows
+    lower : Rows
+        The rows that the weights learn from in the dense and the bilevel phase.
+    upper : Rows
+        The rows of the gates, the multipliers and the rule.
+    final : Rows
         The rows of the fine-tuning.
     held_out : Rows or None
-        The rows of its early stopping: the final rows themselves, each under the copy that is blind to
-        it, or rows outside every fold.
+        The rows of early stopping; None never stops early.
     fold : Tensor of shape (n_total,) of long
-        The folds of the final rows; -1 for rows outside.
+        Which copy of the fine-tuning is blind to a row: 0 to ``n_folds`` - 1. ``n_folds`` for rows that all
+        learn from, -1 for rows that none does.
+    n_folds : int
+        The number of copies.
+    rule_fold : ndarray of shape (n_upper,)
+        The folds of the upper rows in the estimate of the gap.
     task : FairTask or None
         The constraint; None trains unconstrained.
     epochs : Epochs
@@ -81,8 +88,8 @@ class Trainer:
         Of the optimizer (AdamW) and of early stopping.
     generator : torch.Generator
         Shuffles rows.
-    callbacks : list of skorch callbacks
-        Added to every phase.
+    progress : ProgressBar or None
+        Shown while it trains.
     """
 
     lower: Rows
@@ -91,6 +98,7 @@ class Trainer:
     held_out: Rows | None
     fold: Tensor
     n_folds: int
+    rule_fold: NDArray[np.intp]
     task: FairTask | None
     epochs: Epochs
     batch_size: int
@@ -98,7 +106,7 @@ class Trainer:
     weight_decay: float
     n_iter_no_change: int | None
     generator: torch.Generator
-    callbacks: list[Callback] = field(default_factory=list)
+    progress: ProgressBar | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def fit(self, network: nn.Module, dense: Chain, budget: int) -> Outcome:
@@ -114,7 +122,8 @@ class Trainer:
             The most parameters that the small network may have.
         """
         objective = Objective(_STRENGTH, _SURROGATE_TEMPERATURE).to(self.lower.x.device)
-        self._train("dense", network, objective, self.lower, self.epochs.dense, self.upper)
+        held_out = None if self.held_out is None else self.upper
+        self._train("dense", network, objective, self.lower, self.epochs.dense, held_out)
         masks = [np.ones(size, dtype=bool) for size in dense.sizes]
         # The criterion alone may remove what is far from staying; gates choose among the rest.
         for step_budget, choose in (
@@ -128,14 +137,13 @@ class Trainer:
             network = self._reconstruct(network, layers, kept)
             for mask, stay in zip(masks, kept, strict=True):
                 mask[mask] = stay
-        network, joint = self._fine_tune(network, objective)
+        stack = self._fine_tune(network, objective)
         if self.task is None:
-            return Outcome(network, masks, None, None)
-        index = self.upper.index.cpu().numpy()
-        fold = self.fold[self.upper.index].cpu().numpy()
+            return Outcome(stack.unstack(0), masks, None, None)
+        joint, index = self._blind_proba(stack), self.upper.index.cpu().numpy()
         rule = self.task.fit_rule(joint, index)
-        gap = self.task.cross_fitted_gap(joint, index, fold, rule.multipliers)
-        return Outcome(network, masks, rule, gap)
+        gap = self.task.cross_fitted_gap(joint, index, self.rule_fold, rule.multipliers)
+        return Outcome(stack.unstack(0), masks, rule, gap)
 
     def _train(
         self,
@@ -147,8 +155,8 @@ class Trainer:
         held_out: Rows | None,
         net_class: type[PhaseNet] = PhaseNet,
         **params: Any,
-    ) -> int:
-        """Run one phase on a network, in place; return the epoch that its weights are from."""
+    ) -> None:
+        """Run one phase on a network, in place."""
         n_steps = n_epochs * len(Batches(rows, self.batch_size))
         callbacks: list[tuple[str, Callback]] = [
             (
@@ -163,12 +171,12 @@ class Trainer:
                 ),
             )
         ]
-        stopping = None
-        if held_out is not None and self.n_iter_no_change is not None and phase != "bilevel":
-            stopping = EarlyStopping(
-                patience=self.n_iter_no_change, load_best=True, sink=lambda text: None
-            )
+        if held_out is not None and self.n_iter_no_change is not None :
+            stopping = EarlyStopping(patience=self.n_iter_no_change, load_best=True, sink=_silent)
             callbacks.append(("early_stopping", stopping))
+        if self.progress is not None:
+            self.progress.start(phase)
+            callbacks.append(("progress", self.progress))
         net = net_class(
             module,
             objective,
@@ -196,10 +204,9 @@ class Trainer:
                     "epoch": row["epoch"],
                     "train_loss": row["train_loss"],
                     "valid_loss": row.get("valid_loss", np.nan),
-                    "duration": row["dur"],
+                    "seconds": row["dur"],
                 }
             )
-        return stopping.best_epoch_ if stopping is not None else n_epochs
 
     def _gate_scores(
         self,
@@ -268,12 +275,8 @@ class Trainer:
             set_consumer_weight(network, layer, weight)
         return network
 
-    def _fine_tune(self, small: nn.Module, objective: Objective) -> tuple[nn.Module, Floats]:
-        """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.
-
-        Returns the network and the joint probabilities of the upper rows, each from the copy that is
-        blind to it: the phases before were blind to all of them.
-        """
+    def _fine_tune(self, small: nn.Module, objective: Objective) -> NetworkStack:
+        """Fine-tune on all rows and, beside, copies that are blind to one upper fold each."""
         stack = NetworkStack([small] * (1 + self.n_folds))
         self._train(
             "fine-tune",
@@ -285,13 +288,20 @@ class Trainer:
             FineTuneNet,
             fold=self.fold,
         )
-        joint = []
-        with torch.no_grad():
-            for batch in Batches(self.upper, 8192):
-                proba = torch.softmax(stack(batch.x), dim=2)
-                rows = torch.arange(len(batch.index), device=proba.device)
-                joint.append(proba[self.fold[batch.index] + 1, rows].double().cpu().numpy())
-        return stack.unstack(0), np.concatenate(joint)
+        return stack
+
+    @torch.no_grad()
+    def _blind_proba(self, stack: NetworkStack) -> Floats:
+        """Return the joint probabilities of the upper rows, each from a network blind to it.
+
+        The copies did not learn from their fold, and the phases before not from any of them.
+        """
+        parts = []
+        for batch in Batches(self.upper, 8192):
+            proba = torch.softmax(stack(batch.x), dim=2)
+            rows = torch.arange(len(batch.index), device=proba.device)
+            parts.append(proba[self.fold[batch.index] + 1, rows].double().cpu().numpy())
+        return np.concatenate(parts)
 
     def _update_multipliers(self, network: nn.Module, objective: Objective) -> None:
         """Set the objective's costs from thresholded rates on the upper level's rows."""
@@ -301,6 +311,10 @@ class Trainer:
         joint = joint_proba(network, self.upper)
         fit = self.task.fit_rule(joint, self.upper.index.cpu().numpy())
         objective.costs = torch.from_numpy(fit.rule.coefficients.ravel()).to(self.upper.x)
+
+
+def _silent(text: str) -> None:
+    """Take the messages of callbacks and say nothing."""
 
 
 @torch.no_grad()

@@ -1,0 +1,160 @@
+"""The rows of a fit, checked and encoded: inputs, label codes, weights and group codes."""
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
+
+from skfairprune._validation import encode_sensitive
+
+__all__ = ["FitData", "check_fit_data", "check_held_out_data", "check_inputs", "encode_classes"]
+
+_FLOATS = [np.float64, np.float32]
+
+
+class FitData(NamedTuple):
+    """Checked rows.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Finite float64 or float32.
+    y : ndarray of shape (n_samples,)
+        Labels as given.
+    weight : ndarray of shape (n_samples,)
+        Positive sample weights.
+    group : ndarray of shape (n_samples,) or None
+        Group codes.
+    group_labels : tuple
+        The groups' labels, in the order of their codes.
+    """
+
+    X: NDArray[np.floating]
+    y: NDArray
+    weight: NDArray[np.float64]
+    group: NDArray[np.intp] | None
+    group_labels: tuple[Hashable, ...]
+
+
+def check_fit_data(
+    estimator: BaseEstimator,
+    X: ArrayLike,
+    y: ArrayLike,
+    sample_weight: ArrayLike | None,
+    sensitive_features: Any,
+) -> FitData:
+    """Check training rows; rows of weight 0 are left out."""
+    X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
+    check_classification_targets(y)
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    group, labels = None, ()
+    if sensitive_features is not None:
+        encoded = encode_sensitive(sensitive_features, len(y))
+        group, labels = encoded.codes, encoded.labels
+    counted = weight > 0
+    if not counted.any():
+        raise ValueError("All sample weights are zero; at least one row must have a positive weight.")
+    if not counted.all():
+        X, y, weight = X[counted], y[counted], weight[counted]
+        group = None if group is None else group[counted]
+    return FitData(_dense(X), y, weight, group, labels)
+
+
+def check_held_out_data(
+    estimator: BaseEstimator,
+    X_val: ArrayLike | None,
+    y_val: ArrayLike | None,
+    sensitive_features_val: Any,
+    classes: NDArray,
+    group_labels: tuple[Hashable, ...],
+) -> FitData | None:
+    """Check held-out rows against the training rows' columns, classes and groups.
+
+    ``group_labels`` is empty without a constraint; the groups are then not needed.
+    """
+    if X_val is None and y_val is None:
+        if sensitive_features_val is not None:
+            raise ValueError("sensitive_features_val is given without X_val; pass X_val and y_val too.")
+        return None
+    if X_val is None or y_val is None:
+        given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
+        raise ValueError(f"{given} is given without {missing}; pass both or neither.")
+    X = check_inputs(estimator, X_val)
+    y = column_or_1d(y_val)
+    if len(y) != len(X):
+        raise ValueError(f"X_val has {len(X)} rows and y_val has {len(y)}; they must be as many.")
+    unknown = sorted(set(np.unique(y).tolist()) - set(classes.tolist()), key=str)
+    if unknown:
+        raise ValueError(
+            f"y_val has the classes {unknown}, which y does not have; y has {classes.tolist()}."
+        )
+    group = None
+    if group_labels:
+        if sensitive_features_val is None:
+            raise ValueError(
+                "X_val is given without sensitive_features_val; the constraint needs the groups of the "
+                "held-out rows too."
+            )
+        encoded = encode_sensitive(sensitive_features_val, len(y), "sensitive_features_val")
+        strange = [label for label in encoded.labels if label not in group_labels]
+        if strange:
+            raise ValueError(
+                f"sensitive_features_val has the groups {strange}, which sensitive_features does not "
+                f"have; it has {list(group_labels)}."
+            )
+        position = np.array([group_labels.index(label) for label in encoded.labels], dtype=np.intp)
+        group = position[encoded.codes]
+    return FitData(X, y, np.ones(len(y)), group, group_labels)
+
+
+def check_inputs(estimator: BaseEstimator, X: ArrayLike) -> NDArray[np.floating]:
+    """Check rows to predict against the columns seen in fit."""
+    return _dense(validate_data(estimator, X, accept_sparse="csr", dtype=_FLOATS, reset=False))
+
+
+def encode_classes(
+    y: NDArray, classes: NDArray, pos_label: Hashable
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Encode labels as codes, the positive one of a binary problem as 1.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        Labels, all of them in ``classes``.
+    classes : ndarray of shape (n_classes,)
+        The sorted classes, at least two.
+    pos_label : object
+        The positive class; None means ``classes[1]``.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples,)
+        Codes in [0, n_classes).
+    order : ndarray of shape (n_classes,)
+        The code of each class.
+
+    Raises
+    ------
+    ValueError
+        If ``pos_label`` is not a class, or there are more than two classes.
+    """
+    order = np.arange(len(classes))
+    if pos_label is not None:
+        if len(classes) > 2:
+            raise ValueError(
+                f"pos_label={pos_label!r} is for two classes, and y has {len(classes)}; leave it None."
+            )
+        if pos_label not in classes.tolist():
+            raise ValueError(f"pos_label={pos_label!r} is not a class of y: {classes.tolist()}.")
+        if pos_label == classes[0]:
+            order = order[::-1]
+    return order[np.searchsorted(classes, y)], order
+
+
+def _dense(X: Any) -> NDArray[np.floating]:
+    return X.toarray() if sparse.issparse(X) else X
