@@ -69,7 +69,7 @@ def cover_cells(
         where = "" if constraint.events == ("all",) else f"({constraint.events[event]}) "
         return f"{where}{labels[code]!r} with {sizes[event, code]}"
 
-    small = [name(e, g) for e, g in zip(*np.nonzero(~included), strict=True)]
+    small = [name(e, g) for e, g in np.argwhere(~included)]
     for event, row in enumerate(included):
         if row.sum() < 2:
             raise ValueError(

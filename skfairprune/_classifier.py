@@ -26,6 +26,7 @@ from skfairprune._data import (
     check_fit_data,
     check_held_out_data,
     check_inputs,
+    concatenate,
     encode_classes,
 )
 from skfairprune.constraints import CONSTRAINTS, get_constraint
@@ -41,7 +42,7 @@ from skfairprune.pruning.report import pruning_report
 from skfairprune.training.batches import Rows
 from skfairprune.training.fairtask import FairTask
 from skfairprune.training.progress import ProgressBar
-from skfairprune.training.schedules import share_epochs
+from skfairprune.training.schedules import Epochs, share_epochs
 from skfairprune.training.splits import LevelSplit, is_tiny, split_levels
 from skfairprune.training.trainer import Outcome, Trainer
 
@@ -76,6 +77,17 @@ class ValidationGap(NamedTuple):
     lowest: Any
     highest: Any
     rows: str
+
+
+class _Targets(NamedTuple):
+    """What the network learns: joint classes (label, group), and how they map to labels and groups."""
+
+    joint: NDArray[np.intp]
+    n_joint: int
+    weight: NDArray[np.float64]
+    order: NDArray[np.intp]
+    task: FairTask | None
+    group_labels: list[Any] | None
 
 
 class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
@@ -392,65 +404,28 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
 
     def _fit(self, data: FitData, held_out: FitData | None, seed: int, device: torch.device) -> None:
         """Encode the rows, run the phases and store what they leave."""
-        n_train = len(data.y)
-        rows = data if held_out is None else _concatenate(data, held_out)
-        codes, order = encode_classes(rows.y, self.classes_, self.pos_label)
-        class_weight = compute_class_weight(
-            self.class_weight, classes=self.classes_, y=data.y, sample_weight=data.weight
-        )[np.argsort(order)]
-        task, labels, target = None, None, codes
-        if self.constraint_ is not None:
-            constraint = get_constraint(self.constraint_)
-            cells = cover_cells(
-                constraint, codes[:n_train], data.group, data.group_labels, self.min_cell_size
-            )
-            labels, group = cells.labels, cells.recode[rows.group]
-            task = FairTask(
-                constraint,
-                cells.included,
-                float(self.difference_bound),
-                codes,
-                group,
-                rows.weight,
-                class_weight,
-            )
-            target = codes * task.n_groups + group
-        n_joint = len(self.classes_) * (1 if task is None else task.n_groups)
-        rng = np.random.RandomState(seed)
-        tiny = is_tiny(data.X)
-        fraction = None if tiny and task is None else self.validation_fraction
-        split = split_levels(target, n_train, fraction, _N_FOLDS, rng)
-        if min(len(split.lower), len(split.upper)) == 0:
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {n_train} rows leaves a level "
-                "without rows; choose a fraction nearer .5 or give more rows."
-            )
-        knots = _find_knots(data, self.n_bins, rng)
+        rows = data if held_out is None else concatenate(data, held_out)
+        n_train, rng, tiny = len(data.y), np.random.RandomState(seed), is_tiny(data.X)
+        targets = self._encode_targets(data, rows)
+        split = self._split(targets, n_train, tiny, rng)
+        knots = _choose_knots(data, self.n_bins, rng)
         dtype = _resolve_dtype(self.dtype, knots, tiny)
         encoding = PiecewiseLinearEncoding(knots)
-        network = TabularNetwork(
-            encoding, self.hidden_layer_sizes, n_joint, self.activation, self.dropout
-        ).to(device, dtype)
-        dense = Chain(encoding.n_outputs, tuple(self.hidden_layer_sizes), n_joint)
+        sizes = tuple(self.hidden_layer_sizes)
+        dense = Chain(encoding.n_outputs, sizes, targets.n_joint)
         budget = parameter_budget(dense, self.sparsity)
-        batch_size = self.batch_size
-        if batch_size == "auto":
-            batch_size = n_train if tiny else min(max(n_train // 64, 32), 512)
-        max_epochs = self.max_epochs
-        if max_epochs == "auto":
-            max_epochs = min(max(20, _UPDATES * batch_size // n_train), 200)
-        loss_weight = rows.weight * class_weight[codes]
+        network = TabularNetwork(encoding, sizes, targets.n_joint, self.activation, self.dropout)
         tensors = Rows(
             torch.tensor(rows.X, dtype=dtype, device=device),
-            torch.tensor(target, device=device),
-            torch.tensor(loss_weight / loss_weight[:n_train].mean(), dtype=dtype, device=device),
-            torch.empty(0, dtype=torch.long, device=device),
+            torch.tensor(targets.joint, device=device),
+            torch.tensor(targets.weight / targets.weight[:n_train].mean(), dtype=dtype, device=device),
+            torch.arange(len(rows.y), device=device),
         )
         lower, upper, final = (
-            tensors.take(torch.from_numpy(index).to(device))
-            for index in (split.lower, split.upper, split.final)
+            tensors.take(torch.from_numpy(part).to(device))
+            for part in (split.lower, split.upper, split.final)
         )
-        epochs = share_epochs(max_epochs)
+        batch_size, epochs = self._resolve_lengths(n_train, tiny)
         trainer = Trainer(
             lower=lower,
             upper=upper,
@@ -459,7 +434,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             fold=torch.from_numpy(split.fold).to(device),
             n_folds=split.n_folds,
             rule_fold=split.rule_fold,
-            task=task,
+            task=targets.task,
             epochs=epochs,
             batch_size=batch_size,
             lr=self.lr,
@@ -468,79 +443,103 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             generator=torch.Generator().manual_seed(seed),
             progress=ProgressBar(epochs.total) if self.verbose else None,
         )
-        outcome = trainer.fit(network, dense, budget)
-        self._store(outcome, dense, order, labels, split)
+        outcome = trainer.fit(network.to(device, dtype), dense, budget)
         self.history_ = pd.DataFrame(trainer.history)
         self.n_iter_ = len(self.history_)
-        if outcome.rule is not None:
-            self._warn_of_bound(outcome)
+        self._store_network(outcome, dense, targets)
+        self._store_fairness(outcome, targets, split)
 
-    def _store(
-        self,
-        outcome: Outcome,
-        dense: Chain,
-        order: NDArray[np.intp],
-        labels: list[Any] | None,
-        split: LevelSplit,
-    ) -> None:
-        """Set the fitted attributes."""
+    def _encode_targets(self, data: FitData, rows: FitData) -> "_Targets":
+        """Encode labels and groups as the joint classes that the network learns."""
+        codes, order = encode_classes(rows.y, self.classes_, self.pos_label)
+        class_weight = compute_class_weight(
+            self.class_weight, classes=self.classes_, y=data.y, sample_weight=data.weight
+        )[np.argsort(order)]
+        weight = rows.weight * class_weight[codes]
+        if self.constraint_ is None or data.group is None or rows.group is None:
+            return _Targets(codes, len(self.classes_), weight, order, None, None)
+        constraint, n_train = get_constraint(self.constraint_), len(data.y)
+        cells = cover_cells(constraint, codes[:n_train], data.group, data.group_labels, self.min_cell_size)
+        group, bound = cells.recode[rows.group], float(self.difference_bound)
+        task = FairTask(constraint, cells.included, bound, codes, group, rows.weight, class_weight)
+        joint, n_joint = codes * task.n_groups + group, 2 * task.n_groups
+        return _Targets(joint, n_joint, weight, order, task, cells.labels)
+
+    def _split(self, targets: "_Targets", n_train: int, tiny: bool, rng: np.random.RandomState) -> LevelSplit:
+        """Share the rows between the levels."""
+        fraction = None if tiny and targets.task is None else self.validation_fraction
+        split = split_levels(targets.joint, n_train, fraction, _N_FOLDS, rng)
+        if min(len(split.lower), len(split.upper)) == 0:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} of {n_train} rows leaves a level without "
+                "rows; choose a fraction nearer .5 or give more rows."
+            )
+        return split
+
+    def _resolve_lengths(self, n_train: int, tiny: bool) -> tuple[int, Epochs]:
+        """Return the batch size and the epochs of the phases."""
+        batch_size, max_epochs = self.batch_size, self.max_epochs
+        if batch_size == "auto":
+            batch_size = n_train if tiny else min(max(n_train // 64, 32), 512)
+        if max_epochs == "auto":
+            max_epochs = min(max(20, _UPDATES * int(batch_size) // n_train), 200)
+        return int(batch_size), share_epochs(int(max_epochs))
+
+    def _store_network(self, outcome: Outcome, dense: Chain, targets: "_Targets") -> None:
+        """Set the attributes that describe the network."""
         weights = np.eye(len(self.classes_))
         if outcome.rule is not None:
             weights = outcome.rule.rule.output_weights()
         network = outcome.network.cpu()
         dtype = next(network.parameters()).dtype
-        self.module_ = DecisionNetwork(network, torch.tensor(weights[order], dtype=dtype)).eval()
+        # The rows of the last layer, and the network's own labels, are in the order of classes_.
+        self._order = targets.order
+        self.module_ = DecisionNetwork(network, torch.tensor(weights[self._order], dtype=dtype)).eval()
         self.module_.requires_grad_(False)
-        self._order = order
         self.masks_ = outcome.masks
         small = dense.resized([int(mask.sum()) for mask in outcome.masks])
         self.sparsity_ = 1 - small.n_parameters() / dense.n_parameters()
         self.pruning_report_ = pruning_report(dense, small)
-        self.groups_ = labels
-        self.multipliers_ = self.validation_gap_ = None
-        if outcome.rule is None or outcome.gap is None or labels is None:
+
+    def _store_fairness(self, outcome: Outcome, targets: "_Targets", split: LevelSplit) -> None:
+        """Set the attributes that describe the constraint, and warn if the bound is not met."""
+        self.groups_, self.multipliers_, self.validation_gap_ = targets.group_labels, None, None
+        task, rule, gap, labels = targets.task, outcome.rule, outcome.gap, targets.group_labels
+        if task is None or rule is None or gap is None or labels is None:
             return
-        events = get_constraint(str(self.constraint_)).events
+        events = task.constraint.events
         self.multipliers_ = pd.DataFrame(
-            outcome.rule.multipliers[:, : len(labels)],
+            rule.multipliers[:, : len(labels)],
             index=pd.Index(events, name="event"),
             columns=pd.Index([str(label) for label in labels], name="group"),
         )
-        n_upper = len(split.upper)
         if split.n_folds:
-            seen = (
-                f"{n_upper} training rows, each decided by a network and a rule that did not see its "
-                "fold; the choice of the units saw them"
+            rows = (
+                f"{len(split.upper)} training rows, each decided by a network and a rule that did not see "
+                "its fold; the choice of the units saw them"
             )
         else:
-            seen = (
-                f"{n_upper} rows of X_val, each decided by a rule that did not see its fold; the choice "
-                "of the units and early stopping saw them, the weights did not"
+            rows = (
+                f"{len(split.upper)} rows of X_val, each decided by a rule that did not see its fold; the "
+                "weights did not see them, the choice of the units and early stopping did"
             )
-        gap = outcome.gap
-        self.validation_gap_ = ValidationGap(
-            gap.value, gap.standard_error, events[gap.event], labels[gap.lowest], labels[gap.highest], seen
-        )
-
-    def _warn_of_bound(self, outcome: Outcome) -> None:
-        assert outcome.rule is not None and outcome.gap is not None
-        gap = outcome.gap
+        where = (events[gap.event], labels[gap.lowest], labels[gap.highest])
+        self.validation_gap_ = ValidationGap(gap.value, gap.standard_error, *where, rows)
+        problem = None
         if not gap.value - gap.standard_error <= self.difference_bound:
-            warnings.warn(
+            problem = (
                 f"{self.constraint_} is not within difference_bound={self.difference_bound}: on held-out "
-                f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, "
-                f"after {self.n_iter_} epochs. Allow a larger bound, more epochs, or give more rows.",
-                ConvergenceWarning,
-                stacklevel=5,
+                f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, after "
+                f"{self.n_iter_} epochs. Allow a larger bound, more epochs, or give more rows."
             )
-        elif outcome.rule.constant:
-            warnings.warn(
+        elif rule.constant:
+            problem = (
                 f"Only a constant decision keeps {self.constraint_} within "
-                f"difference_bound={self.difference_bound} on held-out rows: all rows get the same "
-                "class. Allow a larger bound.",
-                ConvergenceWarning,
-                stacklevel=5,
+                f"difference_bound={self.difference_bound} on held-out rows: all rows get the same class. "
+                "Allow a larger bound."
             )
+        if problem is not None:
+            warnings.warn(problem, ConvergenceWarning, stacklevel=5)
 
     def _joint_proba(self, X: ArrayLike) -> Iterator[torch.Tensor]:
         """Yield the joint probabilities of rows, a batch at a time."""
@@ -634,7 +633,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _check_sizes(sizes: Any) -> None:
-    if not len(sizes) or not all(isinstance(s, Integral) and s >= 1 for s in sizes):
+    if not len(sizes) or not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
         raise InvalidParameterError(
             "The 'hidden_layer_sizes' parameter of FairPrunedClassifier must hold at least one integer, "
             f"each at least 1. Got {sizes!r} instead."
@@ -664,24 +663,9 @@ def _resolve_dtype(name: str, knots: list[NDArray[np.float64]], tiny: bool) -> t
     return torch.float64 if tiny or fine else torch.float32
 
 
-def _find_knots(
-    data: FitData, n_bins: int, rng: np.random.RandomState
-) -> list[NDArray[np.float64]]:
+def _choose_knots(data: FitData, n_bins: int, rng: np.random.RandomState) -> list[NDArray[np.float64]]:
     X, weight = data.X, data.weight
     if len(X) > _KNOT_ROWS:
         rows = np.sort(rng.permutation(len(X))[:_KNOT_ROWS])
         X, weight = X[rows], weight[rows]
     return [find_knots(column, weight, n_bins) for column in X.T]
-
-
-def _concatenate(data: FitData, held_out: FitData) -> FitData:
-    group = None
-    if data.group is not None and held_out.group is not None:
-        group = np.concatenate([data.group, held_out.group])
-    return FitData(
-        np.concatenate([data.X, held_out.X]),
-        np.concatenate([data.y, held_out.y]),
-        np.concatenate([data.weight, held_out.weight]),
-        group,
-        data.group_labels,
-    )

@@ -12,7 +12,14 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d, validat
 
 from skfairprune._validation import encode_sensitive
 
-__all__ = ["FitData", "check_fit_data", "check_held_out_data", "check_inputs", "encode_classes"]
+__all__ = [
+    "FitData",
+    "check_fit_data",
+    "check_held_out_data",
+    "check_inputs",
+    "concatenate",
+    "encode_classes",
+]
 
 _FLOATS = [np.float64, np.float32]
 
@@ -49,20 +56,21 @@ def check_fit_data(
     sensitive_features: Any,
 ) -> FitData:
     """Check training rows; rows of weight 0 are left out."""
-    X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
-    check_classification_targets(y)
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    group, labels = None, ()
+    rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
+    check_classification_targets(classes)
+    weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+    group: NDArray[np.intp] | None = None
+    labels: tuple[Hashable, ...] = ()
     if sensitive_features is not None:
-        encoded = encode_sensitive(sensitive_features, len(y))
+        encoded = encode_sensitive(sensitive_features, len(classes))
         group, labels = encoded.codes, encoded.labels
     counted = weight > 0
     if not counted.any():
         raise ValueError("All sample weights are zero; at least one row must have a positive weight.")
     if not counted.all():
-        X, y, weight = X[counted], y[counted], weight[counted]
+        rows, classes, weight = rows[counted], classes[counted], weight[counted]
         group = None if group is None else group[counted]
-    return FitData(_dense(X), y, weight, group, labels)
+    return FitData(_dense(rows), classes, weight, group, labels)
 
 
 def check_held_out_data(
@@ -90,9 +98,7 @@ def check_held_out_data(
         raise ValueError(f"X_val has {len(X)} rows and y_val has {len(y)}; they must be as many.")
     unknown = sorted(set(np.unique(y).tolist()) - set(classes.tolist()), key=str)
     if unknown:
-        raise ValueError(
-            f"y_val has the classes {unknown}, which y does not have; y has {classes.tolist()}."
-        )
+        raise ValueError(f"y_val has the classes {unknown}, which y does not have; y has {classes.tolist()}.")
     group = None
     if group_labels:
         if sensitive_features_val is None:
@@ -158,3 +164,17 @@ def encode_classes(
 
 def _dense(X: Any) -> NDArray[np.floating]:
     return X.toarray() if sparse.issparse(X) else X
+
+
+def concatenate(first: FitData, second: FitData) -> FitData:
+    """Put held-out rows behind training rows."""
+    group = None
+    if first.group is not None and second.group is not None:
+        group = np.concatenate([first.group, second.group])
+    return FitData(
+        np.concatenate([first.X, second.X]),
+        np.concatenate([first.y, second.y]),
+        np.concatenate([first.weight, second.weight]),
+        group,
+        first.group_labels,
+    )

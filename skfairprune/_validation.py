@@ -35,9 +35,7 @@ class GroupCodes(NamedTuple):
     names: tuple[Hashable, ...] | None
 
 
-def encode_sensitive(
-    sensitive_features: Any, n_samples: int, name: str = "sensitive_features"
-) -> GroupCodes:
+def encode_sensitive(sensitive_features: Any, n_samples: int, name: str = "sensitive_features") -> GroupCodes:
     """Encode sensitive features as group codes.
 
     Parameters
@@ -84,8 +82,7 @@ def encode_sensitive(
     _refuse_missing(
         encoded,
         titles,
-        'Every row needs a group: give these rows a label of their own, such as "unknown", or drop '
-        "them.",
+        'Every row needs a group: give these rows a label of their own, such as "unknown", or drop them.',
     )
     if len(encoded) == 1:
         labels, codes = encoded[0]
@@ -96,8 +93,7 @@ def encode_sensitive(
     )
     positions = np.column_stack(np.unravel_index(cells, shape))
     crossed = (
-        tuple(labels[code] for (labels, _), code in zip(encoded, row, strict=True))
-        for row in positions
+        tuple(labels[code] for (labels, _), code in zip(encoded, row, strict=True)) for row in positions
     )
     return GroupCodes(tuple(crossed), codes, names)
 
@@ -156,8 +152,7 @@ def encode_binary(y_true: Any, y_pred: Any, pos_label: Hashable = None) -> tuple
             )
         pos_label = found[1] if len(found) == 2 else 1
     y, decision = (
-        np.array([label == pos_label for label in labels], dtype=np.intp)[codes]
-        for labels, codes in encoded
+        np.array([label == pos_label for label in labels], dtype=np.intp)[codes] for labels, codes in encoded
     )
     return y, decision
 
@@ -214,9 +209,7 @@ def _encode(column: pd.Series, name: str) -> tuple[list[Hashable], Codes]:
     return ordered, recode[codes]
 
 
-def _refuse_missing(
-    encoded: list[tuple[list[Hashable], Codes]], names: list[str], advice: str
-) -> None:
+def _refuse_missing(encoded: list[tuple[list[Hashable], Codes]], names: list[str], advice: str) -> None:
     counts = [np.count_nonzero(codes < 0) for _, codes in encoded]
     if any(counts):
         found = (f"{name} has {n}" for name, n in zip(names, counts, strict=True) if n)

@@ -112,9 +112,7 @@ class Constraint:
         """
         multipliers = np.asarray(multipliers, dtype=np.float64)
         cell_weights = np.asarray(cell_weights, dtype=np.float64)
-        price = np.divide(
-            multipliers, cell_weights, out=np.zeros_like(multipliers), where=multipliers != 0
-        )
+        price = np.divide(multipliers, cell_weights, out=np.zeros_like(multipliers), where=multipliers != 0)
         return self.slope[:, None] * (self.members.T @ price)
 
 
@@ -240,8 +238,9 @@ class GroupCounts(NamedTuple):
         code = np.asarray(y, dtype=np.intp) * n_groups + np.asarray(group, dtype=np.intp)
         weight = np.ones(len(code)) if sample_weight is None else np.asarray(sample_weight, float)
 
-        def count(values: NDArray) -> Floats:
-            return np.bincount(code, values, minlength=2 * n_groups).reshape(2, n_groups)
+        def count(values: Floats) -> Floats:
+            table: Floats = np.bincount(code, values, minlength=2 * n_groups).astype(np.float64)
+            return table.reshape(2, n_groups)
 
         return cls(count(weight), count(weight * np.asarray(decision, float)), count(weight**2))
 

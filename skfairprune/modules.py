@@ -7,7 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "DecisionNetwork", "PiecewiseLinearEncoding", "TabularNetwork", "find_knots"]
+__all__ = [
+    "ACTIVATIONS",
+    "DecisionNetwork",
+    "PiecewiseLinearEncoding",
+    "TabularNetwork",
+    "find_knots",
+]
 
 #: The activations of the built-in network by name.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -88,7 +94,10 @@ class PiecewiseLinearEncoding(nn.Module):
         super().__init__()
         self.n_columns = len(knots)
         n_bins = [len(k) - 1 for k in knots]
-        left, right = np.concatenate([k[:-1] for k in knots]), np.concatenate([k[1:] for k in knots])
+        left, right = (
+            np.concatenate([k[:-1] for k in knots]),
+            np.concatenate([k[1:] for k in knots]),
+        )
         self.register_buffer("columns", torch.from_numpy(np.repeat(np.arange(len(knots)), n_bins)))
         self.register_buffer("left", torch.from_numpy(left))
         self.register_buffer("width", torch.from_numpy(right - left))

@@ -36,9 +36,7 @@ def _cell_rates(constraint, y, decision, group, weight):
 def test_rates_are_weighted_means_over_cells(constraint, n_groups):
     y, decision, group, weight = _rows(n_groups)
     counts = GroupCounts.from_rows(y, decision, group, n_groups, weight)
-    assert_allclose(
-        counts.rates(constraint), _cell_rates(constraint, y, decision, group, weight), atol=1e-12
-    )
+    assert_allclose(counts.rates(constraint), _cell_rates(constraint, y, decision, group, weight), atol=1e-12)
 
 
 @pytest.mark.parametrize("constraint", CASES)
@@ -48,9 +46,7 @@ def test_soft_decisions_give_expected_rates(constraint):
     soft = rng.uniform(size=len(y))
     drawn = np.mean(
         [
-            GroupCounts.from_rows(y, rng.uniform(size=len(y)) < soft, group, 3, weight).rates(
-                constraint
-            )
+            GroupCounts.from_rows(y, rng.uniform(size=len(y)) < soft, group, 3, weight).rates(constraint)
             for _ in range(4000)
         ],
         axis=0,
@@ -95,9 +91,7 @@ def test_rates_without_rows_are_nan(constraint):
     empty = {"y=0": [0, 0, 1, 1, 1], "y=1": [0, 1, 0, 1, 1], "all": [0, 0, 0, 1, 1]}
     expected = [empty[event] for event in constraint.events]
     assert np.isnan(counts.rates(constraint)).tolist() == np.array(expected, bool).tolist()
-    assert (
-        np.isnan(counts.standard_errors(constraint)).tolist() == np.array(expected, bool).tolist()
-    )
+    assert np.isnan(counts.standard_errors(constraint)).tolist() == np.array(expected, bool).tolist()
 
 
 def test_gap_names_its_event_and_groups():
@@ -131,9 +125,7 @@ def test_gap_of_the_event_that_is_defined():
 @settings(deadline=None)
 @given(
     st.lists(
-        st.tuples(
-            st.integers(0, 1), st.integers(0, 1), st.integers(0, 2), st.floats(0, 1e6, width=32)
-        ),
+        st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 2), st.floats(0, 1e6, width=32)),
         min_size=1,
         max_size=40,
     )

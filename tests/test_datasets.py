@@ -85,9 +85,7 @@ def test_posterior_equals_brute_force(law_params):
     joint = data.distribution.joint_proba(data.X)
     np.testing.assert_allclose(joint, expected, rtol=1e-10)
     np.testing.assert_allclose(data.distribution.predict_proba(data.X), expected.sum(axis=2))
-    np.testing.assert_array_equal(
-        data.distribution.predict(data.X), expected.sum(axis=2).argmax(axis=1)
-    )
+    np.testing.assert_array_equal(data.distribution.predict(data.X), expected.sum(axis=2).argmax(axis=1))
 
 
 def test_posterior_is_calibrated_on_samples(law_params):
@@ -135,9 +133,7 @@ def test_bayes_report_equals_fairlearn_audit_of_a_sample(law_params):
     assert abs(report.accuracy - accuracy) < 4 * np.sqrt(accuracy * (1 - accuracy) / n)
     gaps = frame.difference()
     for metric, rates in frame.by_group.items():
-        np.testing.assert_array_less(
-            np.abs(report.by_group[metric] - rates), 4 * errors[metric] + 1e-12
-        )
+        np.testing.assert_array_less(np.abs(report.by_group[metric] - rates), 4 * errors[metric] + 1e-12)
     # A gap is a difference of two independent rates.
     gap_error = 4 * np.sqrt(2) * errors.max() + 1e-12
     odds = ["true_positive_rate", "false_positive_rate"]
@@ -150,9 +146,7 @@ def test_bayes_report_equals_fairlearn_audit_of_a_sample(law_params):
 @pytest.mark.parametrize("label_bias", [0.0, 0.2, 0.6])
 def test_bayes_report_equals_adaptive_quadrature_of_a_bisected_boundary(label_bias):
     """One proxy, one informative column: the rule's boundary found from the posterior alone."""
-    law = BiasedDistribution(
-        n_informative=1, n_proxies=1, n_noise=0, class_sep=1.0, label_bias=label_bias
-    )
+    law = BiasedDistribution(n_informative=1, n_proxies=1, n_noise=0, class_sep=1.0, label_bias=label_bias)
 
     def smallest_accepted(q):
         def excess(m):
@@ -169,9 +163,7 @@ def test_bayes_report_equals_adaptive_quadrature_of_a_bisected_boundary(label_bi
     by_group = law.bayes_report().by_group
     for g, shift in enumerate((-1.0, 1.0)):
         tpr, _ = integrate.quad(
-            lambda q, shift=shift: (
-                stats.norm.pdf(q - shift) * stats.norm.sf(smallest_accepted(q) - 1)
-            ),
+            lambda q, shift=shift: stats.norm.pdf(q - shift) * stats.norm.sf(smallest_accepted(q) - 1),
             shift - 6,
             shift + 6,
             epsabs=1e-7,

@@ -49,9 +49,7 @@ def _data(n_groups=3, n_samples=400, seed=0):
 def test_rates_and_gap_are_those_of_fairlearn(constraint, n_groups, weighted):
     y_true, y_pred, group, weight = _data(n_groups)
     weight = weight if weighted else None
-    rates = group_rates(
-        y_true, y_pred, constraint=constraint, sensitive_features=group, sample_weight=weight
-    )
+    rates = group_rates(y_true, y_pred, constraint=constraint, sensitive_features=group, sample_weight=weight)
     frame = fm.MetricFrame(
         metrics=FAIRLEARN_RATES[constraint],
         y_true=y_true,
@@ -90,16 +88,12 @@ def test_intersected_columns_as_in_fairlearn(constraint):
     assert rates.loc[(found.event, *found.highest), "rate"] == expected.by_group[found.event].max()
 
 
-@pytest.mark.parametrize(
-    "labels", [["no", "yes"], [False, True], [-1, 1], [0.0, 1.0], [3, 7]], ids=str
-)
+@pytest.mark.parametrize("labels", [["no", "yes"], [False, True], [-1, 1], [0.0, 1.0], [3, 7]], ids=str)
 @pytest.mark.parametrize("container", [list, np.array, pd.Series], ids=lambda f: f.__name__)
 @every_constraint
 def test_labels_and_containers(constraint, container, labels):
     y_true, y_pred, group, weight = _data(3)
-    expected = FAIRLEARN_GAPS[constraint](
-        y_true, y_pred, sensitive_features=group, sample_weight=weight
-    )
+    expected = FAIRLEARN_GAPS[constraint](y_true, y_pred, sensitive_features=group, sample_weight=weight)
     value = gap(
         container([labels[y] for y in y_true]),
         container([labels[y] for y in y_pred]),
@@ -369,9 +363,7 @@ def test_scorer_in_a_search_with_weights(single):
 def test_scorer_in_cross_validation(container):
     X, y, group, _ = _classification(("no", "yes"))
     scorer, params = gap_scorer("error_rate_parity"), {"sensitive_features": container(group)}
-    scores = cross_val_score(
-        _pipeline(), X, y, scoring=scorer, params=params, cv=3, error_score="raise"
-    )
+    scores = cross_val_score(_pipeline(), X, y, scoring=scorer, params=params, cv=3, error_score="raise")
     both = cross_validate(
         _pipeline(),
         X,
@@ -428,9 +420,7 @@ def test_scorer_survives_pickle_and_clone():
     scorer = gap_scorer("equalized_odds", pos_label=0)
     for copied in (pickle.loads(pickle.dumps(scorer)), clone(scorer, safe=False)):
         assert repr(copied) == "gap_scorer('equalized_odds', pos_label=0)"
-        assert copied(model, X, y, sensitive_features=group) == scorer(
-            model, X, y, sensitive_features=group
-        )
+        assert copied(model, X, y, sensitive_features=group) == scorer(model, X, y, sensitive_features=group)
         requests = copied.get_metadata_routing().score.requests
         assert requests == {"sensitive_features": True, "sample_weight": True}
 

@@ -124,8 +124,7 @@ def test_labels_do_not_depend_on_the_order_of_rows(values, data):
         (pd.Series([1, None], dtype="Int64", name="x"), "column 'x' of sensitive_features has 1"),
         (
             pd.DataFrame({"a": [1, 2], "b": [None, "x"], "c": [np.nan, np.nan]}),
-            "Missing values: column 'b' of sensitive_features has 1, "
-            "column 'c' of sensitive_features has 2",
+            "Missing values: column 'b' of sensitive_features has 1, column 'c' of sensitive_features has 2",
         ),
         ([("a", 1), (None, 2)], "column 0 of sensitive_features has 1"),
         (np.zeros((2, 1, 1)), "must have one or two dimensions.*got 3-d values"),

@@ -8,6 +8,7 @@ units its neighbours have left: layers are counted together.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class Chain:
     def layer_parameters(self) -> list[int]:
         """Return the weights and biases of each linear layer, the output layer last."""
         widths = [self.n_inputs, *self.sizes, self.n_outputs]
-        return [(a + 1) * b for a, b in zip(widths, widths[1:], strict=False)]
+        return [(a + 1) * b for a, b in pairwise(widths)]
 
     def n_parameters(self) -> int:
         """Return the weights and biases of all layers."""

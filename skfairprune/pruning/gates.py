@@ -1,6 +1,7 @@
 """Gates: the relaxed mask, one scalar in [0, 1] a unit, always at the budget."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,9 @@ class BudgetedGates(nn.Module):
     def _n_parameters(self, gates: Tensor) -> Tensor:
         """Count the parameters at the soft widths of gates of shape (..., n_units_total)."""
         sizes = [layer.sum(-1) for layer in gates.split(self.sizes, dim=-1)]
-        widths = [self.chain.n_inputs, *sizes, self.chain.n_outputs]
-        return sum((a + 1) * b for a, b in zip(widths, widths[1:], strict=False))  # type: ignore[return-value]
+        ones = torch.ones_like(sizes[0])
+        widths = [self.chain.n_inputs * ones, *sizes, self.chain.n_outputs * ones]
+        return torch.stack([(a + 1) * b for a, b in pairwise(widths)]).sum(0)
 
     def _costs(self, gates: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parameter count and, for each unit, its derivative by the unit's gate."""

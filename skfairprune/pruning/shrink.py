@@ -13,9 +13,7 @@ from skfairprune.pruning.units import UnitLayer
 __all__ = ["shrink"]
 
 
-def shrink(
-    network: nn.Module, layers: Sequence[UnitLayer], masks: Sequence[NDArray[np.bool_]]
-) -> nn.Module:
+def shrink(network: nn.Module, layers: Sequence[UnitLayer], masks: Sequence[NDArray[np.bool_]]) -> nn.Module:
     """Return a copy of a network without the masked units.
 
     Its outputs equal those of the network with the gates of these units at 0.

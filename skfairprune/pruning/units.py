@@ -1,6 +1,7 @@
 """The prunable units of a network: what is removed whole, and which weights go with it."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
@@ -43,5 +44,5 @@ def find_units(network: nn.Module) -> tuple[UnitLayer, ...]:
     chain = [(path, m) for path, m in network.named_modules() if isinstance(m, nn.Linear)]
     return tuple(
         UnitLayer(producer, consumer, linear.out_features)
-        for (producer, linear), (consumer, _) in zip(chain, chain[1:], strict=False)
+        for (producer, linear), (consumer, _) in pairwise(chain)
     )

@@ -20,27 +20,27 @@ class Rows(NamedTuple):
         The joint class, label * n_groups + group.
     weight : Tensor of shape (n_total,)
         Loss weights of mean 1.
-    index : Tensor of shape (n_samples,) of long
-        Which rows belong to the subset.
+    position : Tensor of shape (n_samples,) of long
+        The positions of the subset's rows in the tensors.
     """
 
     x: Tensor
     target: Tensor
     weight: Tensor
-    index: Tensor
+    position: Tensor
 
-    def take(self, index: Tensor) -> "Rows":
-        """Return the subset of the rows with that index."""
-        return self._replace(index=index)
+    def take(self, position: Tensor) -> "Rows":
+        """Return the subset of the rows at these positions."""
+        return self._replace(position=position)
 
 
 class Batch(NamedTuple):
-    """One batch: inputs, joint classes, loss weights and the rows' index."""
+    """One batch: inputs, joint classes, loss weights and the rows' positions."""
 
     x: Tensor
     target: Tensor
     weight: Tensor
-    index: Tensor
+    position: Tensor
 
 
 class Batches:
@@ -56,18 +56,17 @@ class Batches:
         Shuffles the rows anew in every pass; None keeps their order.
     """
 
-    def __init__(
-        self, rows: Rows, batch_size: int, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, rows: Rows, batch_size: int, generator: torch.Generator | None = None) -> None:
         self.rows, self.generator = rows, generator
-        self.n_batches = max(1, -(-len(rows.index) // batch_size))
+        self.n_batches = max(1, -(-len(rows.position) // batch_size))
 
     def __len__(self) -> int:
         return self.n_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        index = self.rows.index
+        position = self.rows.position
         if self.generator is not None and self.n_batches > 1:
-            index = index[torch.randperm(len(index), generator=self.generator).to(index.device)]
-        for part in index.tensor_split(self.n_batches):
+            order = torch.randperm(len(position), generator=self.generator)
+            position = position[order.to(position.device)]
+        for part in position.tensor_split(self.n_batches):
             yield Batch(self.rows.x[part], self.rows.target[part], self.rows.weight[part], part)

@@ -52,7 +52,11 @@ class FairTask:
     def fit_rule(self, joint: Floats, index: NDArray[np.intp]) -> RuleFit:
         """Fit the rule on joint probabilities (n_samples, 2 * n_groups) of the rows of that index."""
         return fit_rule(
-            self._scored(joint, index), self.constraint, self.included, self.bound, self.class_weight
+            self._scored(joint, index),
+            self.constraint,
+            self.included,
+            self.bound,
+            self.class_weight,
         )
 
     def measure(self, rule: DecisionRule, joint: Floats, index: NDArray[np.intp]) -> Gap:

@@ -161,7 +161,7 @@ class NetworkStack(nn.Module):
 
     def __init__(self, networks: list[nn.Module]) -> None:
         super().__init__()
-        parameters, buffers = torch.func.stack_module_state(networks)
+        parameters, _ = torch.func.stack_module_state(networks)
         self.names = list(parameters)
         self.stacked = nn.ParameterList(parameters[name].detach() for name in self.names)
         self._shared = dict(networks[0].named_buffers())
@@ -190,21 +190,20 @@ class NetworkStack(nn.Module):
 class FineTuneNet(PhaseNet):
     """Train the final network on all rows and, beside it, one copy for each fold that is blind to it.
 
-    The copies give every training row a score, and every epoch a loss, from weights that did not see it.
+    The copies give every row of a fold a score, and every epoch a loss, from weights that did not see it.
 
     Parameters
     ----------
     module : NetworkStack
         The final network, then the copies.
     fold : Tensor of shape (n_total,) of long
-        The fold of each row; -1 for rows that are only held out.
+        Which copy is blind to each row; a number above all copies where none is, -1 for rows that are
+        only held out.
     **kwargs
         As for :class:`PhaseNet`.
     """
 
-    def __init__(
-        self, module: nn.Module, criterion: nn.Module, *, fold: Tensor, **kwargs: Any
-    ) -> None:
+    def __init__(self, module: nn.Module, criterion: nn.Module, *, fold: Tensor, **kwargs: Any) -> None:
         self.fold = fold
         super().__init__(module, criterion, **kwargs)
 
@@ -215,7 +214,7 @@ class FineTuneNet(PhaseNet):
         """
         logits = self.module_(batch.x)
         n_networks = len(logits)
-        blind = self.fold[batch.index] == torch.arange(-1, n_networks - 1, device=logits.device)[:, None]
+        blind = self.fold[batch.position] == torch.arange(-1, n_networks - 1, device=logits.device)[:, None]
         weight = (~blind if training else blind) * batch.weight
         # The criterion divides by all the pairs of network and row; a row's weight counts once.
         return n_networks * self.criterion_(

@@ -30,9 +30,7 @@ def _spread(code: NDArray[np.intp], rng: np.random.RandomState) -> NDArray[np.in
     return order[np.argsort(code[order], kind="stable")]
 
 
-def _stratified_folds(
-    code: NDArray[np.intp], n_folds: int, rng: np.random.RandomState
-) -> NDArray[np.intp]:
+def _stratified_folds(code: NDArray[np.intp], n_folds: int, rng: np.random.RandomState) -> NDArray[np.intp]:
     """Deal rows to folds, every stratum evenly.
 
     Parameters

@@ -1,6 +1,5 @@
 """One fit: dense phase, bilevel phase, shrink, fine-tuning, cross-fitting and the decision rule."""
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -140,7 +139,7 @@ class Trainer:
         stack = self._fine_tune(network, objective)
         if self.task is None:
             return Outcome(stack.unstack(0), masks, None, None)
-        joint, index = self._blind_proba(stack), self.upper.index.cpu().numpy()
+        joint, index = self._blind_proba(stack), self.upper.position.cpu().numpy()
         rule = self.task.fit_rule(joint, index)
         gap = self.task.cross_fitted_gap(joint, index, self.rule_fold, rule.multipliers)
         return Outcome(stack.unstack(0), masks, rule, gap)
@@ -171,7 +170,7 @@ class Trainer:
                 ),
             )
         ]
-        if held_out is not None and self.n_iter_no_change is not None :
+        if held_out is not None and self.n_iter_no_change is not None:
             stopping = EarlyStopping(patience=self.n_iter_no_change, load_best=True, sink=_silent)
             callbacks.append(("early_stopping", stopping))
         if self.progress is not None:
@@ -240,7 +239,7 @@ class Trainer:
         return [s.cpu().double().numpy() for s in gates.scores.detach().split(gates.sizes)]
 
     def _gram_batches(self) -> tuple[list[Tensor], list[Tensor]]:
-        rows = self.lower.take(self.lower.index[:_GRAM_ROWS])
+        rows = self.lower.take(self.lower.position[:_GRAM_ROWS])
         batches = list(Batches(rows, 2048))
         return [b.x for b in batches], [b.weight for b in batches]
 
@@ -299,8 +298,8 @@ class Trainer:
         parts = []
         for batch in Batches(self.upper, 8192):
             proba = torch.softmax(stack(batch.x), dim=2)
-            rows = torch.arange(len(batch.index), device=proba.device)
-            parts.append(proba[self.fold[batch.index] + 1, rows].double().cpu().numpy())
+            rows = torch.arange(len(batch.position), device=proba.device)
+            parts.append(proba[self.fold[batch.position] + 1, rows].double().cpu().numpy())
         return np.concatenate(parts)
 
     def _update_multipliers(self, network: nn.Module, objective: Objective) -> None:
@@ -309,7 +308,7 @@ class Trainer:
             return
         network.eval()
         joint = joint_proba(network, self.upper)
-        fit = self.task.fit_rule(joint, self.upper.index.cpu().numpy())
+        fit = self.task.fit_rule(joint, self.upper.position.cpu().numpy())
         objective.costs = torch.from_numpy(fit.rule.coefficients.ravel()).to(self.upper.x)
 
 
@@ -323,4 +322,3 @@ def joint_proba(network: nn.Module, rows: Rows) -> Floats:
     network.eval()
     parts = [torch.softmax(network(batch.x), dim=1) for batch in Batches(rows, 8192)]
     return torch.cat(parts).double().cpu().numpy()
-
