@@ -25,7 +25,7 @@ __all__ = ["CONSTRAINTS", "Constraint", "GroupCounts", "get_constraint"]
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Constraint:
     """A group-fairness constraint on binary decisions.
 
@@ -101,7 +101,7 @@ class Constraint:
         Parameters
         ----------
         multipliers : array-like of shape (n_events, n_groups)
-            Any real numbers; 0 for cells outside the constraint.
+            Any real numbers. Those of cells without weight do not count.
         cell_weights : array-like of shape (n_events, n_groups)
             :math:`P(e, g)`, the share of all rows that lie in the cell, in [0, 1].
 
@@ -112,7 +112,7 @@ class Constraint:
         """
         multipliers = np.asarray(multipliers, dtype=np.float64)
         cell_weights = np.asarray(cell_weights, dtype=np.float64)
-        price = np.divide(multipliers, cell_weights, out=np.zeros_like(multipliers), where=multipliers != 0)
+        price = np.divide(multipliers, cell_weights, out=np.zeros_like(multipliers), where=cell_weights > 0)
         return self.slope[:, None] * (self.members.T @ price)
 
 
@@ -280,7 +280,8 @@ class GroupCounts(NamedTuple):
         for event, row in enumerate(rates):
             if np.count_nonzero(np.isfinite(row)) < 2:
                 continue
-            low, high = int(np.nanargmin(row)), int(np.nanargmax(row))
+            # Of equal rates the first is the lowest and the last the highest: two groups even then.
+            low, high = int(np.nanargmin(row)), len(row) - 1 - int(np.nanargmax(row[::-1]))
             value = float(row[high] - row[low])
             if not value <= widest.value:  # also true against NaN
                 error = float(np.hypot(errors[event, low], errors[event, high]))

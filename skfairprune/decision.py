@@ -23,7 +23,7 @@ __all__ = ["DecisionRule", "RuleFit", "cross_fitted_gap", "fit_rule"]
 
 # Standard errors of the gap that the rule keeps clear of the bound, and the least share of the bound
 # that it aims at: below that, on very small data, accuracy would be paid for noise.
-_MARGIN, _LEAST_TARGET = 0.5, 0.5
+_MARGIN, _LEAST_TARGET = 1.0, 0.5
 _MAX_ROUNDS = 12
 
 
