@@ -194,6 +194,9 @@ class Gap(NamedTuple):
     highest: int
 
 
+_UNDEFINED = Gap(np.nan, np.nan, -1, -1, -1)
+
+
 class GroupCounts(NamedTuple):
     """Weighted counts of rows and positive decisions by label and group.
 
@@ -258,8 +261,8 @@ class GroupCounts(NamedTuple):
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.sqrt(np.clip(rates * (1 - rates), 0, None) * squares) / weight
 
-    def gap(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> Gap:
-        """Compute the constraint's gap.
+    def event_gaps(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> list[Gap]:
+        """Compute the gap in each event.
 
         Parameters
         ----------
@@ -270,20 +273,25 @@ class GroupCounts(NamedTuple):
 
         Returns
         -------
-        Gap
+        list of Gap
+            One for each event; undefined where fewer than two groups count.
         """
         rates = self.rates(constraint)
         if included is not None:
             rates = np.where(included, rates, np.nan)
         errors = self.standard_errors(constraint)
-        widest = Gap(np.nan, np.nan, -1, -1, -1)
+        gaps = []
         for event, row in enumerate(rates):
             if np.count_nonzero(np.isfinite(row)) < 2:
+                gaps.append(_UNDEFINED)
                 continue
             # Of equal rates the first is the lowest and the last the highest: two groups even then.
             low, high = int(np.nanargmin(row)), len(row) - 1 - int(np.nanargmax(row[::-1]))
-            value = float(row[high] - row[low])
-            if not value <= widest.value:  # also true against NaN
-                error = float(np.hypot(errors[event, low], errors[event, high]))
-                widest = Gap(value, error, event, low, high)
-        return widest
+            error = float(np.hypot(errors[event, low], errors[event, high]))
+            gaps.append(Gap(float(row[high] - row[low]), error, event, low, high))
+        return gaps
+
+    def gap(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> Gap:
+        """Return the largest of the events' gaps; see :meth:`event_gaps`."""
+        defined = [gap for gap in self.event_gaps(constraint, included) if np.isfinite(gap.value)]
+        return max(defined, key=lambda gap: gap.value, default=_UNDEFINED)

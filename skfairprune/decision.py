@@ -21,9 +21,7 @@ from skfairprune.multipliers import ScoredRows, solve_multipliers
 
 __all__ = ["DecisionRule", "RuleFit", "cross_fitted_gap", "fit_rule"]
 
-# Standard errors of the gap that the rule keeps clear of the bound, and the least share of the bound
-# that it aims at: below that, on very small data, accuracy would be paid for noise.
-_MARGIN, _LEAST_TARGET = 1.0, 0.5
+_MARGIN = 1.0  # standard errors of its gap that the rule keeps each event clear of the bound
 _MAX_ROUNDS = 12
 
 
@@ -64,8 +62,8 @@ class RuleFit:
         The rule.
     multipliers : ndarray of shape (n_events, n_groups)
         The multipliers behind it.
-    gap : Gap
-        The thresholded gap on the rows.
+    event_gaps : list of Gap
+        The thresholded gap on the rows, in each event.
     accuracy : float
         The (class-weighted) accuracy on the rows.
     constant : bool
@@ -74,9 +72,14 @@ class RuleFit:
 
     rule: DecisionRule
     multipliers: Floats
-    gap: Gap
+    event_gaps: list[Gap]
     accuracy: float
     constant: bool
+
+    def excess(self, limit: Floats | float) -> float:
+        """Return by how much the gap of the worst event is above the limit, one for all or for each."""
+        values = np.array([gap.value for gap in self.event_gaps])
+        return float(np.nan_to_num(values - limit, nan=-np.inf).max())
 
 
 def fit_rule(
@@ -132,37 +135,49 @@ def fit_rule(
         fit = RuleFit(
             DecisionRule(coefficients / class_weight[:, None] * class_weight.mean()),
             multipliers,
-            counts.gap(constraint, included),
+            counts.event_gaps(constraint, included),
             float(correct @ (decision == rows.y) / correct.sum()),
             bool(decision.all() or not decision.any()),
         )
         return fit, counts.rates(constraint), implied
 
-    fit, _, _ = evaluate(np.zeros_like(cell_weights))
-    target = max(bound - _MARGIN * fit.gap.standard_error, _LEAST_TARGET * bound)
-    if not fit.gap.value > target:
-        return fit
-    tolerance = 0.02 * fit.gap.standard_error
-    candidates = [fit]
+    unconstrained, _, _ = evaluate(np.zeros_like(cell_weights))
+    gaps = unconstrained.event_gaps
+    errors = np.array([gap.standard_error if np.isfinite(gap.value) else 0.0 for gap in gaps])
+    target = np.maximum(bound - _MARGIN * errors, 0.0)
+    if unconstrained.excess(target) <= 0:
+        return unconstrained
+    tolerance = 0.02 * errors.max()
+    candidates = [unconstrained]
     shift = np.zeros_like(cell_weights)
     multipliers = start
     for round_ in range(_MAX_ROUNDS):
         multipliers = solve_multipliers(true_rows, constraint, included, target, gain, shift, multipliers)
         fit, observed, implied = evaluate(multipliers)
         candidates.append(fit)
-        if abs(fit.gap.value - target) <= tolerance:
+        if abs(fit.excess(target)) <= tolerance:
             break
         step = 1.0 if round_ < 3 else 0.5  # damped once it circles
         shift = shift + step * (np.where(included, observed - implied, 0.0) - shift)
-    return _select(candidates, target, tolerance)
+    return _select(candidates, target + tolerance, bound)
 
 
-def _select(candidates: list[RuleFit], target: float, tolerance: float) -> RuleFit:
-    """Return the most accurate rule within the target, varying ones first, else the least gap."""
-    within = [fit for fit in candidates if fit.gap.value <= target + tolerance]
-    if within:
-        return max(within, key=lambda fit: (not fit.constant, fit.accuracy))
-    return min(candidates, key=lambda fit: (fit.constant, fit.gap.value))
+def _select(candidates: list[RuleFit], target: Floats, bound: float) -> RuleFit:
+    """Return the most accurate rule within the target, else within the bound, else of least excess.
+
+    A rule that decides alike for all rows has no gap; it is taken only if no other is within the bound.
+    """
+    varying = [fit for fit in candidates if not fit.constant]
+    for limit in (target, bound):
+        within = [fit for fit in varying if fit.excess(limit) <= 0]
+        if within:
+            return max(within, key=lambda fit: fit.accuracy)
+    constant = [fit for fit in candidates if fit.constant and fit.excess(bound) <= 0]
+    return (
+        max(constant, key=lambda fit: fit.accuracy)
+        if constant
+        else min(candidates, key=lambda fit: fit.excess(target))
+    )
 
 
 def cross_fitted_gap(

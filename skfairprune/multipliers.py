@@ -76,7 +76,7 @@ def solve_multipliers(
     rows: ScoredRows,
     constraint: Constraint,
     included: NDArray[np.bool_],
-    bound: float,
+    bound: Floats | float,
     gain: Floats,
     rate_shift: Floats | None = None,
     start: Floats | None = None,
@@ -94,8 +94,8 @@ def solve_multipliers(
         The constraint.
     included : ndarray of shape (n_events, n_groups) of bool
         The cells under the constraint; the others get the multiplier 0.
-    bound : float
-        The largest difference allowed between two groups' rates, in [0, 1].
+    bound : float or ndarray of shape (n_events,)
+        The largest difference allowed between two groups' rates, in [0, 1], one for all events or each.
     gain : ndarray of shape (2,)
         What a positive decision gains on a row of label 0 and 1: (-1, 1) for accuracy.
     rate_shift : ndarray of shape (n_events, n_groups), default=None
@@ -121,6 +121,7 @@ def solve_multipliers(
     unit_costs = np.stack([constraint.costs(unit, cell_weights).ravel() for unit in units])
     unit_costs[~included.ravel()] = 0.0
     unit_costs = basis.T @ unit_costs
+    half_bound = np.repeat(np.broadcast_to(bound, len(included)), rows.n_groups) / 2
     base = scores @ np.repeat(gain, rows.n_groups)
     offset, scale = basis.T @ offset.ravel(), np.where(included, cell_weights, 1.0).ravel()
 
@@ -132,13 +133,13 @@ def solve_multipliers(
         magnitude = np.hypot(multipliers, rounding)
         value = width * (weight @ np.logaddexp(0.0, margin)) - z @ offset
         rates = unit_costs @ ((weight * expit(margin)) @ scores)
-        slope = basis.T @ (bound / 2 * multipliers / magnitude)
-        return float(value + bound / 2 * np.sum(magnitude - rounding)), slope - rates - offset
+        slope = basis.T @ (half_bound * multipliers / magnitude)
+        return float(value + half_bound @ (magnitude - rounding)), slope - rates - offset
 
     def curvature(z: Floats, width: float) -> Floats:
         soft, multipliers, rounding = expit(margins(z) / width), basis @ z, width * scale
         moments = scores.T @ ((weight * soft * (1 - soft) / width)[:, None] * scores)
-        bend = bound / 2 * rounding**2 / np.hypot(multipliers, rounding) ** 3
+        bend = half_bound * rounding**2 / np.hypot(multipliers, rounding) ** 3
         return unit_costs @ moments @ unit_costs.T + (basis.T * bend) @ basis
 
     z = np.zeros(basis.shape[1]) if start is None else basis.T @ start.ravel()
