@@ -8,7 +8,7 @@ JOBS   ?= 2
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types doctest docs check clean
+.PHONY: help env demo test lint types doctest check clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -20,3 +20,26 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+demo: $(STAMP)  ## run the main job, DATA=adult for a real set; prints a table, writes build/demo.png
+	@mkdir -p build
+	$(BIN)/python examples/quickstart.py --data $(or $(DATA),synthetic) --output build/demo.png
+
+test: $(STAMP)  ## run the whole test suite, doctests included
+	$(THREADS) $(BIN)/python -m pytest -n $(JOBS) -q
+
+lint: $(STAMP)  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## check types
+	$(BIN)/mypy
+
+doctest: $(STAMP)  ## run the examples in docstrings, docs and README alone
+	$(THREADS) $(BIN)/python -m pytest -q skfairprune docs README.md
+
+check: lint types test  ## everything that CI checks
+
+clean:  ## remove the environment and what the tools left
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

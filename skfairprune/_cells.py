@@ -87,7 +87,7 @@ def cover_cells(
             UserWarning,
             stacklevel=5,
         )
-    covered = included.any(axis=0)
+    covered: NDArray[np.bool_] = np.logical_or.reduce(included, axis=0)
     if covered.all():
         return Cells(np.arange(len(labels)), included, list(labels))
     recode = np.where(covered, np.cumsum(covered) - 1, covered.sum())

@@ -211,7 +211,9 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         The constraint's gap on unseen rows, its standard error, and which rows these were.
 
     history_ : DataFrame
-        One row for each epoch of each phase: phase, epoch, train_loss, valid_loss, parameters, seconds.
+        One row for each epoch, with the columns phase ("dense", "bilevel", "fine-tune"), epoch (within the
+        phase), train_loss, valid_loss (NaN where nothing is held out) and seconds. In the fine-tuning
+        train_loss is the sum over the network and its copies.
 
     n_iter_ : int
         The epochs run, over all phases.
@@ -443,7 +445,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             generator=torch.Generator().manual_seed(seed),
             progress=ProgressBar(epochs.total) if self.verbose else None,
         )
-        outcome = trainer.fit(network.to(device, dtype), dense, budget)
+        try:
+            outcome = trainer.fit(network.to(device, dtype), dense, budget)
+        finally:
+            if trainer.progress is not None:
+                trainer.progress.bar.close()
         self.history_ = pd.DataFrame(trainer.history)
         self.n_iter_ = len(self.history_)
         self._store_network(outcome, dense, targets)

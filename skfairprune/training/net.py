@@ -52,7 +52,7 @@ class PhaseNet(NeuralNet):
         """Return shuffled batches to train on, or large ones in order to evaluate."""
         if training:
             return Batches(dataset, self.batch_size, self.generator)
-        return Batches(dataset, 8192)
+        return Batches(dataset, 2048)
 
     def batch_loss(self, batch: Batch, training: bool) -> Tensor:
         """Compute the loss of a batch."""

@@ -28,7 +28,3 @@ class ProgressBar(Callback):
     def start(self, phase: str) -> None:
         """Name the phase."""
         self.bar.set_description(phase)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self.bar.close()

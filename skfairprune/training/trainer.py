@@ -296,7 +296,7 @@ class Trainer:
         The copies did not learn from their fold, and the phases before not from any of them.
         """
         parts = []
-        for batch in Batches(self.upper, 8192):
+        for batch in Batches(self.upper, 2048):
             proba = torch.softmax(stack(batch.x), dim=2)
             rows = torch.arange(len(batch.position), device=proba.device)
             parts.append(proba[self.fold[batch.position] + 1, rows].double().cpu().numpy())
@@ -320,5 +320,5 @@ def _silent(text: str) -> None:
 def joint_proba(network: nn.Module, rows: Rows) -> Floats:
     """Return a network's joint probabilities of (label, group) on rows, in double precision."""
     network.eval()
-    parts = [torch.softmax(network(batch.x), dim=1) for batch in Batches(rows, 8192)]
+    parts = [torch.softmax(network(batch.x), dim=1) for batch in Batches(rows, 2048)]
     return torch.cat(parts).double().cpu().numpy()
