@@ -664,8 +664,8 @@ def _resolve_device(name: Any) -> torch.device:
 def _resolve_dtype(name: str, knots: list[NDArray[np.float64]], tiny: bool) -> torch.dtype:
     if name != "auto":
         return torch.float32 if name == "float32" else torch.float64
-    # A bin that is narrow beside the column's values would be lost in single precision.
-    fine = any(len(k) > 1 and np.diff(k).min() < 1e-4 * np.abs(k).max() for k in knots)
+    # A bin that is narrow beside its own values would be lost in single precision.
+    fine = any(np.any(np.diff(k) < 1e-4 * np.abs(k[1:])) for k in knots)
     return torch.float64 if tiny or fine else torch.float32
 
 

@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skfairprune.constraints import Floats
+from skfairprune.pruning.budget import Chain
+from skfairprune.pruning.shrink import shrink
 from skfairprune.pruning.units import UnitLayer
 
-__all__ = ["activation_gram", "refit", "removal_errors"]
+__all__ = ["activation_gram", "reconstruction_worth", "refit", "removal_errors", "shrink_and_refit"]
 
 _RIDGE = 1e-3  # of the mean diagonal: few rows, and units that are dead or equal, leave G singular
+_LEAST_ERROR, _LEAST_SPREAD = 1e-9, 1e-6  # of the worth: below, units are equally worthless
 
 
-def activation_gram(
-    network: nn.Module, consumer: str, batches: Sequence[Tensor], weights: Sequence[Tensor]
-) -> Floats:
+def activation_gram(network: nn.Module, consumer: str, sample: Sequence[tuple[Tensor, Tensor]]) -> Floats:
     """Compute the Gram matrix of a consumer's inputs, with a constant input appended.
 
     Parameters
@@ -37,10 +38,8 @@ def activation_gram(
         The network.
     consumer : str
         Path of the ``nn.Linear``.
-    batches : sequence of Tensor of shape (n_samples, n_columns)
-        Rows.
-    weights : sequence of Tensor of shape (n_samples,)
-        Their weights.
+    sample : sequence of (Tensor of shape (n_samples, n_columns), Tensor of shape (n_samples,))
+        Batches of rows and their weights.
 
     Returns
     -------
@@ -58,7 +57,7 @@ def activation_gram(
     handle = module.register_forward_pre_hook(add)
     total = 0.0
     with torch.no_grad():
-        for batch, weight in zip(batches, weights, strict=True):
+        for batch, weight in sample:
             network(batch)
             total += float(weight.sum())
     handle.remove()
@@ -123,18 +122,85 @@ def refit(gram: Floats, weight: Floats, mask: NDArray[np.bool_]) -> Floats:
     return np.linalg.solve(gram[np.ix_(kept, kept)], (weight @ gram[:, kept]).T).T
 
 
-def consumer_weight(network: nn.Module, layer: UnitLayer) -> Floats:
-    """Return a consumer's weights with its bias as the last column."""
+def reconstruction_worth(
+    network: nn.Module,
+    layers: Sequence[UnitLayer],
+    chain: Chain,
+    sample: Sequence[tuple[Tensor, Tensor]],
+) -> list[Floats]:
+    """Score the units of all layers by the error that their removal adds, per parameter it frees.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    layers : sequence of UnitLayer
+        Its prunable units.
+    chain : Chain
+        Its widths.
+    sample : sequence of (Tensor, Tensor)
+        As for :func:`activation_gram`.
+
+    Returns
+    -------
+    list of ndarray of shape (n_units,)
+        The logarithms, standardised over all layers.
+    """
+    logs = []
+    for position, layer in enumerate(layers):
+        gram = activation_gram(network, layer.consumer, sample)
+        errors = removal_errors(gram, _weight(network, layer))
+        logs.append(np.log(np.maximum(errors, _LEAST_ERROR) / chain.unit_cost(position)))
+    every = np.concatenate(logs)
+    spread = max(float(every.std()), _LEAST_SPREAD)
+    return [(log - every.mean()) / spread for log in logs]
+
+
+def shrink_and_refit(
+    network: nn.Module,
+    layers: Sequence[UnitLayer],
+    masks: Sequence[NDArray[np.bool_]],
+    sample: Sequence[tuple[Tensor, Tensor]],
+) -> nn.Module:
+    """Shrink layer by layer, refitting each consumer to what it put out before.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    layers : sequence of UnitLayer
+        Its prunable units.
+    masks : sequence of ndarray of shape (n_units,) of bool
+        True for the units that stay.
+    sample : sequence of (Tensor, Tensor)
+        As for :func:`activation_gram`.
+
+    Returns
+    -------
+    nn.Module
+        The smaller network; the network itself if every unit stays.
+    """
+    for layer, mask in zip(layers, masks, strict=True):
+        if mask.all():
+            continue
+        gram = activation_gram(network, layer.consumer, sample)
+        weight = refit(gram, _weight(network, layer), mask)
+        network = shrink(network, [layer], [mask])
+        consumer = _consumer(network, layer)
+        with torch.no_grad():
+            consumer.weight.copy_(torch.from_numpy(weight[:, :-1]))
+            consumer.bias.copy_(torch.from_numpy(weight[:, -1]))
+    return network
+
+
+def _consumer(network: nn.Module, layer: UnitLayer) -> nn.Linear:
     consumer = network.get_submodule(layer.consumer)
     assert isinstance(consumer, nn.Linear)
+    return consumer
+
+
+def _weight(network: nn.Module, layer: UnitLayer) -> Floats:
+    """Return a consumer's weights with its bias as the last column."""
+    consumer = _consumer(network, layer)
     stacked = torch.cat([consumer.weight, consumer.bias[:, None]], dim=1)
     return stacked.detach().cpu().numpy().astype(np.float64)
-
-
-@torch.no_grad()
-def set_consumer_weight(network: nn.Module, layer: UnitLayer, weight: Floats) -> None:
-    """Write a consumer's weights and, from the last column, its bias."""
-    consumer = network.get_submodule(layer.consumer)
-    assert isinstance(consumer, nn.Linear)
-    consumer.weight.copy_(torch.from_numpy(weight[:, :-1]))
-    consumer.bias.copy_(torch.from_numpy(weight[:, -1]))

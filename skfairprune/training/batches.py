@@ -6,7 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Batches", "Rows"]
+__all__ = ["EVALUATION_ROWS", "Batch", "Batches", "Rows"]
+
+#: Rows in a batch without gradients: their encoding stays in the processor's cache.
+EVALUATION_ROWS = 2048
 
 
 class Rows(NamedTuple):

@@ -9,7 +9,7 @@ from skorch import NeuralNet
 from torch import Tensor, nn
 
 from skfairprune.pruning.gates import BudgetedGates
-from skfairprune.training.batches import Batch, Batches, Rows
+from skfairprune.training.batches import EVALUATION_ROWS, Batch, Batches, Rows
 
 __all__ = ["BilevelNet", "FineTuneNet", "NetworkStack", "PhaseNet"]
 
@@ -52,7 +52,7 @@ class PhaseNet(NeuralNet):
         """Return shuffled batches to train on, or large ones in order to evaluate."""
         if training:
             return Batches(dataset, self.batch_size, self.generator)
-        return Batches(dataset, 2048)
+        return Batches(dataset, EVALUATION_ROWS)
 
     def batch_loss(self, batch: Batch, training: bool) -> Tensor:
         """Compute the loss of a batch."""
@@ -95,6 +95,8 @@ class BilevelNet(PhaseNet):
         Takes the progress in (0, 1], returns the budget and the temperature.
     n_steps : int
         The number of steps of the whole phase.
+    update_multipliers : callable
+        Called before every epoch with the network's forward under the current gates.
     **kwargs
         As for :class:`PhaseNet`.
     """
@@ -109,6 +111,7 @@ class BilevelNet(PhaseNet):
         gate_lr: float,
         schedule: Callable[[float], tuple[float, float]],
         n_steps: int,
+        update_multipliers: Callable[[Callable[[Tensor], Tensor]], None],
         **kwargs: Any,
     ) -> None:
         self.gates = gates
@@ -116,6 +119,7 @@ class BilevelNet(PhaseNet):
         self.gate_lr = gate_lr
         self.schedule = schedule
         self.n_steps = n_steps
+        self.update_multipliers = update_multipliers
         super().__init__(module, criterion, **kwargs)
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> "BilevelNet":
@@ -129,6 +133,13 @@ class BilevelNet(PhaseNet):
     def _cycle_upper(self) -> Iterator[Batch]:
         while True:
             yield from Batches(self.upper, self.batch_size, self.generator)
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        """Update the multipliers."""
+        super().on_epoch_begin(net, **kwargs)
+        self._set_training(False)
+        gates = self.gates().detach()
+        self.update_multipliers(lambda x: self.module_(x, gates))
 
     def batch_loss(self, batch: Batch, training: bool) -> Tensor:
         """Compute the lower level's loss of a batch."""

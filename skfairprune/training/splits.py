@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 __all__ = ["LevelSplit", "is_tiny", "split_levels"]
 
 _TINY = 200
-_NEVER_TINY = 20_000
+_NEVER_TINY = 2000
 
 
 def is_tiny(X: NDArray) -> bool:
     """Tell whether the rows are too few to be split between the levels.
 
-    Distinct rows are counted, so that a row of weight 2 and a row given twice are one and the same.
+    Distinct rows are counted, so that a row of weight 2 and a row given twice are one and the same; but
+    many rows are never too few, however many are alike.
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
 """One fit: dense phase, bilevel phase, shrink, fine-tuning, cross-fitting and the decision rule."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,16 +14,9 @@ from skfairprune.constraints import Floats, Gap
 from skfairprune.decision import RuleFit
 from skfairprune.pruning.budget import Chain, select_units
 from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
-from skfairprune.pruning.reconstruction import (
-    activation_gram,
-    consumer_weight,
-    refit,
-    removal_errors,
-    set_consumer_weight,
-)
-from skfairprune.pruning.shrink import shrink
-from skfairprune.pruning.units import UnitLayer, find_units
-from skfairprune.training.batches import Batches, Rows
+from skfairprune.pruning.reconstruction import reconstruction_worth, shrink_and_refit
+from skfairprune.pruning.units import find_units
+from skfairprune.training.batches import EVALUATION_ROWS, Batches, Rows
 from skfairprune.training.fairtask import FairTask
 from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack, PhaseNet
 from skfairprune.training.objective import Objective
@@ -34,7 +28,7 @@ __all__ = ["Outcome", "Trainer"]
 _GRAM_ROWS = 16384  # enough for the Gram matrix of a few hundred units
 _STRENGTH, _SURROGATE_TEMPERATURE = 0.5, 0.3
 _GATE_LR = 0.1
-_CANDIDATES = 2.0
+_CANDIDATES = 2  # times the budget that the criterion leaves to the gates
 
 
 class Outcome(NamedTuple):
@@ -53,7 +47,7 @@ class Outcome(NamedTuple):
     """
 
     network: nn.Module
-    masks: list
+    masks: list[NDArray[np.bool_]]
     rule: RuleFit | None
     gap: Gap | None
 
@@ -123,19 +117,15 @@ class Trainer:
         objective = Objective(_STRENGTH, _SURROGATE_TEMPERATURE).to(self.lower.x.device)
         held_out = None if self.held_out is None else self.upper
         self._train("dense", network, objective, self.lower, self.epochs.dense, held_out)
-        masks = [np.ones(size, dtype=bool) for size in dense.sizes]
-        # The criterion alone may remove what is far from staying; gates choose among the rest.
-        for step_budget, choose in (
-            (min(_CANDIDATES * budget, dense.n_parameters()), self._starting_scores),
-            (budget, self._gate_scores),
-        ):
-            layers = find_units(network)
-            chain = dense.resized([layer.n_units for layer in layers])
-            worth = choose(network, layers, chain, step_budget, objective)
-            kept = select_units(chain, worth, step_budget)
-            network = self._reconstruct(network, layers, kept)
-            for mask, stay in zip(masks, kept, strict=True):
-                mask[mask] = stay
+        # The criterion alone removes what is far from staying; gates choose among the rest.
+        chain, candidates = dense, min(_CANDIDATES * budget, dense.n_parameters())
+        worth = reconstruction_worth(network, find_units(network), chain, self._sample())
+        network, masks = self._remove(network, chain, worth, candidates)
+        chain = dense.resized([int(mask.sum()) for mask in masks])
+        worth = self._bilevel(network, chain, budget, objective)
+        network, kept = self._remove(network, chain, worth, budget)
+        for mask, stays in zip(masks, kept, strict=True):
+            mask[mask] = stays
         stack = self._fine_tune(network, objective)
         if self.task is None:
             return Outcome(stack.unstack(0), masks, None, None)
@@ -207,19 +197,14 @@ class Trainer:
                 }
             )
 
-    def _gate_scores(
-        self,
-        network: nn.Module,
-        layers: tuple[UnitLayer, ...],
-        chain: Chain,
-        budget: float,
-        objective: Objective,
-    ) -> list:
+    def _bilevel(
+        self, network: nn.Module, chain: Chain, budget: int, objective: Objective
+    ) -> list[NDArray[np.float64]]:
         """Run the bilevel phase; fold the gates into the network and return their scores."""
-        start = self._starting_scores(network, layers, chain, budget, objective)
-        gates = BudgetedGates(chain, [torch.from_numpy(s) for s in start]).to(self.lower.x)
+        layers = find_units(network)
+        start = reconstruction_worth(network, layers, chain, self._sample())
+        gates = BudgetedGates(chain, [torch.from_numpy(scores) for scores in start]).to(self.lower.x)
         gated = GatedNetwork(network, layers)
-        self._update_multipliers(network, objective)
         self._train(
             "bilevel",
             gated,
@@ -233,46 +218,24 @@ class Trainer:
             gate_lr=_GATE_LR,
             schedule=lambda progress: anneal(progress, chain.n_parameters(), budget),
             n_steps=self.epochs.bilevel * len(Batches(self.lower, self.batch_size)),
+            update_multipliers=lambda forward: self._update_multipliers(forward, objective),
         )
         gated.fold(gates().detach())
         gated.release()
-        return [s.cpu().double().numpy() for s in gates.scores.detach().split(gates.sizes)]
+        return [scores.cpu().double().numpy() for scores in gates.scores.detach().split(gates.sizes)]
 
-    def _gram_batches(self) -> tuple[list[Tensor], list[Tensor]]:
-        rows = self.lower.take(self.lower.position[:_GRAM_ROWS])
-        batches = list(Batches(rows, 2048))
-        return [b.x for b in batches], [b.weight for b in batches]
+    def _sample(self) -> list[tuple[Tensor, Tensor]]:
+        """Return some lower rows and their weights, in batches, for Gram matrices."""
+        position = self.lower.position
+        rows = self.lower.take(position[:: -(-len(position) // _GRAM_ROWS)])
+        return [(batch.x, batch.weight) for batch in Batches(rows, EVALUATION_ROWS)]
 
-    def _starting_scores(
-        self,
-        network: nn.Module,
-        layers: tuple[UnitLayer, ...],
-        chain: Chain,
-        budget: float,
-        objective: Objective,
-    ) -> list:
-        """Score units by the logarithm of the reconstruction error per parameter they free."""
-        batches, weights = self._gram_batches()
-        logs = []
-        for position, layer in enumerate(layers):
-            gram = activation_gram(network, layer.consumer, batches, weights)
-            errors = removal_errors(gram, consumer_weight(network, layer))
-            logs.append(np.log(np.maximum(errors, 1e-9) / chain.unit_cost(position)))
-        every = np.concatenate(logs)
-        spread = max(float(every.std()), 1e-6)
-        return [(log - every.mean()) / spread for log in logs]
-
-    def _reconstruct(self, network: nn.Module, layers: tuple[UnitLayer, ...], masks: list) -> nn.Module:
-        """Shrink layer by layer, refitting each consumer to what it put out before."""
-        batches, weights = self._gram_batches()
-        for layer, mask in zip(layers, masks, strict=True):
-            if mask.all():
-                continue
-            gram = activation_gram(network, layer.consumer, batches, weights)
-            weight = refit(gram, consumer_weight(network, layer), mask)
-            network = shrink(network, [layer], [mask])
-            set_consumer_weight(network, layer, weight)
-        return network
+    def _remove(
+        self, network: nn.Module, chain: Chain, worth: list[NDArray[np.float64]], budget: float
+    ) -> tuple[nn.Module, list[NDArray[np.bool_]]]:
+        """Shrink to the worthiest units within the budget, refitting the weights that read them."""
+        masks = select_units(chain, worth, budget)
+        return shrink_and_refit(network, find_units(network), masks, self._sample()), masks
 
     def _fine_tune(self, small: nn.Module, objective: Objective) -> NetworkStack:
         """Fine-tune on all rows and, beside, copies that are blind to one upper fold each."""
@@ -296,29 +259,22 @@ class Trainer:
         The copies did not learn from their fold, and the phases before not from any of them.
         """
         parts = []
-        for batch in Batches(self.upper, 2048):
+        for batch in Batches(self.upper, EVALUATION_ROWS):
             proba = torch.softmax(stack(batch.x), dim=2)
             rows = torch.arange(len(batch.position), device=proba.device)
             parts.append(proba[self.fold[batch.position] + 1, rows].double().cpu().numpy())
         return np.concatenate(parts)
 
-    def _update_multipliers(self, network: nn.Module, objective: Objective) -> None:
-        """Set the objective's costs from thresholded rates on the upper level's rows."""
+    def _update_multipliers(self, forward: Callable[[Tensor], Tensor], objective: Objective) -> None:
+        """Set the objective's costs from thresholded rates on the upper rows."""
         if self.task is None:
             return
-        network.eval()
-        joint = joint_proba(network, self.upper)
+        with torch.no_grad():
+            parts = [torch.softmax(forward(batch.x), dim=1) for batch in Batches(self.upper, EVALUATION_ROWS)]
+        joint = torch.cat(parts).double().cpu().numpy()
         fit = self.task.fit_rule(joint, self.upper.position.cpu().numpy())
         objective.costs = torch.from_numpy(fit.rule.coefficients.ravel()).to(self.upper.x)
 
 
 def _silent(text: str) -> None:
     """Take the messages of callbacks and say nothing."""
-
-
-@torch.no_grad()
-def joint_proba(network: nn.Module, rows: Rows) -> Floats:
-    """Return a network's joint probabilities of (label, group) on rows, in double precision."""
-    network.eval()
-    parts = [torch.softmax(network(batch.x), dim=1) for batch in Batches(rows, 2048)]
-    return torch.cat(parts).double().cpu().numpy()
