@@ -234,7 +234,7 @@ def draw_sizes(axes: Any, results: dict[str, Result], colors: dict[str, str]) ->
     parameters = [r.parameters for r in networks.values()]
     axes.set(xscale="log", xlim=(min(parameters) / 6, max(parameters) * 8), ylim=(len(networks) - 0.5, -0.6))
     axes.grid(axis="y", linewidth=0.5)
-    axes.set_xlabel("parameters")
+    axes.set_xlabel("parameters, log scale")
 
 
 def plot(results: dict[str, Result], title: str, n_test: int, path: Path) -> None:

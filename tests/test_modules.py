@@ -1,5 +1,6 @@
 import copy
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def _encode(x, knots):
         [
             np.clip((x[:, j] - left) / (right - left), 0, 1)
             for j, k in enumerate(knots)
-            for left, right in zip(k[:-1], k[1:], strict=True)
+            for left, right in pairwise(k)
         ]
     )
 
