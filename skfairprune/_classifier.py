@@ -549,13 +549,12 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
 
     def _joint_proba(self, X: ArrayLike) -> Iterator[torch.Tensor]:
         """Yield the joint probabilities of rows, a batch at a time."""
-        check_is_fitted(self)
         rows = check_inputs(self, X)
         dtype = self.module_.output_weights.dtype
         for start in range(0, len(rows), _PREDICT_ROWS):
             batch = torch.tensor(rows[start : start + _PREDICT_ROWS], dtype=dtype)
             with torch.inference_mode():
-                yield self.module_.joint_proba(batch)
+                yield torch.softmax(self.module_.network(batch).double(), dim=1)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.floating]:
         """Predict class probabilities, after the decision rule.
@@ -573,11 +572,9 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n_samples, n_classes)
             Probabilities in the order of ``classes_``.
         """
-        weights = None
-        parts = []
-        for joint in self._joint_proba(X):
-            weights = self.module_.output_weights.T if weights is None else weights
-            parts.append((joint @ weights).numpy())
+        check_is_fitted(self)
+        weights = self.module_.output_weights.T.double()
+        parts = [(joint @ weights).numpy() for joint in self._joint_proba(X)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def predict_uncorrected_proba(self, X: ArrayLike) -> NDArray[np.floating]:
@@ -593,6 +590,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n_samples, n_classes)
             Probabilities in the order of ``classes_``.
         """
+        check_is_fitted(self)
         parts = [
             joint.reshape(len(joint), len(self.classes_), -1).sum(dim=2).numpy()
             for joint in self._joint_proba(X)
@@ -664,8 +662,10 @@ def _resolve_device(name: Any) -> torch.device:
 def _resolve_dtype(name: str, knots: list[NDArray[np.float64]], tiny: bool) -> torch.dtype:
     if name != "auto":
         return torch.float32 if name == "float32" else torch.float64
-    # A bin that is narrow beside its own values would be lost in single precision.
-    fine = any(np.any(np.diff(k) < 1e-4 * np.abs(k[1:])) for k in knots)
+    # Lost in single precision: bins that are narrow beside their own values, and its range.
+    fine = any(
+        np.any(np.diff(k) < 1e-4 * np.abs(k[1:])) or not 1e-30 < np.ptp(k) < 1e30 for k in knots if len(k) > 1
+    )
     return torch.float64 if tiny or fine else torch.float32
 
 

@@ -69,7 +69,9 @@ def check_fit_data(
         raise ValueError("All sample weights are zero; at least one row must have a positive weight.")
     if not counted.all():
         rows, classes, weight = rows[counted], classes[counted], weight[counted]
-        group = None if group is None else group[counted]
+        if group is not None:
+            present, group = np.unique(group[counted], return_inverse=True)
+            labels = tuple(labels[code] for code in present)
     return FitData(_dense(rows), classes, weight, group, labels)
 
 

@@ -1,10 +1,12 @@
-"""How the epochs are shared among the phases, and how budget and temperature move in the bilevel one."""
+"""How epochs are shared among the phases, and how rate, budget and temperature move in them."""
 
+import math
 from typing import NamedTuple
 
-__all__ = ["Epochs", "anneal", "share_epochs"]
+__all__ = ["Epochs", "anneal", "one_cycle", "share_epochs"]
 
 _DENSE, _BILEVEL = 0.25, 0.1
+_WARM_UP, _FIRST_RATE, _LAST_RATE = 0.2, 0.04, 1e-4
 _FIRST_TEMPERATURE, _LAST_TEMPERATURE = 1.0, 0.05
 
 
@@ -55,3 +57,24 @@ def anneal(progress: float, full: float, budget: float) -> tuple[float, float]:
     """
     temperature = _FIRST_TEMPERATURE * (_LAST_TEMPERATURE / _FIRST_TEMPERATURE) ** progress
     return budget + (full - budget) * (1 - progress) ** 3, temperature
+
+
+def one_cycle(step: int, n_steps: int) -> float:
+    """Return the learning rate at a step of a phase, as a share of its peak.
+
+    It rises along half a cosine for a fifth of the steps and falls along another to almost nothing
+    (Smith and Topin, "Super-convergence", 2019).
+
+    Parameters
+    ----------
+    step : int
+        The steps taken so far, at least 0.
+    n_steps : int
+        The steps of the phase, at least 1.
+    """
+    warm_up = _WARM_UP * n_steps
+    if step < warm_up:
+        low, progress = _FIRST_RATE, 1 - step / warm_up
+    else:
+        low, progress = _LAST_RATE, min((step - warm_up) / (n_steps - warm_up), 1.0)
+    return low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2

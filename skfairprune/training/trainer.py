@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,14 +22,13 @@ from skfairprune.training.fairtask import FairTask
 from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack, PhaseNet
 from skfairprune.training.objective import Objective
 from skfairprune.training.progress import ProgressBar
-from skfairprune.training.schedules import Epochs, anneal
+from skfairprune.training.schedules import Epochs, anneal, one_cycle
 
 __all__ = ["Outcome", "Trainer"]
 
 _GRAM_ROWS = 16384  # enough for the Gram matrix of a few hundred units
 _STRENGTH, _SURROGATE_TEMPERATURE = 0.5, 0.3
 _GATE_LR = 0.1
-_CANDIDATES = 2  # times the budget that the criterion leaves to the gates
 
 
 class Outcome(NamedTuple):
@@ -117,15 +117,9 @@ class Trainer:
         objective = Objective(_STRENGTH, _SURROGATE_TEMPERATURE).to(self.lower.x.device)
         held_out = None if self.held_out is None else self.upper
         self._train("dense", network, objective, self.lower, self.epochs.dense, held_out)
-        # The criterion alone removes what is far from staying; gates choose among the rest.
-        chain, candidates = dense, min(_CANDIDATES * budget, dense.n_parameters())
-        worth = reconstruction_worth(network, find_units(network), chain, self._sample())
-        network, masks = self._remove(network, chain, worth, candidates)
-        chain = dense.resized([int(mask.sum()) for mask in masks])
-        worth = self._bilevel(network, chain, budget, objective)
-        network, kept = self._remove(network, chain, worth, budget)
-        for mask, stays in zip(masks, kept, strict=True):
-            mask[mask] = stays
+        worth = self._bilevel(network, dense, budget, objective)
+        masks = select_units(dense, worth, budget)
+        network = shrink_and_refit(network, find_units(network), masks, self._sample())
         stack = self._fine_tune(network, objective)
         if self.task is None:
             return Outcome(stack.unstack(0), masks, None, None)
@@ -146,19 +140,9 @@ class Trainer:
         **params: Any,
     ) -> None:
         """Run one phase on a network, in place."""
-        n_steps = n_epochs * len(Batches(rows, self.batch_size))
+        rate = partial(one_cycle, n_steps=n_epochs * len(Batches(rows, self.batch_size)))
         callbacks: list[tuple[str, Callback]] = [
-            (
-                "rate",
-                LRScheduler(
-                    torch.optim.lr_scheduler.OneCycleLR,
-                    max_lr=self.lr,
-                    total_steps=n_steps + 1,
-                    pct_start=0.2,
-                    cycle_momentum=False,
-                    step_every="batch",
-                ),
-            )
+            ("rate", LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=rate, step_every="batch"))
         ]
         if held_out is not None and self.n_iter_no_change is not None:
             stopping = EarlyStopping(patience=self.n_iter_no_change, load_best=True, sink=_silent)
@@ -229,13 +213,6 @@ class Trainer:
         position = self.lower.position
         rows = self.lower.take(position[:: -(-len(position) // _GRAM_ROWS)])
         return [(batch.x, batch.weight) for batch in Batches(rows, EVALUATION_ROWS)]
-
-    def _remove(
-        self, network: nn.Module, chain: Chain, worth: list[NDArray[np.float64]], budget: float
-    ) -> tuple[nn.Module, list[NDArray[np.bool_]]]:
-        """Shrink to the worthiest units within the budget, refitting the weights that read them."""
-        masks = select_units(chain, worth, budget)
-        return shrink_and_refit(network, find_units(network), masks, self._sample()), masks
 
     def _fine_tune(self, small: nn.Module, objective: Objective) -> NetworkStack:
         """Fine-tune on all rows and, beside, copies that are blind to one upper fold each."""
