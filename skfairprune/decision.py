@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats, Gap, GroupCounts
-from skfairprune.multipliers import ScoredRows, solve_multipliers
+from skfairprune.multipliers import ScoredRows, smooth_decision, solve_multipliers
 
 __all__ = ["DecisionRule", "RuleFit", "cross_fitted_gap", "fit_rule"]
 
 _MARGIN = 1.0  # standard errors of its gap that the rule keeps each event clear of the bound
-_MAX_ROUNDS = 12
+_MAX_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,10 @@ def fit_rule(
 
     def evaluate(multipliers: Floats) -> tuple[RuleFit, Floats, Floats]:
         coefficients = gain[:, None] - constraint.costs(multipliers, cell_weights)
-        decision = flat @ coefficients.ravel() > 0
+        margin = flat @ coefficients.ravel()
+        decision = margin > 0
         counts = GroupCounts.from_rows(rows.y, decision, rows.group, rows.n_groups, rows.weight)
-        implied = constraint.rates(share, ((weight * decision) @ flat).reshape(2, -1))
+        implied = constraint.rates(share, ((weight * smooth_decision(margin)) @ flat).reshape(2, -1))
         correct = class_weight[rows.y] * rows.weight
         fit = RuleFit(
             DecisionRule(coefficients / class_weight[:, None] * class_weight.mean()),
@@ -147,31 +148,34 @@ def fit_rule(
     target = np.maximum(bound - _MARGIN * errors, 0.0)
     if unconstrained.excess(target) <= 0:
         return unconstrained
-    tolerance = 0.02 * errors.max()
+    tolerance = 0.05 * errors.max()
     candidates = [unconstrained]
     shift = np.zeros_like(cell_weights)
-    multipliers = start
-    for round_ in range(_MAX_ROUNDS):
+    multipliers, step = start, 1.0
+    for _ in range(_MAX_ROUNDS):
         multipliers = solve_multipliers(true_rows, constraint, included, target, gain, shift, multipliers)
         fit, observed, implied = evaluate(multipliers)
         candidates.append(fit)
         if abs(fit.excess(target)) <= tolerance:
             break
-        step = 1.0 if round_ < 3 else 0.5  # damped once it circles
+        if len(candidates) > 2 and fit.excess(target) * candidates[-2].excess(target) < 0:
+            step /= 2  # it went past the target
         shift = shift + step * (np.where(included, observed - implied, 0.0) - shift)
     return _select(candidates, target + tolerance, bound)
 
 
 def _select(candidates: list[RuleFit], target: Floats, bound: float) -> RuleFit:
-    """Return the most accurate rule within the target, else within the bound, else of least excess.
+    """Return the most accurate rule within the target, else the nearest to it.
 
     A rule that decides alike for all rows has no gap; it is taken only if no other is within the bound.
     """
     varying = [fit for fit in candidates if not fit.constant]
-    for limit in (target, bound):
-        within = [fit for fit in varying if fit.excess(limit) <= 0]
-        if within:
-            return max(within, key=lambda fit: fit.accuracy)
+    within = [fit for fit in varying if fit.excess(target) <= 0]
+    if within:
+        return max(within, key=lambda fit: fit.accuracy)
+    nearest = min(varying, key=lambda fit: fit.excess(target), default=None)
+    if nearest is not None and nearest.excess(bound) <= 0:
+        return nearest
     constant = [fit for fit in candidates if fit.constant and fit.excess(bound) <= 0]
     return (
         max(constant, key=lambda fit: fit.accuracy)

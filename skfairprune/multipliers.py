@@ -28,7 +28,7 @@ from scipy.special import expit
 
 from skfairprune.constraints import Constraint, Floats
 
-__all__ = ["ScoredRows", "solve_multipliers"]
+__all__ = ["ScoredRows", "smooth_decision", "solve_multipliers"]
 
 # The hinge is smoothed at these widths in turn, each start being the last solution.
 _SMOOTHING = (0.1, 0.02, 0.004)
@@ -70,6 +70,11 @@ class ScoredRows:
         code = self.y * self.n_groups + self.group
         total = np.bincount(code, self.weight, minlength=2 * self.n_groups)
         return (total / total.sum()).reshape(2, self.n_groups)
+
+
+def smooth_decision(margin: Floats) -> Floats:
+    """Return the decisions, in [0, 1], whose rates the smoothed dual equates at its solution."""
+    return expit(margin / _SMOOTHING[-1])
 
 
 def solve_multipliers(

@@ -78,7 +78,7 @@ BAD_FITS = {
     ),
     "NaN in X": (_data(X=_with(X, (0, 0), NAN)), r"Input X contains NaN.*imputer"),
     "inf in X": (_data(X=_with(X, (0, 0), np.inf)), r"Input X contains infinity"),
-    "text in X": (_data(X=X.astype(str) + "a"), r"could not convert string to float: '-1\.208"),
+    "text in X": (_data(X=X.astype(str) + "a"), r"could not convert string to float: .*-1\.208"),
     "X without rows": (_data(X=X[:0], y=y[:0]), r"0 sample\(s\) \(shape=\(0, 7\)\) while a minimum of 1"),
     "X without columns": (_data(X=X[:, :0]), r"0 feature\(s\) \(shape=\(600, 0\)\) while a minimum of 1"),
     "3-d X": (_data(X=X[:, :, None]), r"dim 3, while dim <= 2 is required"),
@@ -313,7 +313,7 @@ def test_prediction_refuses_other_names(fitted_on_frame, method, rows, message):
 
 @every_method
 def test_prediction_needs_a_fit(method):
-    with pytest.raises(NotFittedError, match="not fitted yet. Call 'fit'"):
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
         getattr(FairPrunedClassifier(), method)(X)
 
 

@@ -3,6 +3,7 @@ import inspect
 import io
 import pickle
 import re
+import warnings
 from itertools import pairwise
 
 import joblib
@@ -262,16 +263,17 @@ STRONG = {"class_sep": 0.5, "group_probs": (0.6, 0.4)}
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
-    ("constraint", "base_rates"),
+    # The last: the best accuracy of a linear rule on the exact posterior, within the bound.
+    ("constraint", "base_rates", "best"),
     [
-        ("demographic_parity", (0.7, 0.2)),
-        ("equalized_odds", (0.7, 0.2)),
-        ("true_positive_rate_parity", (0.7, 0.2)),
-        ("false_positive_rate_parity", (0.7, 0.2)),
-        ("error_rate_parity", (0.5, 0.05)),
+        ("demographic_parity", (0.7, 0.2), 0.725),
+        ("equalized_odds", (0.7, 0.2), 0.815),
+        ("true_positive_rate_parity", (0.7, 0.2), 0.815),
+        ("false_positive_rate_parity", (0.7, 0.2), 0.817),
+        ("error_rate_parity", (0.5, 0.05), 0.826),
     ],
 )
-def test_the_bound_holds_on_unseen_rows(small, constraint, base_rates, seed):
+def test_the_bound_holds_on_unseen_rows(small, constraint, base_rates, best, seed):
     data = make_biased_classification(2000, base_rates=base_rates, random_state=seed, **STRONG)
     unseen = make_biased_classification(4000, base_rates=base_rates, random_state=99, **STRONG)
     clf = small(constraint=constraint, difference_bound=0.05, random_state=seed)
@@ -280,9 +282,20 @@ def test_the_bound_holds_on_unseen_rows(small, constraint, base_rates, seed):
     found = _gap(clf, unseen, constraint)
     assert found.value <= 0.05 + 3 * found.standard_error
     assert found.value < 0.6 * _gap(free, unseen, constraint).value
-    # The most accurate rule within each bound has at least .67 here, the best constant .6 or less
-    # (error rates: .83 and .68).
-    assert accuracy_score(unseen.y, clf.predict(unseen.X)) > _majority(unseen.y) + 0.08
+    assert accuracy_score(unseen.y, clf.predict(unseen.X)) > best - 0.08
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gap_of_the_deployed_network_is_not_passed_over_in_silence(small, train, seed):
+    # Few epochs, and one unit in the first layer: the network may end far from its cross-fitted copies.
+    X, y, A = train.X[:600], train.y[:600], train.sensitive_features[:600]
+    clf = small(sparsity=0.9, random_state=seed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        clf.fit(X, y, sensitive_features=A)
+    found = gap_with_error(y, clf.predict(X), constraint="demographic_parity", sensitive_features=A)
+    warned = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+    assert warned or found.value <= 0.05 + 3 * found.standard_error
 
 
 def test_a_wide_bound_costs_nothing(small, train, fresh):
@@ -688,7 +701,7 @@ def test_fit_does_not_change_parameters(train):
         "max_epochs": 4,
         "constraint": "auto",
     }
-    clf = FairPrunedClassifier(sparsity=0.3, **params)
+    clf = FairPrunedClassifier(sparsity=0.3, difference_bound=0.5, random_state=0, **params)
     before = clf.get_params()
     clf.fit(train.X, train.y, sensitive_features=train.sensitive_features)
     assert all(clf.get_params()[name] is value for name, value in before.items())

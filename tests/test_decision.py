@@ -186,11 +186,10 @@ def test_weights_count_like_repeated_rows(name):
     times = np.random.default_rng(0).integers(1, 3, 3000)
     weighted = ScoredRows(rows.proba, rows.y, rows.group, times.astype(float))
     repeated = rows.take(np.repeat(np.arange(3000), times))
-    # sampling errors differ (weights are not rows), so compare where they do not act
-    bound = 0.0
-    fits = [_fit(r, name, bound) for r in (weighted, repeated)]
-    assert_allclose(fits[0].rule.coefficients, fits[1].rule.coefficients, atol=1e-6)
-    assert_allclose(fits[0].accuracy, fits[1].accuracy, atol=1e-12)
+    # Sampling errors differ (weights are not rows): the target does not at bound 0, but the tolerance does.
+    fits = [_fit(r, name, 0.0) for r in (weighted, repeated)]
+    assert_allclose(fits[0].rule.coefficients, fits[1].rule.coefficients, atol=0.02)
+    assert_allclose(fits[0].accuracy, fits[1].accuracy, atol=2e-3)
 
 
 @every_constraint
@@ -227,7 +226,7 @@ def _candidate(value, accuracy, constant=False):
     [
         pytest.param([(0.02, 0.8), (0.03, 0.85), (0.1, 0.9)], 1, id="most accurate in target"),
         pytest.param([(0.045, 0.9), (0.02, 0.8)], 1, id="target before bound"),
-        pytest.param([(0.045, 0.7), (0.049, 0.75), (0.2, 0.9)], 1, id="bound before no bound"),
+        pytest.param([(0.045, 0.7), (0.049, 0.75), (0.2, 0.9)], 0, id="nearest to the target"),
         pytest.param([(0.0, 0.95, True), (0.03, 0.7)], 1, id="varying before constant"),
         pytest.param([(0.0, 0.95, True), (0.049, 0.7)], 1, id="varying in the bound only"),
         pytest.param([(0.0, 0.6, True), (0.0, 0.7, True), (0.2, 0.9)], 1, id="constant before excess"),

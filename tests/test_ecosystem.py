@@ -149,7 +149,7 @@ def test_grid_search_over_sparsity(pipe, mixed, rule):
 
     search = GridSearchCV(
         pipe,
-        {"fairprunedclassifier__sparsity": [0.2, 0.5, 0.9]},
+        {"fairprunedclassifier__sparsity": [0.2, 0.5, 0.8]},
         scoring={"accuracy": "accuracy", "dp": gap_scorer("demographic_parity")},
         refit="accuracy" if rule == "accuracy" else most_accurate_within_bound,
         cv=2,
@@ -269,7 +269,7 @@ def test_bagging_in_a_pipeline(small, mixed):
     model = make_pipeline(make_preprocessor(mixed.X), bagging)
     model.fit(mixed.X, mixed.y, sensitive_features=mixed.sensitive_features)
     assert all(clf.constraint_ == "demographic_parity" for clf in model[-1].estimators_)
-    assert model.score(mixed.X, mixed.y) > 0.6
+    assert accuracy_score(mixed.y, model.predict(mixed.X)) > 0.6
 
 
 @pytest.mark.usefixtures("routing")
@@ -308,23 +308,27 @@ def test_audit_with_metric_frame(fitted, fresh):
 @pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 def test_reduction_over_an_unconstrained_classifier(small, train, unconstrained):
     model = ExponentiatedGradient(
-        small(constraint=None), DemographicParity(difference_bound=0.02), max_iter=8
+        small(constraint=None, max_epochs=3), DemographicParity(difference_bound=0.02), max_iter=5
     )
-    model.fit(train.X, train.y, sensitive_features=train.sensitive_features)
+    model.fit(train.X[:600], train.y[:600], sensitive_features=train.sensitive_features[:600])
     assert len(model.predictors_) > 1
     assert all(clf.constraint_ is None for clf in model.predictors_)
-    assert _dp(model, train, random_state=0) < 0.5 * _dp(unconstrained, train)
+    assert _dp(model, train, random_state=0) < 0.6 * _dp(unconstrained, train)
 
 
-@pytest.mark.parametrize("predict_method", ["auto", "predict_proba", "decision_function", "predict"])
-def test_threshold_optimizer_over_a_fitted_classifier(unconstrained, train, predict_method):
+@pytest.mark.parametrize("constraints", ["demographic_parity", "equalized_odds"])
+@pytest.mark.parametrize("predict_method", ["auto", "predict_proba", "decision_function"])
+def test_threshold_optimizer_over_a_fitted_classifier(unconstrained, train, predict_method, constraints):
     model = ThresholdOptimizer(
         estimator=unconstrained,
-        constraints="demographic_parity",
+        constraints=constraints,
         prefit=True,
         predict_method=predict_method,
     )
     model.fit(train.X, train.y, sensitive_features=train.sensitive_features)
     decision = model.predict(train.X, sensitive_features=train.sensitive_features, random_state=0)
-    found = demographic_parity_difference(train.y, decision, sensitive_features=train.sensitive_features)
-    assert found < 0.1 < _dp(unconstrained, train)
+    found, before = (
+        gap(train.y, d, constraint=constraints, sensitive_features=train.sensitive_features)
+        for d in (decision, unconstrained.predict(train.X))
+    )
+    assert found < 0.1 < before

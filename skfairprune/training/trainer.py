@@ -44,12 +44,16 @@ class Outcome(NamedTuple):
         The decision rule; None without a constraint.
     gap : Gap or None
         The gap on rows that neither the weights nor the rule behind it saw.
+    carried : Gap or None
+        The gap of the network with the rule on the upper rows, which its weights saw: where it is far
+        from what the copies promise, the rule does not carry over to the network.
     """
 
     network: nn.Module
     masks: list[NDArray[np.bool_]]
     rule: RuleFit | None
     gap: Gap | None
+    carried: Gap | None
 
 
 @dataclass
@@ -122,11 +126,13 @@ class Trainer:
         network = shrink_and_refit(network, find_units(network), masks, self._sample())
         stack = self._fine_tune(network, objective)
         if self.task is None:
-            return Outcome(stack.unstack(0), masks, None, None)
-        joint, index = self._blind_proba(stack), self.upper.position.cpu().numpy()
+            return Outcome(stack.unstack(0), masks, None, None, None)
+        blind = self.fold[self.upper.position] + 1
+        joint, index = self._joint_proba(stack, blind), self.upper.position.cpu().numpy()
         rule = self.task.fit_rule(joint, index)
         gap = self.task.cross_fitted_gap(joint, index, self.rule_fold, rule.multipliers)
-        return Outcome(stack.unstack(0), masks, rule, gap)
+        carried = self.task.measure(rule.rule, self._joint_proba(stack, torch.zeros_like(blind)), index)
+        return Outcome(stack.unstack(0), masks, rule, gap, carried)
 
     def _train(
         self,
@@ -215,7 +221,10 @@ class Trainer:
         return [(batch.x, batch.weight) for batch in Batches(rows, EVALUATION_ROWS)]
 
     def _fine_tune(self, small: nn.Module, objective: Objective) -> NetworkStack:
-        """Fine-tune on all rows and, beside, copies that are blind to one upper fold each."""
+        """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.
+
+        The phases before were blind to all upper rows, so each has a score from weights that never saw it.
+        """
         stack = NetworkStack([small] * (1 + self.n_folds))
         self._train(
             "fine-tune",
@@ -230,16 +239,17 @@ class Trainer:
         return stack
 
     @torch.no_grad()
-    def _blind_proba(self, stack: NetworkStack) -> Floats:
-        """Return the joint probabilities of the upper rows, each from a network blind to it.
-
-        The copies did not learn from their fold, and the phases before not from any of them.
-        """
+    def _joint_proba(self, stack: NetworkStack, which: Tensor) -> Floats:
+        """Return the joint probabilities of the upper rows, each from the network of that number."""
         parts = []
-        for batch in Batches(self.upper, EVALUATION_ROWS):
+        for batch, number in zip(
+            Batches(self.upper, EVALUATION_ROWS),
+            which.tensor_split(len(Batches(self.upper, EVALUATION_ROWS))),
+            strict=True,
+        ):
             proba = torch.softmax(stack(batch.x), dim=2)
-            rows = torch.arange(len(batch.position), device=proba.device)
-            parts.append(proba[self.fold[batch.position] + 1, rows].double().cpu().numpy())
+            rows = torch.arange(len(number), device=proba.device)
+            parts.append(proba[number, rows].double().cpu().numpy())
         return np.concatenate(parts)
 
     def _update_multipliers(self, forward: Callable[[Tensor], Tensor], objective: Objective) -> None:

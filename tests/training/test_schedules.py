@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 
-from skfairprune.training.schedules import Epochs, anneal, share_epochs
+from skfairprune.training.schedules import Epochs, anneal, one_cycle, share_epochs
 
 PROGRESS = np.linspace(0, 1, 101)[1:]
 
@@ -44,3 +45,29 @@ def test_budget_falls_along_a_cubic_and_temperature_geometrically():
     temperatures = np.array([anneal(p, 10, 1)[1] for p in PROGRESS])
     ratio = temperatures[1:] / temperatures[:-1]
     assert_allclose(ratio, ratio[0])
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 7, 100, 1000])
+def test_learning_rate_rises_for_a_fifth_of_the_steps_and_falls_to_almost_nothing(n_steps):
+    rates = np.array([one_cycle(step, n_steps) for step in range(n_steps + 1)])
+    assert np.all((rates > 0) & (rates <= 1))
+    warm_up = n_steps / 5
+    steps = np.arange(n_steps + 1)
+    assert np.all(np.diff(rates[steps <= warm_up]) > 0)
+    assert np.all(np.diff(rates[steps >= warm_up]) < 0)
+    assert_allclose(rates[0], 0.04)
+    assert_allclose(rates[-1], 1e-4)
+    # the scheduler asks for one step more than there are
+    assert one_cycle(n_steps + 1, n_steps) == rates[-1]
+
+
+def test_learning_rate_is_torchs_one_cycle():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        *(optimizer, 1.0, 101), pct_start=21 / 101, div_factor=25, final_div_factor=400, cycle_momentum=False
+    )
+    for step in range(100):
+        assert_allclose(one_cycle(step, 100), schedule.get_last_lr()[0], rtol=1e-9)
+        optimizer.step()
+        schedule.step()

@@ -1,0 +1,94 @@
+"""The examples run as scripts, without a warning, and say what they are to say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run_example(name, *args, **env):
+    """Run a script in a process where warnings are errors."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name, *args],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=240,
+        check=False,
+        env={**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **env},
+    )
+
+
+@pytest.mark.slow
+def test_quickstart_prints_the_table_and_writes_the_figure(tmp_path):
+    figure = tmp_path / "new" / "figure.png"
+    done = run_example("quickstart.py", "--quick", "--output", str(figure))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    header = next(line for line in lines if line.startswith("model "))
+    for column in ("accuracy", "DP gap ± se", "EO gap ± se", "parameters", "units", "MACs"):
+        assert column in header
+    assert header.endswith("fit s  row µs  batch ms")
+    models = ["dense", "pruned", "fair pruned", "small from scratch", "gradient boosting"]
+    start = lines.index(header)
+    table = lines[start : start + 3 + len(models)]
+    for name, line in zip([*models, "exact Bayes rule"], table[2:], strict=True):
+        assert line.startswith(f"{name} ")
+        assert len(line) == len(header)
+    assert len(header) <= 120
+    assert "Fair pruning removed 90." in done.stdout
+    assert "the bound of 0.02 on held-out data" in done.stdout
+    assert " is fair" not in done.stdout
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("script", ["quickstart.py", "benchmarks/adult.py", "benchmarks/speed.py"])
+def test_missing_data_is_one_clear_message(script, tmp_path):
+    args = ["--data", "adult"] if script != "benchmarks/speed.py" else []
+    done = run_example(script, *args, SKFAIRPRUNE_DATA=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("Cannot load 'adult': ")
+    assert "Set the environment variable SKFAIRPRUNE_DATA" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_matplotlib_the_table_is_printed_and_the_extra_named(tmp_path):
+    # A package of that name which fails to import stands before the real one.
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')", encoding="utf-8")
+    figure = tmp_path / "figure.png"
+    done = run_example("quickstart.py", "--quick", "--output", str(figure), PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "fair pruned" in done.stdout
+    assert "pip install skfairprune[plot]" in done.stderr
+    assert not figure.exists()
+
+
+@pytest.mark.slow
+def test_grid_search_chooses_and_audits_one_candidate():
+    done = run_example("grid_search.py", "--quick")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("<--") == 1
+    assert "Refitted at sparsity 0." in done.stdout
+    assert "Test part: accuracy 0." in done.stdout
+
+
+@pytest.mark.slow
+def test_audit_names_the_small_cell_and_reports_each_gap():
+    done = run_example("audit.py")
+    assert done.returncode == 0, done.stderr
+    assert "fewer than min_cell_size=30" in done.stdout
+    assert "('group_1', '75 and over')" in done.stdout
+    for row in ("group  ", "age  ", "group x age  ", "group x age, covered", "validation_gap_"):
+        assert any(line.startswith(row) and "±" in line for line in done.stdout.splitlines()), row
+
+
+@pytest.mark.slow
+def test_memory_benchmark_reports_a_multiple_of_X():
+    done = run_example("benchmarks/memory.py", "--rows", "5000", "--columns", "4")
+    assert done.returncode == 0, done.stderr
+    assert "goal <= 3" in done.stdout
