@@ -10,7 +10,6 @@ strict side: a gap is never negative, so its sampling error in a small fold adds
 """
 
 import argparse
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -28,12 +27,9 @@ SPARSITY = "fairprunedclassifier__sparsity"
 
 
 def sparsest_within_one_standard_error(results: dict[str, np.ndarray]) -> int:
-    """Choose the candidate to refit from `cv_results_`, by its position."""
+    """Choose the position in `cv_results_` to refit; without one in the bound, that of the smallest gap."""
     accuracy, gap = results["mean_test_accuracy"], -results["mean_test_dp"]
-    eligible = gap <= BOUND
-    if not eligible.any():
-        warnings.warn(f"No candidate has a mean gap within {BOUND}: the smallest is taken.", stacklevel=2)
-        return int(np.argmin(gap))
+    eligible = gap <= max(BOUND, gap.min())
     best = np.argmax(np.where(eligible, accuracy, -np.inf))
     tolerance = results["std_test_accuracy"][best] / np.sqrt(N_FOLDS - 1)
     eligible &= accuracy >= accuracy[best] - tolerance
@@ -45,7 +41,7 @@ def main() -> None:
     """Run the search and print its table and the chosen network's test figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="3,000 rows, 10 epochs a fit")
+    parser.add_argument("--quick", action="store_true", help="3,000 rows, 6 epochs a fit")
     args = parser.parse_args()
     sklearn.set_config(enable_metadata_routing=True)
     data = make_biased_classification(3_000 if args.quick else 5_000, as_frame=True, random_state=args.seed)
@@ -62,7 +58,7 @@ def main() -> None:
         hidden_layer_sizes=(128, 128),
         constraint="demographic_parity",
         difference_bound=BOUND,
-        max_epochs=10 if args.quick else "auto",
+        max_epochs=6 if args.quick else "auto",
         random_state=args.seed,
     )
     search = GridSearchCV(

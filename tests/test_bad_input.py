@@ -323,3 +323,15 @@ def test_a_refused_fit_leaves_no_model(small):
         clf.fit(X, y)
     with pytest.raises(NotFittedError):
         clf.predict(X)
+
+
+def test_a_refused_refit_does_not_relabel_the_model(small):
+    clf = small(constraint="demographic_parity").fit(X, y, sensitive_features=A)
+    before = clf.predict(X)
+    with pytest.raises(ValueError, match="two classes"):
+        clf.fit(X, np.array(["a", "b", "c"])[np.arange(600) % 3], sensitive_features=A)
+    try:
+        after = clf.predict(X)
+    except NotFittedError:
+        return
+    assert after.tolist() == before.tolist()

@@ -7,7 +7,7 @@ from scipy.optimize import linprog
 from scipy.special import softmax
 
 from skfairprune.constraints import CONSTRAINTS
-from skfairprune.multipliers import ScoredRows, solve_multipliers
+from skfairprune.multipliers import ScoredRows, smooth_decision, solve_multipliers
 
 ACCURACY = np.array([-1.0, 1.0])
 # The utilities once more, by hand: for each event, what a positive decision adds by label.
@@ -197,6 +197,20 @@ def test_multipliers_price_the_bound():
     optima = [_Programme(rows, "demographic_parity", 0.05 + s).optimum() for s in (-step, step)]
     price = np.abs(_solve(rows, "demographic_parity", 0.05)).sum() / 2
     assert_allclose(price, (optima[1] - optima[0]) / (2 * step), rtol=0.03)
+
+
+@every_constraint
+def test_smooth_decisions_are_at_the_bound_to_rounding(name):
+    """Unlike thresholded ones, which jump from row to row: here exactly, where a multiplier is active."""
+    rows, bound = _rows(2), 0.02
+    multipliers = _solve(rows, name, bound)
+    programme = _Programme(rows, name, bound)
+    margin = programme.scores(multipliers) / (rows.weight / rows.weight.sum())
+    gaps = np.ptp(programme.slope @ smooth_decision(margin) + programme.fixed, axis=1)
+    active = np.abs(multipliers[:, 0]) > 0.05
+    assert active.any()
+    assert_allclose(gaps[active], bound, atol=1e-3)
+    assert np.all(gaps <= bound + 1e-3)
 
 
 def test_no_multipliers_within_a_wide_bound():
