@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint
 
-__all__ = ["Cells", "cover_cells"]
+__all__ = ["Cells", "cover_cells", "require_held_out_cells"]
+
+_SHOWN = 10  # cells that a message names
 
 
 class Cells(NamedTuple):
@@ -28,6 +30,11 @@ class Cells(NamedTuple):
     recode: NDArray[np.intp]
     included: NDArray[np.bool_]
     labels: list[Any]
+
+
+def _list(cells: list[str]) -> str:
+    shown = ", ".join(cells[:_SHOWN])
+    return shown if len(cells) <= _SHOWN else f"{shown} and {len(cells) - _SHOWN} more"
 
 
 def cover_cells(
@@ -76,14 +83,14 @@ def cover_cells(
                 f"{constraint.name} compares groups, but in the event "
                 f"{constraint.events[event]!r} only {row.sum()} of the {len(labels)} groups in "
                 f"sensitive_features has at least min_cell_size={min_cell_size} samples"
-                + (f"; too small: {', '.join(small)}" if small else f"; the only one is {labels[0]!r}")
+                + (f"; too small: {_list(small)}" if small else f"; the only one is {labels[0]!r}")
                 + ". Give at least two groups, merge small ones, lower min_cell_size, or pass "
                 "constraint=None."
             )
     if small:
         warnings.warn(
             f"{len(small)} cell(s) have fewer than min_cell_size={min_cell_size} samples and are left "
-            f"out of {constraint.name}: {', '.join(small)}. The bound says nothing about them.",
+            f"out of {constraint.name}: {_list(small)}. The bound says nothing about them.",
             UserWarning,
             stacklevel=5,
         )
@@ -94,3 +101,43 @@ def cover_cells(
     pooled = np.zeros((len(included), 1), dtype=bool)
     kept = [label for label, stays in zip(labels, covered, strict=True) if stays]
     return Cells(recode, np.hstack([included[:, covered], pooled]), kept)
+
+
+def require_held_out_cells(
+    constraint: Constraint,
+    y: NDArray[np.intp],
+    group: NDArray[np.intp],
+    included: NDArray[np.bool_],
+    labels: Sequence[Any],
+    source: str,
+) -> None:
+    """Refuse held-out rows in which a covered cell has no sample.
+
+    Parameters
+    ----------
+    constraint : Constraint
+        The constraint.
+    y, group : ndarray of shape (n_samples,)
+        Labels and group codes of the held-out rows.
+    included : ndarray of shape (n_events, n_groups) of bool
+        The covered cells.
+    labels : sequence
+        The groups' labels.
+    source : str
+        What the held-out rows come from, for the message.
+
+    Raises
+    ------
+    ValueError
+        If there is such a cell.
+    """
+    n_groups = included.shape[1]
+    counts = np.bincount(y * n_groups + group, minlength=2 * n_groups).reshape(2, -1)
+    empty = included & (constraint.cell_sums(counts) == 0)
+    if empty.any():
+        event, code = np.argwhere(empty)[0]
+        raise ValueError(
+            f"{source} has {len(y)} rows, and none in the event {constraint.events[event]!r} of the group "
+            f"{labels[code]!r}, on which {constraint.name} is to be measured. Hold out more rows, or leave "
+            "the group out of the constraint with a larger min_cell_size."
+        )

@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from skfairprune._cells import cover_cells
+from skfairprune._cells import cover_cells, require_held_out_cells
 from skfairprune._data import (
     FitData,
     check_fit_data,
@@ -361,28 +361,28 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         _check_sizes(self.hidden_layer_sizes)
         device = _resolve_device(self.device)
         data = check_fit_data(self, X, y, sample_weight, sensitive_features)
-        self.classes_ = np.unique(data.y)
-        if len(self.classes_) < 2:
+        classes = np.unique(data.y)
+        if len(classes) < 2:
             raise ValueError(
-                f"y has one class only, {self.classes_.tolist()[0]!r} (rows of weight 0 do not count); "
+                f"y has one class only, {classes.tolist()[0]!r} (rows of weight 0 do not count); "
                 "a classifier needs at least two classes."
             )
-        self.constraint_ = self._resolve_constraint(data)
+        constraint = self._resolve_constraint(data, len(classes))
         held_out = check_held_out_data(
             self,
             X_val,
             y_val,
             sensitive_features_val,
-            self.classes_,
-            data.group_labels if self.constraint_ else (),
+            classes,
+            data.group_labels if constraint else (),
         )
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            self._fit(data, held_out, seed, device)
+            self._fit(data, held_out, classes, constraint, seed, device)
         return self
 
-    def _resolve_constraint(self, data: FitData) -> str | None:
+    def _resolve_constraint(self, data: FitData, n_classes: int) -> str | None:
         """Return the name of the constraint that is in force on these data."""
         constraint = self.constraint
         if constraint == "auto":
@@ -397,18 +397,26 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
                 "outer fit. In a pipeline without routing pass "
                 "fairprunedclassifier__sensitive_features (the step's name, two underscores)."
             )
-        if len(self.classes_) > 2:
+        if n_classes > 2:
             raise ValueError(
-                f"{constraint} is for two classes, and y has {len(self.classes_)}. Pass constraint=None "
+                f"{constraint} is for two classes, and y has {n_classes}. Pass constraint=None "
                 "to train unconstrained."
             )
         return constraint
 
-    def _fit(self, data: FitData, held_out: FitData | None, seed: int, device: torch.device) -> None:
+    def _fit(
+        self,
+        data: FitData,
+        held_out: FitData | None,
+        classes: NDArray,
+        constraint: str | None,
+        seed: int,
+        device: torch.device,
+    ) -> None:
         """Encode the rows, run the phases and store what they leave."""
         rows = data if held_out is None else concatenate(data, held_out)
         n_train, rng, tiny = len(data.y), np.random.RandomState(seed), is_tiny(data.X)
-        targets = self._encode_targets(data, rows)
+        targets = self._encode_targets(data, rows, classes, constraint)
         split = self._split(targets, n_train, tiny, rng)
         knots = _choose_knots(data, self.n_bins, rng)
         dtype = _resolve_dtype(self.dtype, knots, tiny)
@@ -450,26 +458,41 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         finally:
             if trainer.progress is not None:
                 trainer.progress.bar.close()
+        self.classes_, self.constraint_ = classes, constraint
         self.history_ = pd.DataFrame(trainer.history)
         self.n_iter_ = len(self.history_)
         self._store_network(outcome, dense, targets)
         self._store_fairness(outcome, targets, split)
 
-    def _encode_targets(self, data: FitData, rows: FitData) -> "_Targets":
+    def _encode_targets(
+        self, data: FitData, rows: FitData, classes: NDArray, constraint: str | None
+    ) -> "_Targets":
         """Encode labels and groups as the joint classes that the network learns."""
-        codes, order = encode_classes(rows.y, self.classes_, self.pos_label)
-        class_weight = compute_class_weight(
-            self.class_weight, classes=self.classes_, y=data.y, sample_weight=data.weight
-        )[np.argsort(order)]
+        codes, order = encode_classes(rows.y, classes, self.pos_label)
+        class_weight = self._resolve_class_weight(data, classes)[np.argsort(order)]
         weight = rows.weight * class_weight[codes]
-        if self.constraint_ is None or data.group is None or rows.group is None:
-            return _Targets(codes, len(self.classes_), weight, order, None, None)
-        constraint, n_train = get_constraint(self.constraint_), len(data.y)
-        cells = cover_cells(constraint, codes[:n_train], data.group, data.group_labels, self.min_cell_size)
+        if constraint is None or data.group is None or rows.group is None:
+            return _Targets(codes, len(classes), weight, order, None, None)
+        terms, n_train = get_constraint(constraint), len(data.y)
+        cells = cover_cells(terms, codes[:n_train], data.group, data.group_labels, self.min_cell_size)
         group, bound = cells.recode[rows.group], float(self.difference_bound)
-        task = FairTask(constraint, cells.included, bound, codes, group, rows.weight, class_weight)
+        task = FairTask(terms, cells.included, bound, codes, group, rows.weight, class_weight)
         joint, n_joint = codes * task.n_groups + group, 2 * task.n_groups
         return _Targets(joint, n_joint, weight, order, task, cells.labels)
+
+    def _resolve_class_weight(self, data: FitData, classes: NDArray) -> NDArray[np.float64]:
+        """Return the weight of each class in the loss."""
+        given = self.class_weight
+        if isinstance(given, dict):
+            unknown = [label for label in given if label not in classes.tolist()]
+            if unknown:
+                raise ValueError(
+                    f"class_weight names {unknown}, which are not classes of y: {classes.tolist()}."
+                )
+            wrong = {label: value for label, value in given.items() if not 0 < value < np.inf}
+            if wrong:
+                raise ValueError(f"class_weight must be positive and finite; got {wrong}.")
+        return compute_class_weight(given, classes=classes, y=data.y, sample_weight=data.weight)
 
     def _split(self, targets: "_Targets", n_train: int, tiny: bool, rng: np.random.RandomState) -> LevelSplit:
         """Share the rows between the levels."""
@@ -479,6 +502,15 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} of {n_train} rows leaves a level without "
                 "rows; choose a fraction nearer .5 or give more rows."
+            )
+        task, labels = targets.task, targets.group_labels
+        if task is not None and labels is not None:
+            upper = split.upper
+            source = f"The upper part (validation_fraction={self.validation_fraction})"
+            if not split.n_folds:
+                source = "The held-out part (y_val, sensitive_features_val)"
+            require_held_out_cells(
+                task.constraint, task.y[upper], task.group[upper], task.included, labels, source
             )
         return split
 
@@ -493,7 +525,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
 
     def _store_network(self, outcome: Outcome, dense: Chain, targets: "_Targets") -> None:
         """Set the attributes that describe the network."""
-        weights = np.eye(len(self.classes_))
+        weights = np.eye(len(targets.order))
         if outcome.rule is not None:
             weights = outcome.rule.rule.output_weights()
         network = outcome.network.cpu()
@@ -579,7 +611,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n_samples, n_classes)
             Probabilities in the order of ``classes_``.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "module_")
         weights = self.module_.output_weights.T.double()
         parts = [(joint @ weights).numpy() for joint in self._joint_proba(X)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -597,7 +629,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n_samples, n_classes)
             Probabilities in the order of ``classes_``.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "module_")
         parts = [
             joint.reshape(len(joint), len(self.classes_), -1).sum(dim=2).numpy()
             for joint in self._joint_proba(X)
@@ -681,4 +713,9 @@ def _choose_knots(data: FitData, n_bins: int, rng: np.random.RandomState) -> lis
     if len(X) > _KNOT_ROWS:
         rows = np.sort(rng.permutation(len(X))[:_KNOT_ROWS])
         X, weight = X[rows], weight[rows]
-    return [find_knots(column, weight, n_bins) for column in X.T]
+    knots = [find_knots(column, weight, n_bins) for column in X.T]
+    if all(len(k) == 1 for k in knots):
+        raise ValueError(
+            f"Every one of the {len(knots)} columns of X is constant; at least one must vary to learn from."
+        )
+    return knots

@@ -94,7 +94,13 @@ def check_held_out_data(
     if X_val is None or y_val is None:
         given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
         raise ValueError(f"{given} is given without {missing}; pass both or neither.")
-    X = check_inputs(estimator, X_val)
+    try:
+        X = check_inputs(estimator, X_val)
+    except ValueError as error:
+        raise ValueError(
+            f"X_val must be like X: {error} (Inside a pipeline, X_val goes through the steps before only "
+            'with make_pipeline(..., transform_input=["X_val"]) and metadata routing.)'
+        ) from error
     y = column_or_1d(y_val)
     if len(y) != len(X):
         raise ValueError(f"X_val has {len(X)} rows and y_val has {len(y)}; they must be as many.")

@@ -21,7 +21,12 @@ from skfairprune.multipliers import ScoredRows, smooth_decision, solve_multiplie
 
 __all__ = ["DecisionRule", "RuleFit", "cross_fitted_gap", "fit_rule"]
 
-_MARGIN = 1.0  # standard errors of its gap that the rule keeps each event clear of the bound
+# Standard errors of its gap that the rule keeps each event clear of the bound, and the least share of the
+# bound that it aims at: below that, on very small data, accuracy would be paid for noise.
+_MARGIN, _LEAST_TARGET = 1.0, 0.5
+# What a gap above the target costs in accuracy, when rules are compared. Where noise leaves only wild rules
+# within the target, one that is near it is better.
+_PRICE = 5.0
 _MAX_ROUNDS = 20
 
 
@@ -145,7 +150,7 @@ def fit_rule(
     unconstrained, _, _ = evaluate(np.zeros_like(cell_weights))
     gaps = unconstrained.event_gaps
     errors = np.array([gap.standard_error if np.isfinite(gap.value) else 0.0 for gap in gaps])
-    target = np.maximum(bound - _MARGIN * errors, 0.0)
+    target = np.maximum(bound - _MARGIN * errors, _LEAST_TARGET * bound)
     if unconstrained.excess(target) <= 0:
         return unconstrained
     tolerance = 0.05 * errors.max()
@@ -165,23 +170,19 @@ def fit_rule(
 
 
 def _select(candidates: list[RuleFit], target: Floats, bound: float) -> RuleFit:
-    """Return the most accurate rule within the target, else the nearest to it.
+    """Return the rule of most accuracy less the price of its excess over the target.
 
     A rule that decides alike for all rows has no gap; it is taken only if no other is within the bound.
     """
+
+    def merit(fit: RuleFit) -> float:
+        return fit.accuracy - _PRICE * max(fit.excess(target), 0.0)
+
     varying = [fit for fit in candidates if not fit.constant]
-    within = [fit for fit in varying if fit.excess(target) <= 0]
-    if within:
-        return max(within, key=lambda fit: fit.accuracy)
-    nearest = min(varying, key=lambda fit: fit.excess(target), default=None)
-    if nearest is not None and nearest.excess(bound) <= 0:
-        return nearest
     constant = [fit for fit in candidates if fit.constant and fit.excess(bound) <= 0]
-    return (
-        max(constant, key=lambda fit: fit.accuracy)
-        if constant
-        else min(candidates, key=lambda fit: fit.excess(target))
-    )
+    if constant and not any(fit.excess(bound) <= 0 for fit in varying):
+        return max(constant, key=merit)
+    return max(varying or candidates, key=merit)
 
 
 def cross_fitted_gap(

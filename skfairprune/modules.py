@@ -59,7 +59,7 @@ def find_knots(
     if len(values) <= n_bins + 1:
         return values
     weight = np.bincount(inverse.ravel(), sample_weight)
-    spike = weight * n_bins >= weight.sum()
+    spike = weight * n_bins > weight.sum()
     spike[[0, -1]] = True  # the range is always covered
     others, cumulated = values[~spike], np.cumsum(weight[~spike])
     n_quantiles = max(n_bins + 1 - int(spike.sum()), 0)

@@ -156,7 +156,7 @@ def solve_multipliers(
             jac=True,
             hess=curvature,
             method="trust-exact",
-            options={"gtol": 1e-4, "maxiter": 60, "initial_trust_radius": 0.1},
+            options={"gtol": 1e-4, "maxiter": 60, "initial_trust_radius": 0.1, "max_trust_radius": 1.0},
         ).x
     return (basis @ z).reshape(included.shape)
 

@@ -236,7 +236,7 @@ BAD_FITS = {
     ),
     "class_weight of unknown classes": (
         _params(class_weight={5: 1.0}),
-        r"classes, \[0, 1\], are not in class_weight",
+        r"class_weight names .*not classes of y: \[0, 1\]",
     ),
     "class_weight of one class too many": (
         _params(class_weight={0: 1, 1: 1, 5: 1}),

@@ -80,12 +80,14 @@ class BiasedDistribution:
     ----------
     n_informative, n_proxies, n_noise : int, default=3, 2, 2
         Numbers of columns, as in :func:`make_biased_classification`.
-    class_sep, proxy_strength : float, default=0.6, 1.0
-        :math:`s > 0` and :math:`\rho \geq 0`, in standard deviations.
+    class_sep : float, default=0.6
+        :math:`s > 0`, in standard deviations.
     group_probs, base_rates : sequence of float, default=(0.7, 0.3), (0.45, 0.25)
         :math:`\pi` and :math:`b`, each of length ``n_groups``.
     label_bias : float, default=0.0
         :math:`\lambda` in [0, 1).
+    proxy_strength : float, default=1.0
+        :math:`\rho \geq 0`, in standard deviations.
     as_frame : bool, default=False
         Whether X is a DataFrame with categories and missing values.
     missing_rate : float, default=0.1
@@ -218,11 +220,33 @@ class BiasedDistribution:
         return np.stack([joint[:, 0] + flipped, joint[:, 1] - flipped], axis=1)
 
     def predict_proba(self, X: np.ndarray | pd.DataFrame) -> np.ndarray:
-        """Return P(y | x), (n_samples, 2), blind to the group: the joint summed over groups."""
+        """Return P(y | x), blind to the group: the joint summed over groups.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows as drawn, with missing values where the distribution has them.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2)
+            Probabilities of the labels 0 and 1.
+        """
         return self.joint_proba(X).sum(axis=2)
 
     def predict(self, X: np.ndarray | pd.DataFrame) -> np.ndarray:
-        """Return the Bayes rule's 0/1, (n_samples,): most accurate on the observed labels."""
+        """Return the Bayes rule's decisions, the most accurate ones on the observed labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows as drawn, with missing values where the distribution has them.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            0 or 1.
+        """
         return (self.predict_proba(X)[:, 1] > 0.5).astype(int)
 
     def _selection_given_truth(self) -> np.ndarray:

@@ -54,6 +54,7 @@ def _keep(network: nn.Module, path: str, kept: Tensor, dim: int) -> None:
         device=weight.device,
         dtype=weight.dtype,
     )
+    new.train(old.training)
     with torch.no_grad():
         new.weight.copy_(weight)
         if old.bias is not None:

@@ -28,7 +28,7 @@ __all__ = ["Outcome", "Trainer"]
 
 _GRAM_ROWS = 16384  # enough for the Gram matrix of a few hundred units
 _STRENGTH, _SURROGATE_TEMPERATURE = 0.5, 0.3
-_GATE_LR = 0.1
+_GATE_LR = 0.02
 
 
 class Outcome(NamedTuple):
@@ -176,6 +176,11 @@ class Trainer:
         net.initialize()
         net.partial_fit(rows)
         module.eval()
+        if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
+            raise ValueError(
+                f"Training diverged: in the {phase} phase the weights are not finite with "
+                f"lr={self.lr}. Choose a smaller lr."
+            )
         for row in net.history:
             self.history.append(
                 {
