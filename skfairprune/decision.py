@@ -51,9 +51,13 @@ class DecisionRule:
         """Return :math:`s(x)`, of shape (n_samples,), from scores of shape (n_samples, 2, n_groups)."""
         return proba.reshape(len(proba), -1) @ self.coefficients.ravel()
 
+    def scaled(self) -> Floats:
+        """Return the coefficients of the same rule in [-1, 1], of shape (2 * n_groups,)."""
+        return self.coefficients.ravel() / max(1.0, np.abs(self.coefficients).max())
+
     def output_weights(self) -> Floats:
         """Return the last layer, of shape (2, 2 * n_groups): its columns are probabilities."""
-        positive = 0.5 + self.coefficients.ravel() / (2 * max(1.0, np.abs(self.coefficients).max()))
+        positive = (1 + self.scaled()) / 2
         return np.stack([1 - positive, positive])
 
 

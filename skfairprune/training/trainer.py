@@ -265,7 +265,7 @@ class Trainer:
             parts = [torch.softmax(forward(batch.x), dim=1) for batch in Batches(self.upper, EVALUATION_ROWS)]
         joint = torch.cat(parts).double().cpu().numpy()
         fit = self.task.fit_rule(joint, self.upper.position.cpu().numpy())
-        objective.costs = torch.from_numpy(fit.rule.coefficients.ravel()).to(self.upper.x)
+        objective.costs = torch.from_numpy(fit.rule.scaled()).to(self.upper.x)
 
 
 def _silent(text: str) -> None:
