@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## run the main job, DATA=adult for a real set; prints a table, writes build/demo.png
 	@mkdir -p build
-	$(BIN)/python examples/quickstart.py --data $(or $(DATA),synthetic) --output build/demo.png
+	$(THREADS) $(BIN)/python examples/quickstart.py --data $(or $(DATA),synthetic) --output build/demo.png
 
 test: $(STAMP)  ## run the whole test suite, doctests included
 	$(THREADS) $(BIN)/python -m pytest -n $(JOBS) -q

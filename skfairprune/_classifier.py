@@ -580,8 +580,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         elif rule.constant:
             problem = (
                 f"Only a constant decision keeps {self.constraint_} within "
-                f"difference_bound={self.difference_bound} on held-out rows: all rows get the same class. "
-                "Allow a larger bound."
+                f"difference_bound={self.difference_bound} on the {len(split.upper)} held-out rows: all get "
+                "the same class. Give more rows, or allow a larger bound."
             )
         if problem is not None:
             warnings.warn(problem, ConvergenceWarning, stacklevel=5)

@@ -76,7 +76,8 @@ def encode_sensitive(sensitive_features: Any, n_samples: int, name: str = "sensi
         if len(column) != n_samples:
             raise ValueError(
                 f"{title} has {len(column)} values, but there are {n_samples} samples; pass one "
-                "value per sample, in the order of the samples."
+                "value per sample, in the order of the samples (in a search or cross-validation as a "
+                "DataFrame: a dict of columns is not split with the rows)."
             )
     encoded = [_encode(column, title) for column, title in zip(columns, titles, strict=True)]
     _refuse_missing(
