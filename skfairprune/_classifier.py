@@ -563,19 +563,20 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             )
         where = (events[gap.event], labels[gap.lowest], labels[gap.highest])
         self.validation_gap_ = ValidationGap(gap.value, gap.standard_error, *where, rows)
-        problem, carried = None, outcome.carried
+        problem, strayed = None, outcome.not_carried
         if not gap.value - gap.standard_error <= self.difference_bound:
             problem = (
                 f"{self.constraint_} is not within difference_bound={self.difference_bound}: on held-out "
                 f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, after "
                 f"{self.n_iter_} epochs. Allow a larger bound, more epochs, or give more rows."
             )
-        elif carried is not None and carried.value - 3 * carried.standard_error > self.difference_bound:
+        elif strayed is not None:
             problem = (
-                f"The rule for {self.constraint_} within difference_bound={self.difference_bound}, fitted on "
-                f"copies of the network, does not carry over to it: its gap is {carried.value:.3f}, with a "
-                f"standard error of {carried.standard_error:.3f}. The copies learned too differently: train "
-                f"longer than {self.n_iter_} epochs, or give more rows."
+                "The copies behind validation_gap_ learned too differently from the network: with their rule "
+                f"its gap would be {strayed.value:.3f}, with a standard error of "
+                f"{strayed.standard_error:.3f}. The rule was fitted on the network's own scores of rows it has "
+                "seen instead, and its gap on unseen rows may be larger. Train longer than "
+                f"{self.n_iter_} epochs, or give more rows."
             )
         elif rule.constant:
             problem = (

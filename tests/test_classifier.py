@@ -947,3 +947,12 @@ def test_representations_name_the_class(fitted, small):
         assert repr(clf).startswith("FairPrunedClassifier(")
         assert "hidden_layer_sizes=(16, 16)" in repr(clf)
         assert "FairPrunedClassifier" in clf._repr_html_()
+
+
+def test_a_rule_that_does_not_carry_over_is_fitted_anew_and_told(small, train, monkeypatch):
+    monkeypatch.setattr("skfairprune.training.trainer._CARRY_ERRORS", 1e9 * -1)
+    clf = small(difference_bound=0.03)
+    with pytest.warns(ConvergenceWarning, match=r"learned too differently.*its gap would be 0\.\d+"):
+        clf.fit(train.X, train.y, sensitive_features=train.sensitive_features)
+    found = _gap(clf, train, "demographic_parity")
+    assert found.value <= 0.03 + 2 * found.standard_error

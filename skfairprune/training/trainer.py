@@ -29,6 +29,7 @@ __all__ = ["Outcome", "Trainer"]
 _GRAM_ROWS = 16384  # enough for the Gram matrix of a few hundred units
 _STRENGTH, _SURROGATE_TEMPERATURE = 0.5, 0.3
 _GATE_LR = 0.02
+_CARRY_ERRORS = 3  # standard errors above the bound at which a rule does not carry over
 
 
 class Outcome(NamedTuple):
@@ -44,16 +45,16 @@ class Outcome(NamedTuple):
         The decision rule; None without a constraint.
     gap : Gap or None
         The gap on rows that neither the weights nor the rule behind it saw.
-    carried : Gap or None
-        The gap of the network with the rule on the upper rows, which its weights saw: where it is far
-        from what the copies promise, the rule does not carry over to the network.
+    not_carried : Gap or None
+        None where the rule fitted on the copies carries over to the network. Else the network's gap under
+        that rule on the upper rows; the rule is then fitted on the network's own scores of these rows.
     """
 
     network: nn.Module
     masks: list[NDArray[np.bool_]]
     rule: RuleFit | None
     gap: Gap | None
-    carried: Gap | None
+    not_carried: Gap | None
 
 
 @dataclass
@@ -131,8 +132,12 @@ class Trainer:
         joint, index = self._joint_proba(stack, blind), self.upper.position.cpu().numpy()
         rule = self.task.fit_rule(joint, index)
         gap = self.task.cross_fitted_gap(joint, index, self.rule_fold, rule.multipliers)
-        carried = self.task.measure(rule.rule, self._joint_proba(stack, torch.zeros_like(blind)), index)
-        return Outcome(stack.unstack(0), masks, rule, gap, carried)
+        own = self._joint_proba(stack, torch.zeros_like(blind))
+        carried = self.task.measure(rule.rule, own, index)
+        carries = not carried.value - _CARRY_ERRORS * carried.standard_error > self.task.bound
+        if not carries:
+            rule = self.task.fit_rule(own, index)
+        return Outcome(stack.unstack(0), masks, rule, gap, None if carries else carried)
 
     def _train(
         self,
