@@ -574,8 +574,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             problem = (
                 "The copies behind validation_gap_ learned too differently from the network: with their rule "
                 f"its gap would be {strayed.value:.3f}, with a standard error of "
-                f"{strayed.standard_error:.3f}. The rule was fitted on the network's own scores of rows it has "
-                "seen instead, and its gap on unseen rows may be larger. Train longer than "
+                f"{strayed.standard_error:.3f}. The rule was fitted on the network's own scores of rows "
+                "it has seen instead, and its gap on unseen rows may be larger. Train longer than "
                 f"{self.n_iter_} epochs, or give more rows."
             )
         elif rule.constant:

@@ -10,8 +10,8 @@ class Objective(nn.Module):
     r"""Weighted joint cross-entropy plus a smooth surrogate of the decision's Lagrangian.
 
     With the rule's coefficients :math:`c` in [-1, 1] (see :mod:`skfairprune.decision`) the Lagrangian of
-    the 0-1 loss and the constraint is, up to a constant, :math:`-E[c_{y,g}\, h(x)]`. Its surrogate replaces the
-    decision :math:`h = 1[s(x) > 0]` by a sigmoid of the score,
+    the 0-1 loss and the constraint is, up to a constant, :math:`-E[c_{y,g}\, h(x)]`. Its surrogate replaces
+    the decision :math:`h = 1[s(x) > 0]` by a sigmoid of the score,
 
     .. math:: \ell(x, y, g) = -\log q_{y,g}(x)
               - \alpha\, c_{y,g}\, \sigma\big(s(x) / T\big), \qquad s(x) = \sum_{y,g} c_{y,g}\, q_{y,g}(x),
