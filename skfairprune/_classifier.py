@@ -48,7 +48,7 @@ from skfairprune.training.trainer import Outcome, Trainer
 
 __all__ = ["FairPrunedClassifier", "ValidationGap"]
 
-_N_FOLDS = 3
+_N_FOLDS = 2
 _UPDATES = 1000  # of the weights, that max_epochs="auto" makes at least
 _KNOT_ROWS = 200_000  # quantiles of more rows cost time and move no knot
 _PREDICT_ROWS = 4096  # rows a batch in predict: their encoding stays in the cache

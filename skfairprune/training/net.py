@@ -189,6 +189,21 @@ class NetworkStack(nn.Module):
         parameters = dict(zip(self.names, self.stacked, strict=True))
         return torch.vmap(call, randomness="different")(parameters)
 
+    def each(self, x: Tensor, number: Tensor) -> Tensor:
+        """Return the logits of each row under the network of its number, of shape (n_samples, n_joint)."""
+        template = self._template[0].train(self.training)
+        logits = None
+        for position in number.unique().tolist():
+            rows = (number == position).nonzero().squeeze(1)
+            parameters = {
+                name: stacked[position] for name, stacked in zip(self.names, self.stacked, strict=True)
+            }
+            part = torch.func.functional_call(template, (parameters, self._shared), (x[rows],))
+            logits = part.new_empty(len(x), part.shape[1]) if logits is None else logits
+            logits[rows] = part
+        assert logits is not None
+        return logits
+
     @torch.no_grad()
     def unstack(self, position: int) -> nn.Module:
         """Return one of the networks."""
@@ -219,15 +234,14 @@ class FineTuneNet(PhaseNet):
         super().__init__(module, criterion, **kwargs)
 
     def batch_loss(self, batch: Batch, training: bool) -> Tensor:
-        """Compute the summed training loss of all networks, or the out-of-fold loss of the copies.
-
-        On rows outside every fold the held-out loss is the final network's.
-        """
+        """Compute the summed training loss of all networks, or each row's loss under the one blind to it."""
+        if not training:
+            logits = self.module_.each(batch.x, self.fold[batch.position] + 1)
+            return self.criterion_(logits, batch.target, batch.weight)
         logits = self.module_(batch.x)
         n_networks = len(logits)
         blind = self.fold[batch.position] == torch.arange(-1, n_networks - 1, device=logits.device)[:, None]
-        weight = (~blind if training else blind) * batch.weight
         # The criterion divides by all the pairs of network and row; a row's weight counts once.
         return n_networks * self.criterion_(
-            logits.flatten(0, 1), batch.target.repeat(n_networks), weight.flatten()
+            logits.flatten(0, 1), batch.target.repeat(n_networks), (~blind * batch.weight).flatten()
         )

@@ -145,4 +145,6 @@ def split_levels(
     upper = np.flatnonzero(part)
     fold = np.full(n_train, n_folds)
     fold[upper] = _stratified_folds(code[upper], n_folds, rng)
+    # In the order of their folds, so that a batch to evaluate is of one network.
+    upper = upper[np.argsort(fold[upper], kind="stable")]
     return LevelSplit(np.flatnonzero(~part), upper, train, fold, n_folds, fold[upper], True)

@@ -257,9 +257,7 @@ class Trainer:
             which.tensor_split(len(Batches(self.upper, EVALUATION_ROWS))),
             strict=True,
         ):
-            proba = torch.softmax(stack(batch.x), dim=2)
-            rows = torch.arange(len(number), device=proba.device)
-            parts.append(proba[number, rows].double().cpu().numpy())
+            parts.append(torch.softmax(stack.each(batch.x, number), dim=1).double().cpu().numpy())
         return np.concatenate(parts)
 
     def _update_multipliers(self, forward: Callable[[Tensor], Tensor], objective: Objective) -> None:
