@@ -219,7 +219,7 @@ def draw_gaps(axes: Any, results: dict[str, Result], colors: dict[str, str], n_t
     low, high = axes.get_ylim()
     heights = spread(np.array([(r.accuracy - low) / (high - low) for r in results.values()]), 0.08)
     for (name, r), height in zip(results.items(), heights, strict=True):
-        line = {"arrowstyle": "-", "color": "0.6", "linestyle": ":"}
+        line = {"arrowstyle": "-", "color": "0.6", "linestyle": ":", "relpos": (0, 0.5)}
         point, label = (r.dp.value, r.accuracy), (1.04, height)
         style = {"color": colors[name], "va": "center", "arrowprops": line}
         axes.annotate(name, point, label, textcoords="axes fraction", **style)
