@@ -554,7 +554,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         if split.n_folds:
             rows = (
                 f"{len(split.upper)} training rows, each decided by a network and a rule that did not see "
-                "its fold; the choice of the units saw them"
+                "its fold; the choice of the units and early stopping saw them"
             )
         else:
             rows = (

@@ -102,8 +102,9 @@ def fit_rule(
     """Fit the most accurate rule whose thresholded gap on the rows keeps clear of the bound.
 
     The dual is solved on the scores; then the observed, thresholded rates replace what the scores
-    imply, and it is solved again, until both agree. Of all the rules met on the way the most accurate
-    one within the bound is taken; a rule that decides alike for all rows only if no other is within it.
+    imply, and it is solved again, until both agree. Of all the rules met on the way the one of
+    most accuracy, less a price on its excess, is taken; a rule that decides alike for all rows only if no
+    other is within the bound.
 
     Parameters
     ----------

@@ -124,7 +124,6 @@ def solve_multipliers(
     # Row k: the costs of a unit multiplier on cell k.
     units = np.eye(included.size).reshape(-1, *included.shape)
     unit_costs = np.stack([constraint.costs(unit, cell_weights).ravel() for unit in units])
-    unit_costs[~included.ravel()] = 0.0
     unit_costs = basis.T @ unit_costs
     half_bound = np.repeat(np.broadcast_to(bound, len(included)), rows.n_groups) / 2
     base = scores @ np.repeat(gain, rows.n_groups)
