@@ -1,7 +1,7 @@
 """The estimator: parameters, validation of the data, one fit, and prediction."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -38,11 +38,17 @@ from skfairprune.modules import (
     find_knots,
 )
 from skfairprune.pruning.budget import Chain, parameter_budget
+from skfairprune.pruning.criteria import CRITERIA
 from skfairprune.pruning.report import pruning_report
 from skfairprune.training.batches import Rows
 from skfairprune.training.fairtask import FairTask
+from skfairprune.training.lagrangian import Lagrangian
+from skfairprune.training.levels import Levels
+from skfairprune.training.phases import PhaseRunner
+from skfairprune.training.plan import CONSTRAIN, ORDERS, Plan, make_plan
 from skfairprune.training.progress import ProgressBar
-from skfairprune.training.schedules import Epochs, share_epochs
+from skfairprune.training.pruner import Pruner
+from skfairprune.training.schedules import REMOVALS, GateSchedule
 from skfairprune.training.splits import LevelSplit, is_tiny, split_levels
 from skfairprune.training.trainer import Outcome, Trainer
 
@@ -52,42 +58,6 @@ _N_FOLDS = 2
 _UPDATES = 1000  # of the weights, that max_epochs="auto" makes at least
 _KNOT_ROWS = 200_000  # quantiles of more rows cost time and move no knot
 _PREDICT_ROWS = 4096  # rows a batch in predict: their encoding stays in the cache
-
-
-class ValidationGap(NamedTuple):
-    """The gap of a constraint on rows that neither the weights nor the rule behind it saw.
-
-    Attributes
-    ----------
-    value : float
-        Largest minus smallest rate between groups, the largest over the events, in [0, 1].
-    standard_error : float
-        Its sampling standard error.
-    event : str
-        The event with the largest gap.
-    lowest, highest : object
-        The groups with the smallest and the largest rate there.
-    rows : str
-        Which rows it was measured on, and what saw them.
-    """
-
-    value: float
-    standard_error: float
-    event: str
-    lowest: Any
-    highest: Any
-    rows: str
-
-
-class _Targets(NamedTuple):
-    """What the network learns: joint classes (label, group), and how they map to labels and groups."""
-
-    joint: NDArray[np.intp]
-    n_joint: int
-    weight: NDArray[np.float64]
-    order: NDArray[np.intp]
-    task: FairTask | None
-    group_labels: list[Any] | None
 
 
 class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
@@ -242,8 +212,19 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "n_bins": [Interval(Integral, 1, None, closed="left")],
         "sparsity": [Interval(Real, 0, 1, closed="left")],
+        "criterion": [StrOptions({"bilevel", "lottery", *CRITERIA})],
+        "order": [StrOptions(set(ORDERS))],
+        "constrain": [StrOptions(set(CONSTRAIN)), None],
         "constraint": [StrOptions({"auto", *CONSTRAINTS}), None],
         "difference_bound": [Interval(Real, 0, 1, closed="both")],
+        "decision_rule": ["boolean"],
+        "constraint_strength": [Interval(Real, 0, None, closed="left")],
+        "surrogate": [StrOptions({"sigmoid"})],
+        "surrogate_temperature": [Interval(Real, 0, None, closed="neither")],
+        "hypergradient": [StrOptions({"first_order"})],
+        "hypergradient_damping": [Interval(Real, 0, None, closed="neither")],
+        "sparsity_schedule": [StrOptions(set(REMOVALS)), callable],
+        "gate_temperature": [tuple, list],
         "min_cell_size": [Interval(Integral, 1, None, closed="left")],
         "pos_label": "no_validation",
         "lr": [Interval(Real, 0, None, closed="neither")],
@@ -275,8 +256,19 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         dropout: float = 0.0,
         n_bins: int = 48,
         sparsity: float = 0.9,
+        criterion: str = "bilevel",
+        order: str = "joint",
+        constrain: str | None = "both",
         constraint: str | None = "auto",
         difference_bound: float = 0.05,
+        decision_rule: bool = True,
+        constraint_strength: float = 0.5,
+        surrogate: str = "sigmoid",
+        surrogate_temperature: float = 0.3,
+        hypergradient: str = "first_order",
+        hypergradient_damping: float = 1.0,
+        sparsity_schedule: str | Callable[[float], float] = "cubic",
+        gate_temperature: tuple[float, float] = (1.0, 0.05),
         min_cell_size: int = 30,
         pos_label: Any = None,
         lr: float = 5e-3,
@@ -296,8 +288,19 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.dropout = dropout
         self.n_bins = n_bins
         self.sparsity = sparsity
+        self.criterion = criterion
+        self.order = order
+        self.constrain = constrain
         self.constraint = constraint
         self.difference_bound = difference_bound
+        self.decision_rule = decision_rule
+        self.constraint_strength = constraint_strength
+        self.surrogate = surrogate
+        self.surrogate_temperature = surrogate_temperature
+        self.hypergradient = hypergradient
+        self.hypergradient_damping = hypergradient_damping
+        self.sparsity_schedule = sparsity_schedule
+        self.gate_temperature = gate_temperature
         self.min_cell_size = min_cell_size
         self.pos_label = pos_label
         self.lr = lr
@@ -431,97 +434,58 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             torch.tensor(targets.weight / targets.weight[:n_train].mean(), dtype=dtype, device=device),
             torch.arange(len(rows.y), device=device),
         )
-        lower, upper, final = (
-            tensors.take(torch.from_numpy(part).to(device))
-            for part in (split.lower, split.upper, split.final)
-        )
-        batch_size, epochs = self._resolve_lengths(n_train, tiny)
-        trainer = Trainer(
-            lower=lower,
-            upper=upper,
-            final=final,
-            held_out=upper if split.disjoint else None,
-            fold=torch.from_numpy(split.fold).to(device),
-            n_folds=split.n_folds,
-            rule_fold=split.rule_fold,
-            task=targets.task,
-            epochs=epochs,
+        batch_size, plan = self._resolve_lengths(n_train, tiny)
+        levels = Levels.from_split(tensors, split)
+        runner = PhaseRunner(
             batch_size=batch_size,
             lr=self.lr,
             weight_decay=self.weight_decay,
             n_iter_no_change=self.n_iter_no_change,
             generator=torch.Generator().manual_seed(seed),
-            progress=ProgressBar(epochs.total) if self.verbose else None,
+            progress=ProgressBar(plan.n_epochs) if self.verbose else None,
+        )
+        lagrangian = Lagrangian(
+            task=targets.task,
+            upper=levels.upper,
+            constrained=plan.constrained,
+            with_rule=self.decision_rule,
+            strength=self.constraint_strength,
+            surrogate=self.surrogate,
+            temperature=self.surrogate_temperature,
+        )
+        removal = self.sparsity_schedule
+        pruner = Pruner(
+            levels=levels,
+            runner=runner,
+            plan=plan,
+            lagrangian=lagrangian,
+            criterion=self.criterion,
+            n_groups=1 if targets.task is None else targets.task.n_groups,
+            hypergradient=self.hypergradient,
+            damping=self.hypergradient_damping,
+            schedule=GateSchedule(
+                REMOVALS[removal] if isinstance(removal, str) else removal, self.gate_temperature
+            ),
+        )
+        trainer = Trainer(
+            levels=levels,
+            rule_fold=split.rule_fold,
+            task=targets.task,
+            runner=runner,
+            plan=plan,
+            lagrangian=lagrangian,
+            pruner=pruner,
         )
         try:
             outcome = trainer.fit(network.to(device, dtype), dense, budget)
         finally:
-            if trainer.progress is not None:
-                trainer.progress.bar.close()
+            if runner.progress is not None:
+                runner.progress.bar.close()
         self.classes_, self.constraint_ = classes, constraint
-        self.history_ = pd.DataFrame(trainer.history)
+        self.history_ = pd.DataFrame(runner.history)
         self.n_iter_ = len(self.history_)
         self._store_network(outcome, dense, targets)
         self._store_fairness(outcome, targets, split)
-
-    def _encode_targets(
-        self, data: FitData, rows: FitData, classes: NDArray, constraint: str | None
-    ) -> "_Targets":
-        """Encode labels and groups as the joint classes that the network learns."""
-        codes, order = encode_classes(rows.y, classes, self.pos_label)
-        class_weight = self._resolve_class_weight(data, classes)[np.argsort(order)]
-        weight = rows.weight * class_weight[codes]
-        if constraint is None or data.group is None or rows.group is None:
-            return _Targets(codes, len(classes), weight, order, None, None)
-        terms, n_train = get_constraint(constraint), len(data.y)
-        cells = cover_cells(terms, codes[:n_train], data.group, data.group_labels, self.min_cell_size)
-        group, bound = cells.recode[rows.group], float(self.difference_bound)
-        task = FairTask(terms, cells.included, bound, codes, group, rows.weight, class_weight)
-        joint, n_joint = codes * task.n_groups + group, 2 * task.n_groups
-        return _Targets(joint, n_joint, weight, order, task, cells.labels)
-
-    def _resolve_class_weight(self, data: FitData, classes: NDArray) -> NDArray[np.float64]:
-        """Return the weight of each class in the loss."""
-        given = self.class_weight
-        if isinstance(given, dict):
-            unknown = [label for label in given if label not in classes.tolist()]
-            if unknown:
-                raise ValueError(
-                    f"class_weight names {unknown}, which are not classes of y: {classes.tolist()}."
-                )
-            wrong = {label: value for label, value in given.items() if not 0 < value < np.inf}
-            if wrong:
-                raise ValueError(f"class_weight must be positive and finite; got {wrong}.")
-        return compute_class_weight(given, classes=classes, y=data.y, sample_weight=data.weight)
-
-    def _split(self, targets: "_Targets", n_train: int, tiny: bool, rng: np.random.RandomState) -> LevelSplit:
-        """Share the rows between the levels."""
-        fraction = None if tiny and targets.task is None else self.validation_fraction
-        split = split_levels(targets.joint, n_train, fraction, _N_FOLDS, rng)
-        if min(len(split.lower), len(split.upper)) == 0:
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {n_train} rows leaves a level without "
-                "rows; choose a fraction nearer .5 or give more rows."
-            )
-        task, labels = targets.task, targets.group_labels
-        if task is not None and labels is not None:
-            upper = split.upper
-            source = f"The upper part (validation_fraction={self.validation_fraction})"
-            if not split.n_folds:
-                source = "The held-out part (y_val, sensitive_features_val)"
-            require_held_out_cells(
-                task.constraint, task.y[upper], task.group[upper], task.included, labels, source
-            )
-        return split
-
-    def _resolve_lengths(self, n_train: int, tiny: bool) -> tuple[int, Epochs]:
-        """Return the batch size and the epochs of the phases."""
-        batch_size, max_epochs = self.batch_size, self.max_epochs
-        if batch_size == "auto":
-            batch_size = n_train if tiny else min(max(n_train // 64, 32), 512)
-        if max_epochs == "auto":
-            max_epochs = min(max(20, _UPDATES * int(batch_size) // n_train), 200)
-        return int(batch_size), share_epochs(int(max_epochs))
 
     def _store_network(self, outcome: Outcome, dense: Chain, targets: "_Targets") -> None:
         """Set the attributes that describe the network."""
@@ -682,41 +646,3 @@ def _check_sizes(sizes: Any) -> None:
             "The 'hidden_layer_sizes' parameter of FairPrunedClassifier must hold at least one integer, "
             f"each at least 1. Got {sizes!r} instead."
         )
-
-
-def _resolve_device(name: Any) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device={name!r} is not available here ({reason}); use 'auto', 'cpu' or an available GPU "
-            "such as 'cuda:0'."
-        ) from error
-    return device
-
-
-def _resolve_dtype(name: str, knots: list[NDArray[np.float64]], tiny: bool) -> torch.dtype:
-    if name != "auto":
-        return torch.float32 if name == "float32" else torch.float64
-    # Lost in single precision: bins that are narrow beside their own values, and its range.
-    fine = any(
-        np.any(np.diff(k) < 1e-4 * np.abs(k[1:])) or not 1e-30 < np.ptp(k) < 1e30 for k in knots if len(k) > 1
-    )
-    return torch.float64 if tiny or fine else torch.float32
-
-
-def _choose_knots(data: FitData, n_bins: int, rng: np.random.RandomState) -> list[NDArray[np.float64]]:
-    X, weight = data.X, data.weight
-    if len(X) > _KNOT_ROWS:
-        rows = np.sort(rng.permutation(len(X))[:_KNOT_ROWS])
-        X, weight = X[rows], weight[rows]
-    knots = [find_knots(column, weight, n_bins) for column in X.T]
-    if all(len(k) == 1 for k in knots):
-        raise ValueError(
-            f"Every one of the {len(knots)} columns of X is constant; at least one must vary to learn from."
-        )
-    return knots

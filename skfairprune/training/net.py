@@ -4,14 +4,31 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch import NeuralNet
 from torch import Tensor, nn
 
 from skfairprune.pruning.gates import BudgetedGates
 from skfairprune.training.batches import EVALUATION_ROWS, Batch, Batches, Rows
 
-__all__ = ["BilevelNet", "FineTuneNet", "NetworkStack", "PhaseNet"]
+__all__ = ["BilevelNet", "FineTuneNet", "NetworkStack", "PhaseNet", "joint_proba"]
+
+
+@torch.no_grad()
+def joint_proba(logits: Callable[[Batch], Tensor], rows: Rows) -> NDArray[np.float64]:
+    """Return the joint probabilities of rows, of shape (n_samples, n_joint), a batch at a time.
+
+    Parameters
+    ----------
+    logits : callable
+        Takes a batch, returns its logits.
+    rows : Rows
+        The rows.
+    """
+    parts = [torch.softmax(logits(batch), dim=1) for batch in Batches(rows, EVALUATION_ROWS)]
+    return torch.cat(parts).double().cpu().numpy()
 
 
 class PhaseNet(NeuralNet):
@@ -71,6 +88,10 @@ class PhaseNet(NeuralNet):
         with torch.no_grad():
             return {"loss": self.batch_loss(batch, training=False)}
 
+    def held_out_logits(self, batch: Batch) -> Tensor:
+        """Return logits of upper rows (n_samples, n_joint) from weights that did not see them."""
+        return self.module_(batch.x)
+
 
 class BilevelNet(PhaseNet):
     r"""Alternate the two levels: a step of the weights, then a step of the gates' scores.
@@ -79,7 +100,7 @@ class BilevelNet(PhaseNet):
     the training rows, the gates fixed. Upper level: :math:`s \leftarrow s - \beta\, dm/ds^T\, \nabla_m
     \ell_{up}(m, \theta)` on a batch of the held-out rows, which the weights never see. This is the
     first-order hypergradient: the response :math:`d\theta/dm` of the weights is taken as 0 within a step.
-    Both levels have the same objective, the constraint included.
+    The constraint is part of either level's objective, or of both.
 
     Parameters
     ----------
@@ -91,12 +112,12 @@ class BilevelNet(PhaseNet):
         The rows of the upper level.
     gate_lr : float
         The step size of the scores (Adam).
+    upper_objective : Objective
+        The upper level's loss; the criterion is the lower level's.
     schedule : callable
         Takes the progress in (0, 1], returns the budget and the temperature.
     n_steps : int
         The number of steps of the whole phase.
-    update_multipliers : callable
-        Called before every epoch with the network's forward under the current gates.
     **kwargs
         As for :class:`PhaseNet`.
     """
@@ -108,18 +129,22 @@ class BilevelNet(PhaseNet):
         *,
         gates: BudgetedGates,
         upper: Rows,
+        upper_objective: nn.Module,
         gate_lr: float,
         schedule: Callable[[float], tuple[float, float]],
         n_steps: int,
-        update_multipliers: Callable[[Callable[[Tensor], Tensor]], None],
+        hypergradient: str,
+        damping: float,
         **kwargs: Any,
     ) -> None:
         self.gates = gates
         self.upper = upper
+        self.upper_objective = upper_objective
         self.gate_lr = gate_lr
         self.schedule = schedule
         self.n_steps = n_steps
-        self.update_multipliers = update_multipliers
+        self.hypergradient = hypergradient
+        self.damping = damping
         super().__init__(module, criterion, **kwargs)
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> "BilevelNet":
@@ -134,12 +159,9 @@ class BilevelNet(PhaseNet):
         while True:
             yield from Batches(self.upper, self.batch_size, self.generator)
 
-    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        """Update the multipliers."""
-        super().on_epoch_begin(net, **kwargs)
-        self._set_training(False)
-        gates = self.gates().detach()
-        self.update_multipliers(lambda x: self.module_(x, gates))
+    def held_out_logits(self, batch: Batch) -> Tensor:
+        """Return logits under the current gates."""
+        return self.module_(batch.x, self.gates().detach())
 
     def batch_loss(self, batch: Batch, training: bool) -> Tensor:
         """Compute the lower level's loss of a batch."""
@@ -155,7 +177,7 @@ class BilevelNet(PhaseNet):
         upper = next(self.upper_batches_)
         self._set_training(False)
         logits = self.module_(upper.x, self.current_gates_)
-        loss = self.criterion_(logits, upper.target, upper.weight)
+        loss = self.upper_objective(logits, upper.target, upper.weight)
         (self.gates.scores.grad,) = torch.autograd.grad(loss, self.gates.scores)
         self.gate_optimizer_.step()
         return step
@@ -236,8 +258,7 @@ class FineTuneNet(PhaseNet):
     def batch_loss(self, batch: Batch, training: bool) -> Tensor:
         """Compute the summed training loss of all networks, or each row's loss under the one blind to it."""
         if not training:
-            logits = self.module_.each(batch.x, self.fold[batch.position] + 1)
-            return self.criterion_(logits, batch.target, batch.weight)
+            return self.criterion_(self.held_out_logits(batch), batch.target, batch.weight)
         logits = self.module_(batch.x)
         n_networks = len(logits)
         blind = self.fold[batch.position] == torch.arange(-1, n_networks - 1, device=logits.device)[:, None]
@@ -245,3 +266,7 @@ class FineTuneNet(PhaseNet):
         return n_networks * self.criterion_(
             logits.flatten(0, 1), batch.target.repeat(n_networks), (~blind * batch.weight).flatten()
         )
+
+    def held_out_logits(self, batch: Batch) -> Tensor:
+        """Return logits of each row under the copy that is blind to it."""
+        return self.module_.each(batch.x, self.fold[batch.position] + 1)

@@ -29,10 +29,13 @@ class Objective(nn.Module):
 
     costs: Tensor | None
 
-    def __init__(self, strength: float = 0.0, temperature: float = 0.1) -> None:
+    def __init__(self, strength: float = 0.0, surrogate: str = "sigmoid", temperature: float = 0.1) -> None:
         super().__init__()
         self.strength, self.temperature = strength, temperature
         self.register_buffer("costs", None)
+
+    def set_costs(self, coefficients: Tensor, costs: Tensor) -> None:
+        self.costs = costs
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """Return the mean loss over rows of logits (n_samples, n_joint), weights of mean about 1."""

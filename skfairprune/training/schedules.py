@@ -1,62 +1,58 @@
-"""How epochs are shared among the phases, and how rate, budget and temperature move in them."""
+"""How the learning rate, the removal and the gates' temperature move within a phase."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
 
-__all__ = ["Epochs", "anneal", "one_cycle", "share_epochs"]
+__all__ = ["REMOVALS", "GateSchedule", "one_cycle"]
 
-_DENSE, _BILEVEL = 0.25, 0.1
 _WARM_UP, _FIRST_RATE, _LAST_RATE = 0.2, 0.04, 1e-4
-_FIRST_TEMPERATURE, _LAST_TEMPERATURE = 1.0, 0.05
 
 
-class Epochs(NamedTuple):
-    """The epochs of the dense phase, the bilevel phase and the fine-tuning."""
-
-    dense: int
-    bilevel: int
-    fine_tune: int
-
-    @property
-    def total(self) -> int:
-        """All epochs."""
-        return sum(self)
+def cubic(progress: float) -> float:
+    """Return the share of the removal that is done: fast at first (Zhu and Gupta, "To prune, or not to prune", 2017)."""
+    return 1 - (1 - progress) ** 3
 
 
-def share_epochs(max_epochs: int) -> Epochs:
-    """Share the epochs among the phases, each getting at least one.
-
-    Parameters
-    ----------
-    max_epochs : int
-        The epochs of all phases together, at least 3.
-
-    Examples
-    --------
-    >>> from skfairprune.training.schedules import share_epochs
-    >>> share_epochs(20)
-    Epochs(dense=5, bilevel=2, fine_tune=13)
-    """
-    dense = max(1, int(_DENSE * max_epochs))
-    bilevel = max(1, round(_BILEVEL * max_epochs + 1e-9))
-    return Epochs(dense, bilevel, max_epochs - dense - bilevel)
+def one_shot(progress: float) -> float:
+    """Return the share of the removal that is done: all of it from the first step on."""
+    return 1.0
 
 
-def anneal(progress: float, full: float, budget: float) -> tuple[float, float]:
-    """Return the budget of parameters and the gates' temperature at a moment of the bilevel phase.
+#: The named schedules of the removal: functions of the progress in (0, 1].
+REMOVALS: dict[str, Callable[[float], float]] = {"cubic": cubic, "one_shot": one_shot}
 
-    The budget falls along a cubic (Zhu and Gupta, "To prune, or not to prune", 2017), the temperature
-    geometrically.
+
+class GateSchedule:
+    """The removal's share and the gates' temperature at a moment of the bilevel phase.
 
     Parameters
     ----------
-    progress : float
-        The share of the phase that is over, in (0, 1].
-    full, budget : float
-        The parameters at the phase's start and end.
+    removal : callable
+        Takes the progress in (0, 1], returns the share of the removal that is done, in [0, 1]; 1 at the
+        end.
+    temperatures : tuple of float
+        The temperature at the phase's start and end; it falls geometrically.
     """
-    temperature = _FIRST_TEMPERATURE * (_LAST_TEMPERATURE / _FIRST_TEMPERATURE) ** progress
-    return budget + (full - budget) * (1 - progress) ** 3, temperature
+
+    def __init__(self, removal: Callable[[float], float], temperatures: tuple[float, float]) -> None:
+        self.removal, self.temperatures = removal, temperatures
+
+    def __call__(self, progress: float) -> tuple[float, float]:
+        """Return the share and the temperature at a progress in (0, 1].
+
+        Raises
+        ------
+        ValueError
+            If the share is not in [0, 1].
+        """
+        first, last = self.temperatures
+        share = float(self.removal(progress))
+        if not 0 <= share <= 1:
+            raise ValueError(
+                f"sparsity_schedule must return the share of the removal that is done, in [0, 1]; at the "
+                f"progress {progress:.3f} it returned {share!r}."
+            )
+        return share, first * (last / first) ** progress
 
 
 def one_cycle(step: int, n_steps: int) -> float:

@@ -1,34 +1,28 @@
-"""One fit: dense phase, bilevel phase, shrink, fine-tuning, cross-fitting and the decision rule."""
+"""One fit: dense phase, pruning, fine-tuning with cross-fitting, and the decision rule."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+import copy
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skorch.callbacks import Callback, EarlyStopping, LRScheduler
-from torch import Tensor, nn
+from torch import nn
 
-from skfairprune.constraints import Floats, Gap
+from skfairprune.constraints import Gap
 from skfairprune.decision import RuleFit
-from skfairprune.pruning.budget import Chain, select_units
-from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
-from skfairprune.pruning.reconstruction import reconstruction_worth, shrink_and_refit
-from skfairprune.pruning.units import find_units
-from skfairprune.training.batches import EVALUATION_ROWS, Batches, Rows
+from skfairprune.pruning.budget import Chain
+from skfairprune.training.batches import Batch
 from skfairprune.training.fairtask import FairTask
-from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack, PhaseNet
-from skfairprune.training.objective import Objective
-from skfairprune.training.progress import ProgressBar
-from skfairprune.training.schedules import Epochs, anneal, one_cycle
+from skfairprune.training.lagrangian import Lagrangian
+from skfairprune.training.levels import Levels
+from skfairprune.training.net import FineTuneNet, NetworkStack, joint_proba
+from skfairprune.training.phases import PhaseRunner
+from skfairprune.training.plan import Plan
+from skfairprune.training.pruner import Pruner
 
 __all__ = ["Outcome", "Trainer"]
 
-_GRAM_ROWS = 16384  # enough for the Gram matrix of a few hundred units
-_STRENGTH, _SURROGATE_TEMPERATURE = 0.5, 0.3
-_GATE_LR = 0.02
 _CARRY_ERRORS = 3  # standard errors above the bound at which a rule does not carry over
 
 
@@ -38,7 +32,7 @@ class Outcome(NamedTuple):
     Attributes
     ----------
     network : nn.Module
-        The small network; its outputs are the logits of (label, group).
+        The small network; its outputs are the logits of the joint classes.
     masks : list of ndarray of bool
         The mask of each hidden layer.
     rule : RuleFit or None
@@ -63,213 +57,88 @@ class Trainer:
 
     Parameters
     ----------
-    lower : Rows
-        The rows that the weights learn from in the dense and the bilevel phase.
-    upper : Rows
-        The rows of the gates, the multipliers and the rule.
-    final : Rows
-        The rows of the fine-tuning.
-    held_out : Rows or None
-        The rows of early stopping; None never stops early.
-    fold : Tensor of shape (n_total,) of long
-        Which copy of the fine-tuning is blind to a row: 0 to ``n_folds`` - 1. ``n_folds`` for rows that all
-        learn from, -1 for rows that none does.
-    n_folds : int
-        The number of copies.
+    levels : Levels
+        The rows.
     rule_fold : ndarray of shape (n_upper,)
         The folds of the upper rows in the estimate of the gap.
     task : FairTask or None
         The constraint; None trains unconstrained.
-    epochs : Epochs
-        The epochs of each phase.
-    batch_size, lr, weight_decay, n_iter_no_change
-        Of the optimizer (AdamW) and of early stopping.
-    generator : torch.Generator
-        Shuffles rows.
-    progress : ProgressBar or None
-        Shown while it trains.
+    runner : PhaseRunner
+        Runs phases.
+    plan : Plan
+        The epochs of the phases.
+    lagrangian : Lagrangian
+        Makes their objectives.
+    pruner : Pruner
+        Makes the small network.
     """
 
-    lower: Rows
-    upper: Rows
-    final: Rows
-    held_out: Rows | None
-    fold: Tensor
-    n_folds: int
+    levels: Levels
     rule_fold: NDArray[np.intp]
     task: FairTask | None
-    epochs: Epochs
-    batch_size: int
-    lr: float
-    weight_decay: float
-    n_iter_no_change: int | None
-    generator: torch.Generator
-    progress: ProgressBar | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
+    runner: PhaseRunner
+    plan: Plan
+    lagrangian: Lagrangian
+    pruner: Pruner
 
-    def fit(self, network: nn.Module, dense: Chain, budget: int) -> Outcome:
+    def fit(self, network: nn.Module, chain: Chain, budget: int) -> Outcome:
         """Train, prune and fit the rule.
 
         Parameters
         ----------
         network : nn.Module
             The dense network; changed in place.
-        dense : Chain
+        chain : Chain
             Its widths.
         budget : int
-            The most parameters that the small network may have.
+            The most that the small network may cost.
         """
-        objective = Objective(_STRENGTH, _SURROGATE_TEMPERATURE).to(self.lower.x.device)
-        held_out = None if self.held_out is None else self.upper
-        self._train("dense", network, objective, self.lower, self.epochs.dense, held_out)
-        worth = self._bilevel(network, dense, budget, objective)
-        masks = select_units(dense, worth, budget)
-        network = shrink_and_refit(network, find_units(network), masks, self._sample())
-        stack = self._fine_tune(network, objective)
-        if self.task is None:
-            return Outcome(stack.unstack(0), masks, None, None, None)
-        blind = self.fold[self.upper.position] + 1
-        joint, index = self._joint_proba(stack, blind), self.upper.position.cpu().numpy()
-        rule = self.task.fit_rule(joint, index)
-        gap = self.task.cross_fitted_gap(joint, index, self.rule_fold, rule.multipliers)
-        own = self._joint_proba(stack, torch.zeros_like(blind))
-        carried = self.task.measure(rule.rule, own, index)
-        carries = not carried.value - _CARRY_ERRORS * carried.standard_error > self.task.bound
-        if not carries:
-            rule = self.task.fit_rule(own, index)
-        return Outcome(stack.unstack(0), masks, rule, gap, None if carries else carried)
+        initial = copy.deepcopy(network)
+        self.pruner.train_dense(network)
+        pruned = self.pruner.prune(network, initial, chain, budget)
+        stack = self._fine_tune(pruned.network)
+        return self._decide(stack, pruned.masks)
 
-    def _train(
-        self,
-        phase: str,
-        module: nn.Module,
-        objective: Objective,
-        rows: Rows,
-        n_epochs: int,
-        held_out: Rows | None,
-        net_class: type[PhaseNet] = PhaseNet,
-        **params: Any,
-    ) -> None:
-        """Run one phase on a network, in place."""
-        rate = partial(one_cycle, n_steps=n_epochs * len(Batches(rows, self.batch_size)))
-        callbacks: list[tuple[str, Callback]] = [
-            ("rate", LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=rate, step_every="batch"))
-        ]
-        if held_out is not None and self.n_iter_no_change is not None:
-            stopping = EarlyStopping(patience=self.n_iter_no_change, load_best=True, sink=_silent)
-            callbacks.append(("early_stopping", stopping))
-        if self.progress is not None:
-            self.progress.start(phase)
-            callbacks.append(("progress", self.progress))
-        net = net_class(
-            module,
-            objective,
-            held_out=held_out,
-            generator=self.generator,
-            optimizer=torch.optim.AdamW,
-            optimizer__weight_decay=self.weight_decay,
-            optimizer__fused=True,
-            lr=self.lr,
-            batch_size=self.batch_size,
-            max_epochs=n_epochs,
-            device=rows.x.device,
-            callbacks=callbacks,
-            callbacks__print_log=None,
-            verbose=0,
-            **params,
-        )
-        net.initialize()
-        net.partial_fit(rows)
-        module.eval()
-        if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
-            raise ValueError(
-                f"Training diverged: in the {phase} phase the weights are not finite with "
-                f"lr={self.lr}. Choose a smaller lr."
-            )
-        for row in net.history:
-            self.history.append(
-                {
-                    "phase": phase,
-                    "epoch": row["epoch"],
-                    "train_loss": row["train_loss"],
-                    "valid_loss": row.get("valid_loss", np.nan),
-                    "seconds": row["dur"],
-                }
-            )
-
-    def _bilevel(
-        self, network: nn.Module, chain: Chain, budget: int, objective: Objective
-    ) -> list[NDArray[np.float64]]:
-        """Run the bilevel phase; fold the gates into the network and return their scores."""
-        layers = find_units(network)
-        start = reconstruction_worth(network, layers, chain, self._sample())
-        gates = BudgetedGates(chain, [torch.from_numpy(scores) for scores in start]).to(self.lower.x)
-        gated = GatedNetwork(network, layers)
-        self._train(
-            "bilevel",
-            gated,
-            objective,
-            self.lower,
-            self.epochs.bilevel,
-            None,
-            BilevelNet,
-            gates=gates,
-            upper=self.upper,
-            gate_lr=_GATE_LR,
-            schedule=lambda progress: anneal(progress, chain.n_parameters(), budget),
-            n_steps=self.epochs.bilevel * len(Batches(self.lower, self.batch_size)),
-            update_multipliers=lambda forward: self._update_multipliers(forward, objective),
-        )
-        gated.fold(gates().detach())
-        gated.release()
-        return [scores.cpu().double().numpy() for scores in gates.scores.detach().split(gates.sizes)]
-
-    def _sample(self) -> list[tuple[Tensor, Tensor]]:
-        """Return some lower rows and their weights, in batches, for Gram matrices."""
-        position = self.lower.position
-        rows = self.lower.take(position[:: -(-len(position) // _GRAM_ROWS)])
-        return [(batch.x, batch.weight) for batch in Batches(rows, EVALUATION_ROWS)]
-
-    def _fine_tune(self, small: nn.Module, objective: Objective) -> NetworkStack:
+    def _fine_tune(self, small: nn.Module) -> NetworkStack:
         """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.
 
         The phases before were blind to all upper rows, so each has a score from weights that never saw it.
         """
-        stack = NetworkStack([small] * (1 + self.n_folds))
-        self._train(
-            "fine-tune",
-            stack,
-            objective,
-            self.final,
-            self.epochs.fine_tune,
-            self.held_out,
-            FineTuneNet,
-            fold=self.fold,
-        )
+        levels = self.levels
+        stack = NetworkStack([small] * (1 + levels.n_folds))
+        for phase, n_epochs in (("fine-tune", self.plan.fine_tune), ("repair", self.plan.repair)):
+            objective = self.lagrangian.objective()
+            update = self.lagrangian.constrain(objective, phase, self.runner.n_steps(levels.final, 1))
+            self.runner.run(
+                phase,
+                stack,
+                objective,
+                levels.final,
+                n_epochs,
+                levels.held_out,
+                FineTuneNet,
+                update,
+                fold=levels.fold,
+            )
         return stack
 
-    @torch.no_grad()
-    def _joint_proba(self, stack: NetworkStack, which: Tensor) -> Floats:
-        """Return the joint probabilities of the upper rows, each from the network of that number."""
-        parts = []
-        for batch, number in zip(
-            Batches(self.upper, EVALUATION_ROWS),
-            which.tensor_split(len(Batches(self.upper, EVALUATION_ROWS))),
-            strict=True,
-        ):
-            parts.append(torch.softmax(stack.each(batch.x, number), dim=1).double().cpu().numpy())
-        return np.concatenate(parts)
-
-    def _update_multipliers(self, forward: Callable[[Tensor], Tensor], objective: Objective) -> None:
-        """Set the objective's costs from thresholded rates on the upper rows."""
+    def _decide(self, stack: NetworkStack, masks: list[NDArray[np.bool_]]) -> Outcome:
+        """Fit the rule on the copies' scores of the rows they are blind to, and see that it carries over."""
+        network = stack.unstack(0)
         if self.task is None:
-            return
-        with torch.no_grad():
-            parts = [torch.softmax(forward(batch.x), dim=1) for batch in Batches(self.upper, EVALUATION_ROWS)]
-        joint = torch.cat(parts).double().cpu().numpy()
-        fit = self.task.fit_rule(joint, self.upper.position.cpu().numpy())
-        objective.costs = torch.from_numpy(fit.rule.scaled()).to(self.upper.x)
+            return Outcome(network, masks, None, None, None)
+        levels = self.levels
+        index = levels.upper.position.cpu().numpy()
 
+        def blind(batch: Batch) -> torch.Tensor:
+            return stack.each(batch.x, levels.fold[batch.position] + 1)
 
-def _silent(text: str) -> None:
-    """Take the messages of callbacks and say nothing."""
+        joint = joint_proba(blind, levels.upper)
+        rule = self.task.fit_rule(joint, index)
+        gap = self.task.cross_fitted_gap(joint, index, self.rule_fold, rule.multipliers)
+        own = joint_proba(lambda batch: network(batch.x), levels.upper)
+        carried = self.task.measure(rule.rule, own, index)
+        carries = not carried.value - _CARRY_ERRORS * carried.standard_error > self.task.bound
+        if not carries:
+            rule = self.task.fit_rule(own, index)
+        return Outcome(network, masks, rule, gap, None if carries else carried)

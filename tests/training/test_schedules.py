@@ -3,48 +3,35 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from skfairprune.training.schedules import Epochs, anneal, one_cycle, share_epochs
+from skfairprune.training.schedules import REMOVALS, GateSchedule, one_cycle
 
 PROGRESS = np.linspace(0, 1, 101)[1:]
 
 
-@pytest.mark.parametrize("max_epochs", range(3, 201))
-def test_every_phase_gets_epochs_and_none_is_lost(max_epochs):
-    epochs = share_epochs(max_epochs)
-    assert all(type(n) is int for n in epochs)
-    assert min(epochs) >= 1
-    assert sum(epochs) == epochs.total == max_epochs
+@pytest.mark.parametrize("name", REMOVALS)
+def test_removals_rise_to_all(name):
+    shares = np.array([REMOVALS[name](p) for p in PROGRESS])
+    assert np.all(np.diff(shares) >= 0)
+    assert np.all((shares > 0) & (shares <= 1))
+    assert shares[-1] == 1
 
 
-def test_shares_are_a_quarter_a_tenth_and_the_rest():
-    for max_epochs in range(20, 201):
-        epochs = share_epochs(max_epochs)
-        assert abs(epochs.dense - 0.25 * max_epochs) <= 1
-        assert abs(epochs.bilevel - 0.1 * max_epochs) <= 0.5 + 1e-9
-    assert share_epochs(100) == Epochs(25, 10, 65)
+def test_the_cubic_removal_is_fast_at_first():
+    assert_allclose(REMOVALS["cubic"](0.5), 0.875)
+    assert REMOVALS["one_shot"](1e-6) == 1
 
 
-def test_no_phase_shrinks_with_more_epochs():
-    shares = np.array([share_epochs(n) for n in range(3, 201)])
-    assert np.all(np.diff(shares[:, :2], axis=0) >= 0)
-
-
-@pytest.mark.parametrize(("full", "budget"), [(1000.0, 100.0), (500.0, 499.0), (300.0, 300.0)])
-def test_annealing_ends_at_the_budget_and_falls_all_the_way(full, budget):
-    budgets, temperatures = np.array([anneal(p, full, budget) for p in PROGRESS]).T
-    assert np.all(np.diff(budgets) <= 0)
+def test_the_temperature_falls_geometrically_between_its_ends():
+    schedule = GateSchedule(REMOVALS["cubic"], (2.0, 0.02))
+    temperatures = [schedule(p)[1] for p in PROGRESS]
     assert np.all(np.diff(temperatures) < 0)
-    assert_allclose(anneal(1.0, full, budget), (budget, 0.05), rtol=1e-12)
-    assert_allclose(anneal(0.0, full, budget), (full, 1.0), rtol=1e-12)
-    assert budgets.min() >= budget
-    assert budgets.max() <= full
+    assert_allclose([schedule(0.0)[1], schedule(0.5)[1], schedule(1.0)[1]], [2.0, 0.2, 0.02])
 
 
-def test_budget_falls_along_a_cubic_and_temperature_geometrically():
-    assert_allclose(anneal(0.5, 1000, 200), (200 + 800 / 8, np.sqrt(1.0 * 0.05)))
-    temperatures = np.array([anneal(p, 10, 1)[1] for p in PROGRESS])
-    ratio = temperatures[1:] / temperatures[:-1]
-    assert_allclose(ratio, ratio[0])
+@pytest.mark.parametrize("share", [-0.1, 1.1, np.nan])
+def test_a_share_outside_the_unit_interval_is_refused(share):
+    with pytest.raises(ValueError, match=r"sparsity_schedule must return .* at the progress 0\.500 it returned"):
+        GateSchedule(lambda progress: share, (1.0, 0.1))(0.5)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 3, 7, 100, 1000])

@@ -1,0 +1,105 @@
+"""What a fit says about the constraint: the held-out gap, which rows it saw, and warnings."""
+
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from skfairprune._preparation import Targets
+from skfairprune.constraints import Gap
+from skfairprune.training.splits import LevelSplit
+from skfairprune.training.trainer import Outcome
+
+__all__ = ["ValidationGap", "find_problem", "multiplier_table", "validation_gap"]
+
+
+class ValidationGap(NamedTuple):
+    """The gap of a constraint on rows that neither the weights nor the rule behind it saw.
+
+    Attributes
+    ----------
+    value : float
+        Largest minus smallest rate between groups, the largest over the events, in [0, 1].
+    standard_error : float
+        Its sampling standard error.
+    event : str
+        The event with the largest gap.
+    lowest, highest : object
+        The groups with the smallest and the largest rate there.
+    rows : str
+        Which rows it was measured on, and what saw them.
+    """
+
+    value: float
+    standard_error: float
+    event: str
+    lowest: Any
+    highest: Any
+    rows: str
+
+
+def validation_gap(gap: Gap, events: tuple[str, ...], labels: list[Any], split: LevelSplit) -> ValidationGap:
+    """Name the event, the groups and the rows of a gap."""
+    if split.n_folds:
+        rows = (
+            f"{len(split.upper)} training rows, each decided by a network and a rule that did not see "
+            "its fold; the choice of the units and early stopping saw them"
+        )
+    else:
+        rows = (
+            f"{len(split.upper)} rows of X_val, each decided by a rule that did not see its fold; the "
+            "weights did not see them, the choice of the units and early stopping did"
+        )
+    where = (events[gap.event], labels[gap.lowest], labels[gap.highest])
+    return ValidationGap(gap.value, gap.standard_error, *where, rows)
+
+
+def multiplier_table(multipliers: Any, events: tuple[str, ...], labels: list[Any]) -> pd.DataFrame:
+    """Tabulate multipliers, events by groups."""
+    return pd.DataFrame(
+        multipliers[:, : len(labels)],
+        index=pd.Index(events, name="event"),
+        columns=pd.Index([str(label) for label in labels], name="group"),
+    )
+
+
+def find_problem(outcome: Outcome, targets: Targets, bound: float, n_epochs: int, n_rows: int) -> str | None:
+    """Return what is wrong with a fit under a constraint, or None.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        The fit.
+    targets : Targets
+        Its constraint.
+    bound : float
+        The bound asked for.
+    n_epochs : int
+        The epochs run.
+    n_rows : int
+        The rows behind the gap.
+    """
+    gap, strayed = outcome.gap, outcome.not_carried
+    if targets.task is None or gap is None or outcome.rule is None:
+        return None
+    name = targets.task.constraint.name
+    if not gap.value - gap.standard_error <= bound:
+        return (
+            f"{name} is not within difference_bound={bound}: on held-out "
+            f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, after "
+            f"{n_epochs} epochs. Allow a larger bound, more epochs, or give more rows."
+        )
+    if strayed is not None:
+        return (
+            "The copies behind validation_gap_ learned too differently from the network: with their rule "
+            f"its gap would be {strayed.value:.3f}, with a standard error of "
+            f"{strayed.standard_error:.3f}. The rule was fitted on the network's own scores of rows "
+            "it has seen instead, and its gap on unseen rows may be larger. Train longer than "
+            f"{n_epochs} epochs, or give more rows."
+        )
+    if outcome.rule.constant:
+        return (
+            f"Only a constant decision keeps {name} within "
+            f"difference_bound={bound} on the {n_rows} held-out rows: all get "
+            "the same class. Give more rows, or allow a larger bound."
+        )
+    return None

@@ -1,0 +1,82 @@
+"""The plan of a fit: which phases run, for how many epochs, and which of them carry the constraint."""
+
+from typing import NamedTuple
+
+__all__ = ["CONSTRAIN", "ORDERS", "Plan", "make_plan"]
+
+#: In which order pruning and the constraint come.
+ORDERS = ("joint", "prune_then_fair", "fair_then_prune")
+#: Which levels of the joint order carry the constraint.
+CONSTRAIN = ("both", "weights", "gates")
+
+# Shares of the epochs. What a criterion does not need goes to the fine-tuning.
+_DENSE, _BILEVEL, _LOTTERY = 0.25, 0.1, 0.5
+
+
+class Plan(NamedTuple):
+    """The epochs of the phases, and which of them carry the constraint.
+
+    Attributes
+    ----------
+    dense : int
+        Epochs of the dense network; of the lottery's rounds together.
+    bilevel : int
+        Epochs of gates and weights in turns.
+    fine_tune : int
+        Epochs of the small network.
+    repair : int
+        Epochs of the small network under the constraint, after a fine-tuning without it.
+    constrained : frozenset of str
+        Out of "dense", "gates", "weights" (both of the bilevel phase), "fine-tune" and "repair".
+    """
+
+    dense: int
+    bilevel: int
+    fine_tune: int
+    repair: int
+    constrained: frozenset[str]
+
+    @property
+    def n_epochs(self) -> int:
+        """All epochs."""
+        return self.dense + self.bilevel + self.fine_tune + self.repair
+
+
+def make_plan(max_epochs: int, criterion: str, order: str, constrain: str | None) -> Plan:
+    """Share the epochs among the phases that are needed, each getting at least one.
+
+    Parameters
+    ----------
+    max_epochs : int
+        The epochs of all phases together, at least 3; at least 4 for "prune_then_fair".
+    criterion : str
+        What chooses the units: "bilevel", "lottery", "snip" (before any training), or a score of the
+        dense network's units.
+    order : {"joint", "prune_then_fair", "fair_then_prune"}
+        In the joint order the levels named by ``constrain`` carry the constraint. Otherwise one phase does:
+        a last one on the small network, or the dense one.
+    constrain : {"both", "weights", "gates"} or None
+        Not used in the other orders.
+
+    Examples
+    --------
+    >>> from skfairprune.training.plan import make_plan
+    >>> make_plan(20, "bilevel", "joint", "both")[:4]
+    (5, 2, 13, 0)
+    >>> sorted(make_plan(20, "magnitude", "prune_then_fair", "both").constrained)
+    ['repair']
+    """
+    dense = max(1, int((_LOTTERY if criterion == "lottery" else _DENSE) * max_epochs))
+    if criterion == "snip":
+        dense = 0
+    bilevel = max(1, round(_BILEVEL * max_epochs + 1e-9)) if criterion == "bilevel" else 0
+    rest = max_epochs - dense - bilevel
+    repair = rest // 2 if order == "prune_then_fair" else 0
+    if order == "prune_then_fair":
+        constrained = {"repair"}
+    elif order == "fair_then_prune":
+        constrained = {"dense"}
+    else:
+        weights, gates = {"weights", "fine-tune"}, {"gates"}
+        constrained = {"both": weights | gates, "weights": weights, "gates": gates}.get(constrain or "", set())
+    return Plan(dense, bilevel, rest - repair, repair, frozenset(constrained))

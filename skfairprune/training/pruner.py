@@ -1,0 +1,183 @@
+"""From the dense network to the small one: the criteria that choose the units, run on one interface."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from skfairprune.pruning.budget import Chain, select_units
+from skfairprune.pruning.criteria import CRITERIA, ScoringData
+from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
+from skfairprune.pruning.reconstruction import reconstruction_worth, shrink_and_refit
+from skfairprune.pruning.shrink import shrink
+from skfairprune.pruning.units import find_units
+from skfairprune.training.lagrangian import Lagrangian
+from skfairprune.training.levels import Levels
+from skfairprune.training.net import BilevelNet
+from skfairprune.training.phases import PhaseRunner
+from skfairprune.training.plan import Plan
+
+__all__ = ["Pruned", "Pruner"]
+
+_GATE_LR = 0.02
+_LOTTERY_ROUNDS = 3
+
+Masks = list[NDArray[np.bool_]]
+
+
+class Pruned(NamedTuple):
+    """A small network and the mask of each hidden layer of the dense one."""
+
+    network: nn.Module
+    masks: Masks
+
+
+@dataclass
+class Pruner:
+    """Trains the dense network and makes the small one out of it.
+
+    Parameters
+    ----------
+    levels : Levels
+        The rows.
+    runner : PhaseRunner
+        Runs phases.
+    plan : Plan
+        The epochs of the phases.
+    lagrangian : Lagrangian
+        Makes their objectives.
+    criterion : str
+        "bilevel", "lottery" or a key of ``CRITERIA``.
+    n_groups : int
+        The groups in the joint classes; 1 without a constraint.
+    hypergradient : str
+        Of the bilevel phase.
+    damping : float
+        Of the hypergradient.
+    schedule : callable
+        Takes the progress in (0, 1] of the bilevel phase, returns the share of the removal that is done,
+        in [0, 1], and the gates' temperature.
+    """
+
+    levels: Levels
+    runner: PhaseRunner
+    plan: Plan
+    lagrangian: Lagrangian
+    criterion: str
+    n_groups: int
+    hypergradient: str
+    damping: float
+    schedule: Callable[[float], tuple[float, float]]
+
+    def train_dense(self, network: nn.Module) -> None:
+        """Run the dense phase in place: the first round of a lottery, nothing before a score at initialisation."""
+        rounds = _LOTTERY_ROUNDS if self.criterion == "lottery" else 1
+        self._train(network, self.plan.dense - (rounds - 1) * (self.plan.dense // rounds))
+
+    def prune(self, network: nn.Module, initial: nn.Module, chain: Chain, budget: int) -> Pruned:
+        """Choose the units that stay and return the small network.
+
+        Parameters
+        ----------
+        network : nn.Module
+            The dense network after its phase; it is changed.
+        initial : nn.Module
+            The dense network before it.
+        chain : Chain
+            Its widths.
+        budget : int
+            The most that the small network may cost.
+        """
+        if self.criterion == "lottery":
+            return self._draw_ticket(network, initial, chain, budget)
+        if self.criterion == "bilevel":
+            worth = self._bilevel(network, chain, budget)
+        else:
+            worth = CRITERIA[self.criterion](self._scoring_data(network, initial, chain))
+        masks = select_units(chain, worth, budget)
+        layers = find_units(network)
+        if self.criterion in ("bilevel", "obs"):
+            return Pruned(shrink_and_refit(network, layers, masks, self.levels.sample()), masks)
+        return Pruned(shrink(initial if self.criterion == "snip" else network, layers, masks), masks)
+
+    def _train(self, network: nn.Module, n_epochs: int) -> None:
+        objective = self.lagrangian.objective()
+        lower = self.levels.lower
+        update = self.lagrangian.constrain(objective, "dense", self.runner.n_steps(lower, 1))
+        held_out = None if self.levels.held_out is None else self.levels.upper
+        self.runner.run("dense", network, objective, lower, n_epochs, held_out, callback=update)
+
+    def _scoring_data(self, network: nn.Module, initial: nn.Module, chain: Chain) -> ScoringData:
+        return ScoringData(
+            network=network,
+            initial=initial,
+            layers=find_units(network),
+            chain=chain,
+            batches=self.levels.lower_batches(),
+            n_groups=self.n_groups,
+            objective=self.lagrangian.objective(),
+            generator=self.runner.generator,
+        )
+
+    def _draw_ticket(self, network: nn.Module, initial: nn.Module, chain: Chain, budget: int) -> Pruned:
+        """Prune by magnitude in rounds, what stays going back to its first weights after each.
+
+        Frankle and Carbin, "The lottery ticket hypothesis" (2019), iterative pruning with rewinding: the share
+        removed is the same in every round.
+        """
+        dense_size, whole = chain.n_parameters(), chain
+        masks: Masks = [np.ones(size, dtype=bool) for size in chain.sizes]
+        for number in range(1, _LOTTERY_ROUNDS + 1):
+            if number > 1:
+                network = shrink(initial, find_units(initial), masks)
+                self._train(network, self.plan.dense // _LOTTERY_ROUNDS)
+            worth = CRITERIA["magnitude"](self._scoring_data(network, network, chain))
+            target = dense_size * (budget / dense_size) ** (number / _LOTTERY_ROUNDS)
+            for mask, kept in zip(masks, select_units(chain, worth, max(target, budget)), strict=True):
+                mask[mask] = kept
+            chain = whole.resized([int(mask.sum()) for mask in masks])
+        return Pruned(shrink(initial, find_units(initial), masks), masks)
+
+    def _bilevel(self, network: nn.Module, chain: Chain, budget: int) -> list[NDArray[np.float64]]:
+        """Run the bilevel phase; fold the gates into the network and return their scores."""
+        layers, levels = find_units(network), self.levels
+        start = reconstruction_worth(network, layers, chain, levels.sample())
+        gates = BudgetedGates(chain, [torch.from_numpy(scores) for scores in start]).to(levels.lower.x)
+        gated = GatedNetwork(network, layers)
+        full, n_batches = chain.n_parameters(), self.runner.n_steps(levels.lower, 1)
+        lower, upper = self.lagrangian.objective(), self.lagrangian.objective()
+        update = self.lagrangian.constrain(lower, "weights", n_batches)
+        if "gates" in self.lagrangian.constrained:
+            if update is not None:
+                upper = lower
+            else:
+                update = self.lagrangian.constrain(upper, "gates", n_batches)
+
+        def schedule(progress: float) -> tuple[float, float]:
+            share, temperature = self.schedule(progress)
+            return full - (full - budget) * share, temperature
+
+        self.runner.run(
+            "bilevel",
+            gated,
+            lower,
+            levels.lower,
+            self.plan.bilevel,
+            net_class=BilevelNet,
+            callback=update,
+            gates=gates,
+            upper=levels.upper,
+            upper_objective=upper,
+            hypergradient=self.hypergradient,
+            damping=self.damping,
+            gate_lr=_GATE_LR,
+            schedule=schedule,
+            n_steps=self.plan.bilevel * n_batches,
+        )
+        gated.fold(gates().detach())
+        gated.release()
+        return [scores.cpu().double().numpy() for scores in gates.scores.detach().split(gates.sizes)]
