@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from skfairprune.pruning.gates import BudgetedGates
 from skfairprune.training.batches import EVALUATION_ROWS, Batch, Batches, Rows
+from skfairprune.training.hypergradient import Hypergradient, Loss, Parameters, hypergradient
 
 __all__ = ["BilevelNet", "FineTuneNet", "NetworkStack", "PhaseNet", "joint_proba"]
 
@@ -97,10 +99,10 @@ class BilevelNet(PhaseNet):
     r"""Alternate the two levels: a step of the weights, then a step of the gates' scores.
 
     Lower level: :math:`\theta \leftarrow \theta - \alpha \nabla_\theta \ell_{low}(m, \theta)` on a batch of
-    the training rows, the gates fixed. Upper level: :math:`s \leftarrow s - \beta\, dm/ds^T\, \nabla_m
-    \ell_{up}(m, \theta)` on a batch of the held-out rows, which the weights never see. This is the
-    first-order hypergradient: the response :math:`d\theta/dm` of the weights is taken as 0 within a step.
-    The constraint is part of either level's objective, or of both.
+    the training rows, the gates fixed. Upper level: :math:`s \leftarrow s - \beta\, dm/ds^T\, d\ell_{up}/dm`
+    on a batch of the held-out rows, which the weights never see, with a hypergradient from
+    :mod:`skfairprune.training.hypergradient` that reads the lower loss of the same step's batch. The
+    constraint is part of either level's objective, or of both.
 
     Parameters
     ----------
@@ -118,6 +120,10 @@ class BilevelNet(PhaseNet):
         Takes the progress in (0, 1], returns the budget and the temperature.
     n_steps : int
         The number of steps of the whole phase.
+    hypergradient : {"first_order", "closed_form", "implicit"}
+        The estimator of the hypergradient.
+    damping : float
+        The ridge that the estimators other than "first_order" suppose at the lower level, above 0.
     **kwargs
         As for :class:`PhaseNet`.
     """
@@ -133,8 +139,8 @@ class BilevelNet(PhaseNet):
         gate_lr: float,
         schedule: Callable[[float], tuple[float, float]],
         n_steps: int,
-        hypergradient: str,
-        damping: float,
+        hypergradient: Hypergradient = "first_order",
+        damping: float = 1.0,
         **kwargs: Any,
     ) -> None:
         self.gates = gates
@@ -152,6 +158,11 @@ class BilevelNet(PhaseNet):
         super().initialize_optimizer()
         self.gate_optimizer_ = torch.optim.Adam([self.gates.scores], lr=self.gate_lr, fused=True)
         self.upper_batches_ = self._cycle_upper()
+        ends = list(accumulate(layer.n_units for layer in self.module_.layers))
+        self.consumers_ = {
+            f"network.{layer.consumer}.weight": slice(end - layer.n_units, end)
+            for layer, end in zip(self.module_.layers, ends, strict=True)
+        }
         self.step_ = 0
         return self
 
@@ -168,17 +179,32 @@ class BilevelNet(PhaseNet):
         logits = self.module_(batch.x, self.current_gates_.detach())
         return self.criterion_(logits, batch.target, batch.weight)
 
+    def _loss_of(self, batch: Batch, objective: nn.Module) -> Loss:
+        """Return a level's loss of a batch as a function of gates and parameters."""
+
+        def loss(gates: Tensor, parameters: Parameters) -> Tensor:
+            logits = torch.func.functional_call(self.module_, dict(parameters), (batch.x, gates))
+            return objective(logits, batch.target, batch.weight)
+
+        return loss
+
     def train_step(self, batch: Batch, **params: Any) -> dict[str, Any]:
         """Take one step of each level."""
         self.step_ += 1
         self.gates.budget, self.gates.temperature = self.schedule(self.step_ / self.n_steps)
         self.current_gates_ = self.gates()
         step = super().train_step(batch, **params)
-        upper = next(self.upper_batches_)
         self._set_training(False)
-        logits = self.module_(upper.x, self.current_gates_)
-        loss = self.upper_objective(logits, upper.target, upper.weight)
-        (self.gates.scores.grad,) = torch.autograd.grad(loss, self.gates.scores)
+        slope = hypergradient(
+            self.hypergradient,
+            self._loss_of(next(self.upper_batches_), self.upper_objective),
+            self._loss_of(batch, self.criterion_),
+            self.current_gates_,
+            dict(self.module_.named_parameters()),
+            consumers=self.consumers_,
+            damping=self.damping,
+        )
+        (self.gates.scores.grad,) = torch.autograd.grad(self.current_gates_, self.gates.scores, slope)
         self.gate_optimizer_.step()
         return step
 
