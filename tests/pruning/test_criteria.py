@@ -40,9 +40,7 @@ def _data(network, rows, n_groups=2, batch_size=25, objective=None, initial=None
         network=network,
         initial=network if initial is None else initial,
         layers=find_units(network),
-        chain=Chain(
-            linear[0].in_features, tuple(m.out_features for m in linear[:-1]), linear[-1].out_features
-        ),
+        chain=Chain(widths[0], tuple(widths[1:-1]), widths[-1]),
         batches=list(zip(*(part.split(batch_size) for part in rows), strict=True)),
         n_groups=n_groups,
         objective=Objective() if objective is None else objective,
