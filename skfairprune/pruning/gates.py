@@ -119,8 +119,8 @@ class GatedNetwork(nn.Module):
         return gate_inputs
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Return the network's outputs at rows x under gates of shape (n_units_total,)."""
-        self._gates = gates.split([layer.n_units for layer in self.layers])
+        """Return the outputs at rows x under gates of shape (n_units_total,), or a row of gates for each."""
+        self._gates = gates.split([layer.n_units for layer in self.layers], dim=-1)
         try:
             return self.network(x)
         finally:

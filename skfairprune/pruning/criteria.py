@@ -1,0 +1,323 @@
+"""Criteria: the published rules that score the hidden units of all layers, behind one interface.
+
+A criterion takes the :class:`ScoringData` and returns, for each layer, the worth of its units: greater
+stays, comparable across layers. The removal of a unit is the step of its gate :math:`c` from 1 to 0, so
+formulas that a publication states for a weight :math:`\\theta` are applied to the gate, where they read
+:math:`\\theta = 1` and :math:`\\partial L / \\partial c = \\sum_w w\\, \\partial L / \\partial w` over the
+unit's outgoing weights.
+
+Three of them publish a rule within a layer and remove the same share of every layer ("magnitude", "fpgm",
+"fairgrape"): their worth is the unit's place in its layer, as a share. The others compare layers as they
+stand ("snip", "taylor", "fairprune") or by error per parameter freed ("obs").
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skfairprune.constraints import Floats
+from skfairprune.pruning.budget import Chain
+from skfairprune.pruning.gates import GatedNetwork
+from skfairprune.pruning.reconstruction import reconstruction_worth
+from skfairprune.pruning.units import UnitLayer
+
+__all__ = [
+    "CRITERIA",
+    "ScoringData",
+    "fairgrape",
+    "fairprune",
+    "fpgm",
+    "magnitude",
+    "obs",
+    "random",
+    "snip",
+    "taylor",
+]
+
+_PRIVILEGED_SHARE = 1 / 3
+
+
+@dataclass(frozen=True)
+class ScoringData:
+    """What the criteria may read.
+
+    Attributes
+    ----------
+    network : nn.Module
+        The trained dense network. Gives logits of the joint classes, of shape (n_samples, n_labels *
+        n_groups).
+    initial : nn.Module
+        The same network as it was initialised.
+    layers : sequence of UnitLayer
+        Its prunable units.
+    chain : Chain
+        Its widths.
+    batches : sequence of (Tensor, Tensor, Tensor)
+        Rows of shape (n_samples, n_columns), their joint classes label * n_groups + group, and their loss
+        weights. "taylor" and "fairgrape" square the mean gradient of a batch: give batches of the size that
+        is trained with.
+    n_groups : int
+        The number of groups; 1 without a constraint.
+    objective : callable
+        Takes logits, joint classes and weights; returns the mean over the rows of one term for each.
+    generator : torch.Generator
+        On the CPU, for "random".
+    """
+
+    network: nn.Module
+    initial: nn.Module
+    layers: Sequence[UnitLayer]
+    chain: Chain
+    batches: Sequence[tuple[Tensor, Tensor, Tensor]]
+    n_groups: int
+    objective: Callable[[Tensor, Tensor, Tensor], Tensor]
+    generator: torch.Generator
+
+    def by_layer(self, worth: Floats) -> list[Floats]:
+        """Split the worths of all units, of shape (n_units_total,), by layer."""
+        return np.split(worth, np.cumsum([layer.n_units for layer in self.layers])[:-1])
+
+
+def magnitude(data: ScoringData) -> list[Floats]:
+    r"""Score a unit by the norm of its incoming weights.
+
+    .. math:: s_u = \lVert W_{u \cdot} \rVert_2
+
+    Small norms first, the same share of every layer: Li et al., "Pruning Filters for Efficient ConvNets"
+    (2017), section 3.1, for units in place of filters. They take the 1-norm and find the 2-norm as good
+    (section 4.4); biases do not count. The published share of a layer is set by hand; here it is the same
+    for all.
+    """
+    return [_places(np.linalg.norm(_incoming(data, layer), axis=1)) for layer in data.layers]
+
+
+def fpgm(data: ScoringData) -> list[Floats]:
+    r"""Score a unit by its distance from the geometric median of its layer.
+
+    .. math:: s_u = \sum_v \lVert W_{u \cdot} - W_{v \cdot} \rVert_2
+
+    He et al., "Filter Pruning via Geometric Median" (CVPR 2019), Eq. 4 and 6: the units nearest to the
+    point of the least summed distance are those that the others can stand in for. The same share of every
+    layer, as published. The bias counts as one more incoming weight: units that differ in nothing else have
+    their kink in different places.
+    """
+    worth = []
+    for layer in data.layers:
+        rows = torch.from_numpy(_incoming(data, layer, bias=True))
+        # The faster way by matrix products does not give equal units a distance of 0.
+        distance = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+        worth.append(_places(distance.sum(dim=1).numpy()))
+    return worth
+
+
+def snip(data: ScoringData) -> list[Floats]:
+    r"""Score a unit by the sensitivity of the initial network's loss to its gate.
+
+    .. math:: s_u = \frac{|\partial L / \partial c_u|}{\sum_v |\partial L / \partial c_v|}
+
+    Lee et al., "SNIP: Single-shot Network Pruning Based on Connection Sensitivity" (ICLR 2019), Eq. 5 and
+    6, at initialisation, over all layers at once; for units as in van Amersfoort et al., "Single Shot
+    Structured Pruning Before Training" (2020), without its division by the cost. The loss is that of all
+    rows, where the publications take one batch.
+    """
+    slope = np.abs(sum(batch.sum(axis=0) for batch, _, _ in _gate_gradients(data, data.initial)))
+    return data.by_layer(slope / max(slope.sum(), np.finfo(float).tiny))
+
+
+def taylor(data: ScoringData) -> list[Floats]:
+    r"""Score a unit by the squared first-order change of the loss without it.
+
+    .. math:: s_u = \frac1B \sum_b \Big(\frac{\partial L_b}{\partial c_u}\Big)^2
+
+    over batches :math:`b`: Molchanov et al., "Importance Estimation for Neural Network Pruning" (CVPR 2019),
+    Eq. 8 with the gate as the parameter (their "gate" variant). Published without a normalisation by layer:
+    the change of the loss is comparable as it is. They prune in many small steps and score anew in each;
+    call this again on the smaller network for that.
+    """
+    squares = [batch.mean(axis=0) ** 2 for batch, _, _ in _gate_gradients(data, data.network)]
+    return data.by_layer(np.mean(squares, axis=0))
+
+
+def obs(data: ScoringData) -> list[Floats]:
+    """Score a unit by the error that is left when the others make up for it, per parameter freed.
+
+    The optimal brain surgeon for units, see :func:`skfairprune.pruning.reconstruction.reconstruction_worth`.
+    """
+    sample = [(x, weight) for x, _, weight in data.batches]
+    return reconstruction_worth(data.network, data.layers, data.chain, sample)
+
+
+def fairgrape(data: ScoringData) -> list[Floats]:
+    r"""Score units so that each group keeps its share of a layer's importance.
+
+    The importance of unit :math:`u` for group :math:`g`, with the loss :math:`L_{b,g}` of the group's rows
+    in batch :math:`b`, and the group's share of its layer's importance are
+
+    .. math:: I_{u,g} = \sum_b \Big(\frac{\partial L_{b,g}}{\partial c_u}\Big)^2, \qquad
+              p_g = \frac{\sum_u I_{u,g}}{\sum_{u,h} I_{u,h}}.
+
+    Units are chosen one after the other: the group whose share in the importance of the units chosen so
+    far is farthest below :math:`p_g` gets the unit of most importance to it. Units chosen earlier are worth
+    more; of every layer the same share stays. Lin, Kim and Joo, "FairGRAPE: Fairness-aware GRAdient Pruning
+    mEthod for Face Attribute Classification" (ECCV 2022), section 3, in the form of the authors' program:
+    the shares of the chosen start out equal, the importance of a weight is :math:`(w\,\partial L/\partial
+    w)^2`. Here it is the unit's gate in place of the weight. They prune a tenth at a time and train in
+    between; call this again on the smaller network for that.
+
+    With one group the order is that of "taylor" within each layer.
+    """
+    importance = np.zeros((sum(layer.n_units for layer in data.layers), data.n_groups))
+    for slopes, group, weight in _gate_gradients(data, data.network):
+        total = np.bincount(group, weight, data.n_groups)
+        sums = (np.arange(data.n_groups)[:, None] == group) @ slopes
+        importance += ((sums / np.where(total > 0, total, np.inf)[:, None]) ** 2).T
+    ends = np.cumsum([layer.n_units for layer in data.layers])[:-1]
+    worth = []
+    for part in np.split(importance, ends):
+        chosen = np.empty(len(part))
+        chosen[_preserving_order(part)] = np.arange(len(part), 0, -1)
+        worth.append(chosen / len(part))
+    return worth
+
+
+def fairprune(data: ScoringData) -> list[Floats]:
+    r"""Score a unit by what its removal costs the worse-off, less what it costs the others.
+
+    .. math:: s_u = \tfrac12 \big(h_u^0 - \beta\, h_u^1\big), \qquad
+              h_u^k = E\Big[\Big(\frac{\partial \ell}{\partial c_u}\Big)^2 \Big| k\Big],
+
+    with :math:`\beta = 1/3`: Wu et al., "FairPrune: Achieving Fairness Through Pruning for Dermatological
+    Disease Diagnosis" (MICCAI 2022), whose saliency of a weight is :math:`\frac12 \theta^2 (h^0 - \beta h^1)`
+    with the diagonals :math:`h` of the Hessians of the losses of the unprivileged (0) and the privileged
+    group (1); the smallest leave first, over all layers. Here it is the gate, with :math:`\theta = 1`, in
+    place of the weight, and the Fisher information of the rows' own labels in place of the Hessian. The
+    publication tunes :math:`\beta` by hand. Of several groups the unprivileged one is that of the least
+    accuracy in the label on the rows, and the others together are the privileged one.
+
+    With one group this is :math:`\frac12 h_u`, the saliency of the optimal brain damage (LeCun et al. 1990).
+    """
+    fisher = np.zeros((data.n_groups, sum(layer.n_units for layer in data.layers)))
+    total = np.zeros(data.n_groups)
+    for slopes, group, weight in _gate_gradients(data, data.network):
+        member = np.arange(data.n_groups)[:, None] == group
+        # A row's slopes hold its weight once, so does its share of the mean.
+        fisher += (member / np.where(weight > 0, weight, np.inf)) @ slopes**2
+        total += member @ weight
+    if data.n_groups == 1:
+        return data.by_layer(fisher[0] / total[0] / 2)
+    worst = int(np.argmin(_label_accuracy(data)))
+    others = np.arange(data.n_groups) != worst
+    privileged = fisher[others].sum(axis=0) / total[others].sum()
+    return data.by_layer((fisher[worst] / total[worst] - _PRIVILEGED_SHARE * privileged) / 2)
+
+
+def random(data: ScoringData) -> list[Floats]:
+    """Draw the worth of each unit uniformly from [0, 1)."""
+    n_units = sum(layer.n_units for layer in data.layers)
+    return data.by_layer(torch.rand(n_units, generator=data.generator, dtype=torch.float64).numpy())
+
+
+#: The criteria by name.
+CRITERIA: dict[str, Callable[[ScoringData], list[Floats]]] = {
+    "magnitude": magnitude,
+    "fpgm": fpgm,
+    "snip": snip,
+    "taylor": taylor,
+    "obs": obs,
+    "fairgrape": fairgrape,
+    "fairprune": fairprune,
+    "random": random,
+}
+
+
+def _places(score: Floats) -> Floats:
+    """Turn the scores of a layer into places from 1 / n_units to 1; of equals the later gets the less."""
+    places = np.empty(len(score))
+    places[np.lexsort((-np.arange(len(score)), score))] = np.arange(1, len(score) + 1)
+    return places / len(score)
+
+
+def _incoming(data: ScoringData, layer: UnitLayer, bias: bool = False) -> Floats:
+    """Return the incoming weights of a layer's units, of shape (n_units, n_inputs)."""
+    producer = data.network.get_submodule(layer.producer)
+    assert isinstance(producer, nn.Linear)
+    parts = [producer.weight, producer.bias[:, None]] if bias else [producer.weight]
+    return torch.cat(parts, dim=1).detach().cpu().numpy().astype(np.float64)
+
+
+def _gate_gradients(
+    data: ScoringData, network: nn.Module
+) -> Iterator[tuple[Floats, NDArray[np.intp], Floats]]:
+    """Yield the slopes of the rows' weighted losses by the gates, the rows' groups and their weights.
+
+    One backward pass a batch serves all groups: every row has gates of its own.
+
+    Yields
+    ------
+    slopes : ndarray of shape (n_samples, n_units_total)
+        The derivative of the row's term of the objective, its weight included.
+    group : ndarray of shape (n_samples,)
+        The group codes.
+    weight : ndarray of shape (n_samples,)
+        The loss weights.
+    """
+    training = network.training
+    gated = GatedNetwork(network.eval(), data.layers)
+    n_units = sum(layer.n_units for layer in data.layers)
+    try:
+        for x, target, weight in data.batches:
+            gates = x.new_ones(len(x), n_units).requires_grad_()
+            loss = data.objective(gated(x, gates), target, weight)
+            (slopes,) = torch.autograd.grad(len(x) * loss, gates)
+            group = target.remainder(data.n_groups).cpu().numpy()
+            yield slopes.cpu().double().numpy(), group, weight.cpu().double().numpy()
+    finally:
+        gated.release().train(training)
+
+
+@torch.no_grad()
+def _label_accuracy(data: ScoringData) -> Floats:
+    """Return the weighted accuracy in the label, of shape (n_groups,); infinite for a group without rows."""
+    right, total = np.zeros(data.n_groups), np.zeros(data.n_groups)
+    for x, target, weight in data.batches:
+        joint = torch.softmax(data.network(x), dim=1)
+        label = joint.reshape(len(joint), -1, data.n_groups).sum(dim=2).argmax(dim=1)
+        group = target.remainder(data.n_groups).cpu().numpy()
+        hit = (label == target // data.n_groups).cpu().numpy()
+        share = weight.cpu().double().numpy()
+        right += np.bincount(group, share * hit, data.n_groups)
+        total += np.bincount(group, share, data.n_groups)
+    return np.divide(right, total, out=np.full(data.n_groups, np.inf), where=total > 0)
+
+
+def _preserving_order(importance: Floats) -> NDArray[np.intp]:
+    """Choose the units of a layer one by one, each for the group that is farthest below its share.
+
+    Parameters
+    ----------
+    importance : ndarray of shape (n_units, n_groups)
+        What each unit means to each group.
+
+    Returns
+    -------
+    ndarray of shape (n_units,)
+        The units in the order in which they are chosen.
+    """
+    n_units, n_groups = importance.shape
+    tiny = np.finfo(float).tiny
+    target = importance.sum(axis=0) / max(importance.sum(), tiny)
+    wanted = [iter(np.argsort(-importance[:, g], kind="stable")) for g in range(n_groups)]
+    kept, share = np.zeros(n_groups), np.full(n_groups, 1 / n_groups)
+    chosen = np.zeros(n_units, dtype=bool)
+    order = np.empty(n_units, dtype=np.intp)
+    for place in range(n_units):
+        unit = next(u for u in wanted[int(np.argmin(share - target))] if not chosen[u])
+        chosen[unit] = True
+        order[place] = unit
+        kept += importance[unit]
+        share = kept / max(kept.sum(), tiny)
+    return order
