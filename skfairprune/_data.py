@@ -1,4 +1,4 @@
-"""The rows of a fit, checked and encoded: inputs, label codes, weights and group codes."""
+"""The rows of a fit, checked and encoded: inputs, labels, weights, group and stratum codes."""
 
 from collections.abc import Hashable
 from typing import Any, NamedTuple
@@ -38,7 +38,11 @@ class FitData(NamedTuple):
     group : ndarray of shape (n_samples,) or None
         Group codes.
     group_labels : tuple
-        The groups' labels, in the order of their codes.
+        The groups' labels, in the order of their codes; empty without groups.
+    stratum : ndarray of shape (n_samples,) or None
+        Codes of the strata that the control features form.
+    stratum_labels : tuple
+        The strata's labels, in the order of their codes; empty without strata.
     """
 
     X: NDArray[np.floating]
@@ -46,6 +50,8 @@ class FitData(NamedTuple):
     weight: NDArray[np.float64]
     group: NDArray[np.intp] | None
     group_labels: tuple[Hashable, ...]
+    stratum: NDArray[np.intp] | None = None
+    stratum_labels: tuple[Hashable, ...] = ()
 
 
 def check_fit_data(
@@ -54,25 +60,36 @@ def check_fit_data(
     y: ArrayLike,
     sample_weight: ArrayLike | None,
     sensitive_features: Any,
+    control_features: Any = None,
 ) -> FitData:
     """Check training rows; rows of weight 0 are left out."""
     rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
     check_classification_targets(classes)
     weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
-    group: NDArray[np.intp] | None = None
-    labels: tuple[Hashable, ...] = ()
-    if sensitive_features is not None:
-        encoded = encode_sensitive(sensitive_features, len(classes))
-        group, labels = encoded.codes, encoded.labels
+    if control_features is not None and sensitive_features is None:
+        raise ValueError(
+            "control_features are given without sensitive_features; they form the strata within which "
+            "groups are compared. Pass sensitive_features too."
+        )
     counted = weight > 0
     if not counted.any():
         raise ValueError("All sample weights are zero; at least one row must have a positive weight.")
+    group, group_labels = _encode(sensitive_features, "sensitive_features", counted)
+    stratum, stratum_labels = _encode(control_features, "control_features", counted)
     if not counted.all():
         rows, classes, weight = rows[counted], classes[counted], weight[counted]
-        if group is not None:
-            present, group = np.unique(group[counted], return_inverse=True)
-            labels = tuple(labels[code] for code in present)
-    return FitData(_dense(rows), classes, weight, group, labels)
+    return FitData(_dense(rows), classes, weight, group, group_labels, stratum, stratum_labels)
+
+
+def _encode(
+    features: Any, name: str, counted: NDArray[np.bool_]
+) -> tuple[NDArray[np.intp] | None, tuple[Hashable, ...]]:
+    """Encode the features of the rows that count: codes and labels, only those that occur there."""
+    if features is None:
+        return None, ()
+    encoded = encode_sensitive(features, len(counted), name)
+    present, codes = np.unique(encoded.codes[counted], return_inverse=True)
+    return codes, tuple(encoded.labels[code] for code in present)
 
 
 def check_held_out_data(
@@ -82,14 +99,21 @@ def check_held_out_data(
     sensitive_features_val: Any,
     classes: NDArray,
     group_labels: tuple[Hashable, ...],
+    control_features_val: Any = None,
+    stratum_labels: tuple[Hashable, ...] = (),
 ) -> FitData | None:
-    """Check held-out rows against the training rows' columns, classes and groups.
+    """Check held-out rows against the training rows' columns, classes, groups and strata.
 
-    ``group_labels`` is empty without a constraint; the groups are then not needed.
+    ``group_labels`` is empty without a constraint, ``stratum_labels`` without strata; the groups or
+    the strata are then not needed.
     """
     if X_val is None and y_val is None:
-        if sensitive_features_val is not None:
-            raise ValueError("sensitive_features_val is given without X_val; pass X_val and y_val too.")
+        for name, features in [
+            ("sensitive_features_val", sensitive_features_val),
+            ("control_features_val", control_features_val),
+        ]:
+            if features is not None:
+                raise ValueError(f"{name} is given without X_val; pass X_val and y_val too.")
         return None
     if X_val is None or y_val is None:
         given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
@@ -107,23 +131,35 @@ def check_held_out_data(
     unknown = sorted(set(np.unique(y).tolist()) - set(classes.tolist()), key=str)
     if unknown:
         raise ValueError(f"y_val has the classes {unknown}, which y does not have; y has {classes.tolist()}.")
-    group = None
+    group = stratum = None
     if group_labels:
-        if sensitive_features_val is None:
+        group = _encode_as(group_labels, "groups", sensitive_features_val, "sensitive_features", len(y))
+        if control_features_val is not None and not stratum_labels:
             raise ValueError(
-                "X_val is given without sensitive_features_val; the constraint needs the groups of the "
-                "held-out rows too."
+                "control_features_val is given, but there are no control_features of the training rows; "
+                "pass both or neither."
             )
-        encoded = encode_sensitive(sensitive_features_val, len(y), "sensitive_features_val")
-        strange = [label for label in encoded.labels if label not in group_labels]
-        if strange:
-            raise ValueError(
-                f"sensitive_features_val has the groups {strange}, which sensitive_features does not "
-                f"have; it has {list(group_labels)}."
-            )
-        position = np.array([group_labels.index(label) for label in encoded.labels], dtype=np.intp)
-        group = position[encoded.codes]
-    return FitData(X, y, np.ones(len(y)), group, group_labels)
+    if group_labels and stratum_labels:
+        stratum = _encode_as(stratum_labels, "strata", control_features_val, "control_features", len(y))
+    return FitData(X, y, np.ones(len(y)), group, group_labels, stratum, stratum_labels)
+
+
+def _encode_as(
+    labels: tuple[Hashable, ...], kind: str, features: Any, name: str, n_samples: int
+) -> NDArray[np.intp]:
+    """Encode held-out features by the labels of the training rows."""
+    if features is None:
+        raise ValueError(
+            f"X_val is given without {name}_val; the constraint needs the {kind} of the held-out rows too."
+        )
+    encoded = encode_sensitive(features, n_samples, f"{name}_val")
+    strange = [label for label in encoded.labels if label not in labels]
+    if strange:
+        raise ValueError(
+            f"{name}_val has the {kind} {strange}, which {name} does not have; it has {list(labels)}."
+        )
+    position = np.array([labels.index(label) for label in encoded.labels], dtype=np.intp)
+    return position[encoded.codes]
 
 
 def check_inputs(estimator: BaseEstimator, X: ArrayLike) -> NDArray[np.floating]:
@@ -176,13 +212,16 @@ def _dense(X: Any) -> NDArray[np.floating]:
 
 def concatenate(first: FitData, second: FitData) -> FitData:
     """Put held-out rows behind training rows."""
-    group = None
-    if first.group is not None and second.group is not None:
-        group = np.concatenate([first.group, second.group])
+
+    def join(one: NDArray[np.intp] | None, other: NDArray[np.intp] | None) -> NDArray[np.intp] | None:
+        return None if one is None or other is None else np.concatenate([one, other])
+
     return FitData(
         np.concatenate([first.X, second.X]),
         np.concatenate([first.y, second.y]),
         np.concatenate([first.weight, second.weight]),
-        group,
+        join(first.group, second.group),
         first.group_labels,
+        join(first.stratum, second.stratum),
+        first.stratum_labels,
     )

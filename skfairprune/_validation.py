@@ -1,6 +1,6 @@
-"""From user input to codes: sensitive features to group codes, labels to 0 and 1.
+"""From user input to codes: sensitive and control features to group codes, labels to 0, 1, ...
 
-Every error message about the content of sensitive features and of labels lives here.
+Every error message about the content of these features and of labels lives here.
 """
 
 from collections.abc import Hashable, Iterable
@@ -36,7 +36,7 @@ class GroupCodes(NamedTuple):
 
 
 def encode_sensitive(sensitive_features: Any, n_samples: int, name: str = "sensitive_features") -> GroupCodes:
-    """Encode sensitive features as group codes.
+    """Encode sensitive features, or control features, as group codes.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def encode_sensitive(sensitive_features: Any, n_samples: int, name: str = "sensi
     _refuse_missing(
         encoded,
         titles,
-        'Every row needs a group: give these rows a label of their own, such as "unknown", or drop them.',
+        'Every row needs a value: give these rows a label of their own, such as "unknown", or drop them.',
     )
     if len(encoded) == 1:
         labels, codes = encoded[0]

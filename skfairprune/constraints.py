@@ -1,33 +1,36 @@
-"""Group-fairness constraints: events, groups and utilities, and the rates, gaps and costs they give.
+"""Group-fairness constraints: kinds of rows, events and utilities, and the rates, gaps and costs they give.
 
-Every constraint here is linear in the decision :math:`h(x) \\in \\{0, 1\\}`. Its rate in the cell
-(event :math:`e`, group :math:`g`) is the mean utility
+A constraint tells rows apart by their *kind* :math:`k`: their label, or their label and stratum. Every
+constraint here is linear in the decision: an event :math:`e` is a set of kinds, and a decision :math:`d` has
+the utility :math:`U_e(k, d)` there. The rate of the cell (event, group) is the mean utility of its rows,
 
-.. math:: r_{e,g} = E[a_y + b_y\\,h(x) \\mid y \\in e,\\ group = g],
+.. math:: r_{e,g} = E[U_e(k, h(x)) \\mid k \\in e,\\ group = g],
 
-its gap in an event is the largest minus the smallest rate over the groups, and its gap is the largest
-over the events (as fairlearn's ``*_difference`` metrics with ``method="between_groups"``). Events and
-utilities depend on a row only through its label, so a constraint is three small tables, and all rates
-follow from two weighted counts: the rows and the positive decisions of each (label, group).
+the gap of an event is the largest minus the smallest rate over the groups, and the gap of the constraint
+is the largest over the events (as fairlearn's ``*_difference`` metrics with ``method="between_groups"``).
+Nothing about a row but its kind, group and decision matters, so a constraint is three small tables, and all
+rates follow from the weighted counts of the rows by (kind, group, decision).
 
-The utilities are those of Agarwal et al., "A Reductions Approach to Fair Classification" (2018),
-as in :mod:`fairlearn.reductions`; the bound is on max − min, not on the deviation from the mean.
+The utilities of binary decisions are those of Agarwal et al., "A Reductions Approach to Fair
+Classification" (2018), as in :mod:`fairlearn.reductions`; the bound is on max − min, not on the deviation
+from the mean.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CONSTRAINTS", "Constraint", "GroupCounts", "get_constraint"]
+__all__ = ["CONSTRAINTS", "Constraint", "Gap", "GroupCounts", "degradation_parity", "get_constraint"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Constraint:
-    """A group-fairness constraint on binary decisions.
+    """A group-fairness constraint on decisions among two or more classes.
 
     Parameters
     ----------
@@ -35,32 +38,42 @@ class Constraint:
         The name in fairlearn's vocabulary.
     events : tuple of str
         The names of the events.
-    members : ndarray of shape (n_events, 2)
-        1 where rows of label 0 or 1 belong to the event, else 0.
-    offset : ndarray of shape (2,)
-        :math:`a_y`, the utility of a negative decision, by label.
-    slope : ndarray of shape (2,)
-        :math:`b_y`, what a positive decision adds to it, by label.
+    labels : ndarray of shape (n_kinds,) of int
+        The label code of each kind of row.
+    members : ndarray of shape (n_events, n_kinds)
+        1 where rows of a kind belong to an event, else 0.
+    utilities : ndarray of shape (n_events, n_kinds, n_decisions)
+        :math:`U_e(k, d)`, the utility of each decision.
     """
 
     name: str
     events: tuple[str, ...]
+    labels: NDArray[np.intp]
     members: Floats
-    offset: Floats
-    slope: Floats
+    utilities: Floats
 
     @property
     def n_events(self) -> int:
         """The number of events."""
         return len(self.events)
 
+    @property
+    def n_kinds(self) -> int:
+        """The number of kinds of rows."""
+        return len(self.labels)
+
+    @property
+    def n_decisions(self) -> int:
+        """The number of decisions: the classes."""
+        return self.utilities.shape[2]
+
     def cell_sums(self, table: ArrayLike) -> Floats:
-        """Sum a table by label over the labels of each event.
+        """Sum a table by kind over the kinds of each event.
 
         Parameters
         ----------
-        table : array-like of shape (2, n_groups)
-            One number per (label, group), for instance weighted counts.
+        table : array-like of shape (n_kinds, n_groups)
+            One number per (kind, group), for instance weighted counts.
 
         Returns
         -------
@@ -68,35 +81,32 @@ class Constraint:
         """
         return self.members @ np.asarray(table, dtype=np.float64)
 
-    def rates(self, totals: ArrayLike, positives: ArrayLike) -> Floats:
+    def rates(self, counts: ArrayLike) -> Floats:
         """Compute the rate of each cell from counts.
 
         Parameters
         ----------
-        totals : array-like of shape (2, n_groups)
-            The weight of the rows, by label and group.
-        positives : array-like of shape (2, n_groups)
-            The weight of the rows with a positive decision (or the sum of soft decisions).
+        counts : array-like of shape (n_kinds, n_groups, n_decisions)
+            The weight of the rows, by kind, group and decision (or the sum of soft decisions).
 
         Returns
         -------
         ndarray of shape (n_events, n_groups)
-            Rates in [0, 1]; NaN in a cell without weight.
+            Mean utilities; NaN in a cell without weight.
         """
-        totals = np.asarray(totals, dtype=np.float64)
-        positives = np.asarray(positives, dtype=np.float64)
-        utility = self.offset[:, None] * totals + self.slope[:, None] * positives
-        weight = self.cell_sums(totals)
+        counts = np.asarray(counts, dtype=np.float64)
+        utility = np.einsum("ek,ekd,kgd->eg", self.members, self.utilities, counts)
+        weight = self.cell_sums(counts.sum(axis=2))
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(weight > 0, self.cell_sums(utility) / weight, np.nan)
+            return np.where(weight > 0, utility / weight, np.nan)
 
     def costs(self, multipliers: ArrayLike, cell_weights: ArrayLike) -> Floats:
-        r"""Compute what a positive decision costs under given multipliers.
+        r"""Compute what each decision costs under given multipliers.
 
-        The Lagrangian's constraint term :math:`\sum_{e,g} \lambda_{e,g} r_{e,g}` is, up to a constant,
-        the mean over the rows of :math:`V_{y,g} h(x)` with
+        The Lagrangian's constraint term :math:`\sum_{e,g} \lambda_{e,g} r_{e,g}` is the mean over the rows
+        of :math:`V_{k,g,h(x)}` with
 
-        .. math:: V_{y,g} = b_y \sum_{e \ni y} \lambda_{e,g} / P(e, g).
+        .. math:: V_{k,g,d} = \sum_{e \ni k} U_e(k, d)\, \lambda_{e,g} / P(e, g).
 
         Parameters
         ----------
@@ -107,57 +117,117 @@ class Constraint:
 
         Returns
         -------
-        ndarray of shape (2, n_groups)
-            :math:`V_{y,g}`, in units of accuracy.
+        ndarray of shape (n_kinds, n_groups, n_decisions)
+            :math:`V_{k,g,d}`, in units of accuracy.
         """
         multipliers = np.asarray(multipliers, dtype=np.float64)
         cell_weights = np.asarray(cell_weights, dtype=np.float64)
         price = np.divide(multipliers, cell_weights, out=np.zeros_like(multipliers), where=cell_weights > 0)
-        return self.slope[:, None] * (self.members.T @ price)
+        return np.einsum("ek,ekd,eg->kgd", self.members, self.utilities, price)
+
+    def stratified(self, strata: Sequence[Any]) -> "Constraint":
+        """Return the constraint within strata: its gap is the largest over them.
+
+        Parameters
+        ----------
+        strata : sequence
+            The labels of the strata. A row of kind k in stratum number s has the kind
+            ``s * n_kinds + k`` of the new constraint, whose events are those of every stratum in turn.
+
+        Returns
+        -------
+        Constraint
+        """
+        n = len(strata)
+        utilities = np.zeros((n, self.n_events, n, self.n_kinds, self.n_decisions))
+        for s in range(n):
+            utilities[s, :, s] = self.utilities
+        return Constraint(
+            self.name,
+            tuple(f"{event} | {stratum}" for stratum in strata for event in self.events),
+            np.tile(self.labels, n),
+            np.kron(np.eye(n), self.members),
+            utilities.reshape(n * self.n_events, n * self.n_kinds, self.n_decisions),
+        )
 
 
-def _constraint(
-    name: str,
-    events: dict[str, tuple[int, int]],
-    offset: tuple[int, int] = (0, 0),
-    slope: tuple[int, int] = (1, 1),
-) -> Constraint:
-    return Constraint(
-        name,
-        tuple(events),
-        np.array(list(events.values()), dtype=np.float64),
-        np.array(offset, dtype=np.float64),
-        np.array(slope, dtype=np.float64),
-    )
+def _one_decision(name: str, events: dict[str, tuple[int, int]]) -> Constraint:
+    """Return a binary constraint on the rate of positive decisions in events of labels."""
+    members = np.array(list(events.values()), dtype=np.float64)
+    utilities = np.broadcast_to([0.0, 1.0], (len(events), 2, 2))
+    return Constraint(name, tuple(events), np.arange(2), members, utilities)
 
 
-_ALL, _NEGATIVES, _POSITIVES = {"all": (1, 1)}, {"y=0": (1, 0)}, {"y=1": (0, 1)}
+def _demographic_parity(classes: Sequence[Any]) -> Constraint:
+    n_classes = len(classes)
+    if n_classes == 2:
+        return _one_decision("demographic_parity", {"all": (1, 1)})
+    events = tuple(f"decision {c}" for c in classes)
+    members = np.ones((n_classes, n_classes))
+    utilities = np.repeat(np.eye(n_classes)[:, None, :], n_classes, axis=1)
+    return Constraint("demographic_parity", events, np.arange(n_classes), members, utilities)
 
-#: The constraints by name.
+
+def _equalized_odds(classes: Sequence[Any]) -> Constraint:
+    n_classes = len(classes)
+    if n_classes == 2:
+        return _one_decision("equalized_odds", {"y=0": (1, 0), "y=1": (0, 1)})
+    events = tuple(f"y{sign}{c}" for c in classes for sign in ("!=", "="))
+    own = np.eye(n_classes)
+    members = np.stack([1 - own, own], axis=1).reshape(-1, n_classes)
+    utilities = np.repeat(own, 2, axis=0)[:, None, :].repeat(n_classes, axis=1)
+    return Constraint("equalized_odds", events, np.arange(n_classes), members, utilities)
+
+
+def _error_rate_parity(classes: Sequence[Any]) -> Constraint:
+    n_classes = len(classes)
+    utilities = 1 - np.eye(n_classes)[None]
+    members = np.ones((1, n_classes))
+    return Constraint("error_rate_parity", ("all",), np.arange(n_classes), members, utilities)
+
+
+def _binary_only(name: str, events: dict[str, tuple[int, int]]):  # type: ignore[no-untyped-def]
+    def build(classes: Sequence[Any]) -> Constraint:
+        if len(classes) != 2:
+            raise ValueError(
+                f"{name} is for two classes, and y has {len(classes)}. Choose equalized_odds (one class "
+                "against the rest), demographic_parity, error_rate_parity, or constraint=None."
+            )
+        return _one_decision(name, events)
+
+    return build
+
+
+#: The constraints by name: functions of the classes.
 CONSTRAINTS = {
-    constraint.name: constraint
-    for constraint in (
-        _constraint("demographic_parity", _ALL),
-        _constraint("equalized_odds", _NEGATIVES | _POSITIVES),
-        _constraint("true_positive_rate_parity", _POSITIVES),
-        _constraint("false_positive_rate_parity", _NEGATIVES),
-        _constraint("error_rate_parity", _ALL, offset=(0, 1), slope=(1, -1)),
-    )
+    "demographic_parity": _demographic_parity,
+    "equalized_odds": _equalized_odds,
+    "true_positive_rate_parity": _binary_only("true_positive_rate_parity", {"y=1": (0, 1)}),
+    "false_positive_rate_parity": _binary_only("false_positive_rate_parity", {"y=0": (1, 0)}),
+    "error_rate_parity": _error_rate_parity,
 }
 
 
-def get_constraint(name: str) -> Constraint:
+def get_constraint(name: str, n_classes: int = 2, classes: Sequence[Any] | None = None) -> Constraint:
     """Return the constraint of that name.
+
+    With more than two classes demographic parity and equalized odds are one-vs-rest: the rate of every
+    decision is compared between groups, over all rows, or over the rows of its class and over the
+    others.
 
     Parameters
     ----------
     name : str
         One of the keys of ``CONSTRAINTS``.
+    n_classes : int, default=2
+        The number of classes.
+    classes : sequence of length n_classes, default=None
+        What the names of the events call them when there are more than two; None means their codes.
 
     Raises
     ------
     ValueError
-        If there is none of that name.
+        If there is none of that name, or it is for two classes and there are more.
 
     Examples
     --------
@@ -167,7 +237,34 @@ def get_constraint(name: str) -> Constraint:
     """
     if name not in CONSTRAINTS:
         raise ValueError(f"Unknown constraint {name!r}; choose one of {', '.join(CONSTRAINTS)}.")
-    return CONSTRAINTS[name]
+    return CONSTRAINTS[name](range(n_classes) if classes is None else classes)
+
+
+def degradation_parity(n_classes: int = 2) -> Constraint:
+    """Return the parity of what pruning costs: Def. 2-3 of Dai et al., arXiv 2312.10181.
+
+    Of a row with label :math:`y` and the dense network's decision :math:`h_0(x)` the utility of a decision
+    is :math:`1[h_0(x) = y] - 1[d = y]`, in {-1, 0, 1}; the rate of a group is the accuracy that it lost.
+
+    Parameters
+    ----------
+    n_classes : int, default=2
+        The number of classes.
+
+    Returns
+    -------
+    Constraint
+        A row of label :math:`y` has the kind :math:`y` where the dense network was wrong, and
+        :math:`n_{classes} + y` where it was right.
+    """
+    right = np.eye(n_classes)
+    return Constraint(
+        "degradation_parity",
+        ("all",),
+        np.tile(np.arange(n_classes), 2),
+        np.ones((1, 2 * n_classes)),
+        np.concatenate([-right, 1 - right])[None],
+    )
 
 
 class Gap(NamedTuple):
@@ -176,9 +273,9 @@ class Gap(NamedTuple):
     Attributes
     ----------
     value : float
-        Largest minus smallest rate, in [0, 1]; NaN if no event has two groups with rows.
+        Largest minus smallest rate; NaN if no event has two groups with rows.
     standard_error : float
-        Sampling standard error of ``value``, from the two cells' binomial variances.
+        Sampling standard error of ``value``, from the two cells' sampling variances.
     event : int
         Index of the event with the largest gap; -1 if undefined.
     lowest : int
@@ -198,68 +295,84 @@ _UNDEFINED = Gap(np.nan, np.nan, -1, -1, -1)
 
 
 class GroupCounts(NamedTuple):
-    """Weighted counts of rows and positive decisions by label and group.
+    """Weighted counts of rows by kind, group and decision.
 
     Attributes
     ----------
-    totals : ndarray of shape (2, n_groups)
+    counts : ndarray of shape (n_kinds, n_groups, n_decisions)
         Sum of the weights.
-    positives : ndarray of shape (2, n_groups)
-        Sum of the weights times the decisions.
-    squares : ndarray of shape (2, n_groups)
+    squares : ndarray of shape (n_kinds, n_groups, n_decisions)
         Sum of the squared weights, for sampling errors.
     """
 
-    totals: Floats
-    positives: Floats
+    counts: Floats
     squares: Floats
 
     @classmethod
     def from_rows(
         cls,
-        y: ArrayLike,
+        kind: ArrayLike,
         decision: ArrayLike,
         group: ArrayLike,
-        n_groups: int,
+        shape: tuple[int, int, int],
         sample_weight: ArrayLike | None = None,
     ) -> "GroupCounts":
         """Count rows.
 
         Parameters
         ----------
-        y : array-like of shape (n_samples,)
-            Labels, 0 or 1.
+        kind : array-like of shape (n_samples,)
+            Kinds in [0, n_kinds).
         decision : array-like of shape (n_samples,)
-            Decisions: 0 or 1, or anything between for soft ones.
+            Decisions in [0, n_decisions).
         group : array-like of shape (n_samples,)
             Group codes in [0, n_groups).
-        n_groups : int
-            The number of groups.
+        shape : tuple of int
+            ``(n_kinds, n_groups, n_decisions)``.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights; None weighs every row 1.
         """
-        code = np.asarray(y, dtype=np.intp) * n_groups + np.asarray(group, dtype=np.intp)
+        codes = (np.asarray(kind, np.intp), np.asarray(group, np.intp), np.asarray(decision, np.intp))
+        code = np.ravel_multi_index(codes, shape)
         weight = np.ones(len(code)) if sample_weight is None else np.asarray(sample_weight, float)
 
         def count(values: Floats) -> Floats:
-            table: Floats = np.bincount(code, values, minlength=2 * n_groups).astype(np.float64)
-            return table.reshape(2, n_groups)
+            return np.bincount(code, values, minlength=int(np.prod(shape))).astype(np.float64).reshape(shape)
 
-        return cls(count(weight), count(weight * np.asarray(decision, float)), count(weight**2))
+        return cls(count(weight), count(weight**2))
+
+    @property
+    def n_groups(self) -> int:
+        """The number of groups."""
+        return self.counts.shape[1]
 
     def rates(self, constraint: Constraint) -> Floats:
         """Return the rates of the cells, of shape (n_events, n_groups); NaN where there is no weight."""
-        return constraint.rates(self.totals, self.positives)
+        return constraint.rates(self.counts)
 
     def standard_errors(self, constraint: Constraint) -> Floats:
-        r"""Return the binomial standard errors of the rates, of shape (n_events, n_groups).
+        r"""Return the sampling standard errors of the rates, of shape (n_events, n_groups).
 
-        .. math:: \mathrm{se}(r) = \sqrt{r (1 - r) \textstyle\sum w_i^2} / \sum w_i
+        .. math:: \mathrm{se}(r)^2 = \frac{\sum w_i^2 (U_i - \tilde r)^2}{(\sum w_i)^2}, \qquad
+                  \tilde r = \frac{n r + \tfrac12 (U_{min} + U_{max})}{n + 1},
+                  \quad n = \frac{(\sum w_i)^2}{\sum w_i^2},
+
+        the sandwich estimate, with half an observation at each end of the utility's range added (as
+        Jeffreys' prior does, in the mean and in the variance): without it a rate of 0 or 1 would
+        seem to have no error, however few its rows.
         """
-        rates = self.rates(constraint)
-        weight, squares = constraint.cell_sums(self.totals), constraint.cell_sums(self.squares)
+        weight = constraint.cell_sums(self.counts.sum(axis=2))
+        squares = constraint.cell_sums(self.squares.sum(axis=2))
+        inside = constraint.members[:, :, None] > 0
+        low = np.where(inside, constraint.utilities, np.inf).min(axis=(1, 2))[:, None]
+        high = np.where(inside, constraint.utilities, -np.inf).max(axis=(1, 2))[:, None]
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.sqrt(np.clip(rates * (1 - rates), 0, None) * squares) / weight
+            n = weight**2 / squares
+            centre = (n * self.rates(constraint) + (low + high) / 2) / (n + 1)
+            deviation = (constraint.utilities[:, :, None, :] - centre[:, None, :, None]) ** 2
+            spread = np.einsum("ek,ekgd,kgd->eg", constraint.members, deviation, self.squares) / squares
+            ends = ((low - centre) ** 2 + (high - centre) ** 2) / 2
+            return np.sqrt((n * spread + ends) / (n + 1) / n)
 
     def event_gaps(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> list[Gap]:
         """Compute the gap in each event.

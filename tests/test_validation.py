@@ -116,7 +116,7 @@ def test_labels_do_not_depend_on_the_order_of_rows(values, data):
             {"sex": ["a", "b"], "age": [1, 2, 3]},
             "column 'age' of sensitive_features has 3 values, but there are 2 samples",
         ),
-        (["a", None], "Missing values: sensitive_features has 1. Every row needs a group"),
+        (["a", None], "Missing values: sensitive_features has 1. Every row needs a value"),
         ([1, np.nan], "Missing values: sensitive_features has 1"),
         ([pd.NaT, pd.NaT], "Missing values: sensitive_features has 2"),
         (pd.Series(["a", pd.NA], dtype="string"), "Missing values: sensitive_features has 1"),
