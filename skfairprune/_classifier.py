@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,52 +11,42 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state, compute_class_weight
-from sklearn.utils._param_validation import (
-    Hidden,
-    Interval,
-    InvalidParameterError,
-    StrOptions,
-)
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skfairprune._cells import cover_cells, require_held_out_cells
-from skfairprune._data import (
-    FitData,
-    check_fit_data,
-    check_held_out_data,
-    check_inputs,
-    concatenate,
-    encode_classes,
+from skfairprune._data import FitData, check_fit_data, check_held_out_data, check_inputs, concatenate
+from skfairprune._parameters import check_plan, check_sizes, gate_schedule
+from skfairprune._preparation import (
+    Targets,
+    choose_knots,
+    encode_targets,
+    resolve_device,
+    resolve_dtype,
+    resolve_lengths,
+    share_rows,
 )
-from skfairprune.constraints import CONSTRAINTS, get_constraint
-from skfairprune.modules import (
-    ACTIVATIONS,
-    DecisionNetwork,
-    PiecewiseLinearEncoding,
-    TabularNetwork,
-    find_knots,
-)
+from skfairprune._reporting import find_problem, multiplier_table, validation_gap
+from skfairprune.constraints import CONSTRAINTS, Constraint, get_constraint
+from skfairprune.modules import ACTIVATIONS, DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.pruning.budget import Chain, parameter_budget
 from skfairprune.pruning.criteria import CRITERIA
 from skfairprune.pruning.report import pruning_report
 from skfairprune.training.batches import Rows
-from skfairprune.training.fairtask import FairTask
+from skfairprune.training.hypergradient import HYPERGRADIENTS
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
+from skfairprune.training.objective import SURROGATES
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import CONSTRAIN, ORDERS, Plan, make_plan
 from skfairprune.training.progress import ProgressBar
 from skfairprune.training.pruner import Pruner
-from skfairprune.training.schedules import REMOVALS, GateSchedule
-from skfairprune.training.splits import LevelSplit, is_tiny, split_levels
+from skfairprune.training.schedules import REMOVALS
+from skfairprune.training.splits import LevelSplit, is_tiny
 from skfairprune.training.trainer import Outcome, Trainer
 
-__all__ = ["FairPrunedClassifier", "ValidationGap"]
+__all__ = ["FairPrunedClassifier"]
 
-_N_FOLDS = 2
-_UPDATES = 1000  # of the weights, that max_epochs="auto" makes at least
-_KNOT_ROWS = 200_000  # quantiles of more rows cost time and move no knot
 _PREDICT_ROWS = 4096  # rows a batch in predict: their encoding stays in the cache
 
 
@@ -219,9 +209,9 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         "difference_bound": [Interval(Real, 0, 1, closed="both")],
         "decision_rule": ["boolean"],
         "constraint_strength": [Interval(Real, 0, None, closed="left")],
-        "surrogate": [StrOptions({"sigmoid"})],
+        "surrogate": [StrOptions(set(SURROGATES))],
         "surrogate_temperature": [Interval(Real, 0, None, closed="neither")],
-        "hypergradient": [StrOptions({"first_order"})],
+        "hypergradient": [StrOptions(set(HYPERGRADIENTS))],
         "hypergradient_damping": [Interval(Real, 0, None, closed="neither")],
         "sparsity_schedule": [StrOptions(set(REMOVALS)), callable],
         "gate_temperature": [tuple, list],
@@ -243,9 +233,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     # Delivered by pipelines, searches and ensembles without a call by the user.
     __metadata_request__fit = {
         "sensitive_features": True,
+        "control_features": True,
         "X_val": True,
         "y_val": True,
         "sensitive_features_val": True,
+        "control_features_val": True,
     }
 
     def __init__(
@@ -323,9 +315,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         sample_weight: ArrayLike | None = None,
         *,
         sensitive_features: Any = None,
+        control_features: Any = None,
         X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
         sensitive_features_val: Any = None,
+        control_features_val: Any = None,
     ) -> "FairPrunedClassifier":
         """Train, prune and fit the decision rule.
 
@@ -340,11 +334,16 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         sensitive_features : list, array, Series, DataFrame or dict of columns, default=None
             The group of each row; several columns are intersected. Not needed to predict, and no value of
             a single row is kept.
+        control_features : like sensitive_features, default=None
+            Strata, such as a job category: groups are compared within each, and the bound is on the largest
+            gap over them. Not needed to predict.
         X_val, y_val : array-like, default=None
             Held-out rows for the upper level, the rule and early stopping, in place of a part of `X`. The
             weights never learn from them.
         sensitive_features_val : like sensitive_features, default=None
             The groups of the held-out rows, needed with them under a constraint.
+        control_features_val : like sensitive_features, default=None
+            The strata of the held-out rows, needed with them where `control_features` are given.
 
         Returns
         -------
@@ -361,16 +360,17 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         ConvergenceWarning
             If the bound is not met on held-out data.
         """
-        _check_sizes(self.hidden_layer_sizes)
-        device = _resolve_device(self.device)
-        data = check_fit_data(self, X, y, sample_weight, sensitive_features)
+        check_sizes(self.hidden_layer_sizes)
+        check_plan(self.criterion, self.order, self.constrain, self.max_epochs)
+        device = resolve_device(self.device)
+        data = check_fit_data(self, X, y, sample_weight, sensitive_features, control_features)
         classes = np.unique(data.y)
         if len(classes) < 2:
             raise ValueError(
                 f"y has one class only, {classes.tolist()[0]!r} (rows of weight 0 do not count); "
                 "a classifier needs at least two classes."
             )
-        constraint = self._resolve_constraint(data, len(classes))
+        constraint = self._resolve_constraint(data, classes)
         held_out = check_held_out_data(
             self,
             X_val,
@@ -378,6 +378,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             sensitive_features_val,
             classes,
             data.group_labels if constraint else (),
+            control_features_val,
+            data.stratum_labels if constraint else (),
         )
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -385,44 +387,50 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             self._fit(data, held_out, classes, constraint, seed, device)
         return self
 
-    def _resolve_constraint(self, data: FitData, n_classes: int) -> str | None:
-        """Return the name of the constraint that is in force on these data."""
-        constraint = self.constraint
-        if constraint == "auto":
-            constraint = None if data.group is None else "demographic_parity"
-        if constraint is None:
+    def _resolve_constraint(self, data: FitData, classes: NDArray) -> Constraint | None:
+        """Return the constraint that is in force on these data."""
+        name = self.constraint
+        if name == "auto":
+            name = None if data.group is None else "demographic_parity"
+        if name is None:
             return None
         if data.group is None:
             raise ValueError(
-                f"constraint={constraint!r} needs sensitive_features in fit, and got none. Inside a "
+                f"constraint={name!r} needs sensitive_features in fit, and got none. Inside a "
                 "search, cross-validation or ensemble they arrive only with metadata routing: call "
                 "sklearn.set_config(enable_metadata_routing=True) and pass sensitive_features to the "
                 "outer fit. In a pipeline without routing pass "
                 "fairprunedclassifier__sensitive_features (the step's name, two underscores)."
             )
-        if n_classes > 2:
-            raise ValueError(
-                f"{constraint} is for two classes, and y has {n_classes}. Pass constraint=None "
-                "to train unconstrained."
-            )
-        return constraint
+        constraint = get_constraint(name, len(classes), classes.tolist())
+        return constraint if data.stratum is None else constraint.stratified(data.stratum_labels)
 
     def _fit(
         self,
         data: FitData,
         held_out: FitData | None,
         classes: NDArray,
-        constraint: str | None,
+        constraint: Constraint | None,
         seed: int,
         device: torch.device,
     ) -> None:
         """Encode the rows, run the phases and store what they leave."""
         rows = data if held_out is None else concatenate(data, held_out)
         n_train, rng, tiny = len(data.y), np.random.RandomState(seed), is_tiny(data.X)
-        targets = self._encode_targets(data, rows, classes, constraint)
-        split = self._split(targets, n_train, tiny, rng)
-        knots = _choose_knots(data, self.n_bins, rng)
-        dtype = _resolve_dtype(self.dtype, knots, tiny)
+        targets = encode_targets(
+            data,
+            rows,
+            classes,
+            constraint,
+            bound=self.difference_bound,
+            with_rule=self.decision_rule,
+            min_cell_size=self.min_cell_size,
+            pos_label=self.pos_label,
+            class_weight=self.class_weight,
+        )
+        split = share_rows(targets, n_train, tiny, self.validation_fraction, rng)
+        knots = choose_knots(data, self.n_bins, rng)
+        dtype = resolve_dtype(self.dtype, knots, tiny)
         encoding = PiecewiseLinearEncoding(knots)
         sizes = tuple(self.hidden_layer_sizes)
         dense = Chain(encoding.n_outputs, sizes, targets.n_joint)
@@ -434,8 +442,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             torch.tensor(targets.weight / targets.weight[:n_train].mean(), dtype=dtype, device=device),
             torch.arange(len(rows.y), device=device),
         )
-        batch_size, plan = self._resolve_lengths(n_train, tiny)
-        levels = Levels.from_split(tensors, split)
+        batch_size, max_epochs = resolve_lengths(n_train, tiny, self.batch_size, self.max_epochs)
+        plan = make_plan(max_epochs, self.criterion, self.order, self.constrain)
         runner = PhaseRunner(
             batch_size=batch_size,
             lr=self.lr,
@@ -444,16 +452,30 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             generator=torch.Generator().manual_seed(seed),
             progress=ProgressBar(plan.n_epochs) if self.verbose else None,
         )
+        trainer = self._make_trainer(Levels.from_split(tensors, split), runner, plan, targets, split)
+        try:
+            outcome = trainer.fit(network.to(device, dtype), dense, budget)
+        finally:
+            if runner.progress is not None:
+                runner.progress.bar.close()
+        self.classes_, self.constraint_ = classes, None if constraint is None else constraint.name
+        self.history_ = pd.DataFrame(runner.history)
+        self.n_iter_ = len(self.history_)
+        self._store_network(outcome, dense, targets)
+        self._store_fairness(outcome, targets, split)
+
+    def _make_trainer(
+        self, levels: Levels, runner: PhaseRunner, plan: Plan, targets: Targets, split: LevelSplit
+    ) -> Trainer:
+        """Put the parts of a fit together."""
         lagrangian = Lagrangian(
             task=targets.task,
             upper=levels.upper,
             constrained=plan.constrained,
-            with_rule=self.decision_rule,
             strength=self.constraint_strength,
-            surrogate=self.surrogate,
             temperature=self.surrogate_temperature,
+            surrogate=self.surrogate,
         )
-        removal = self.sparsity_schedule
         pruner = Pruner(
             levels=levels,
             runner=runner,
@@ -463,91 +485,37 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             n_groups=1 if targets.task is None else targets.task.n_groups,
             hypergradient=self.hypergradient,
             damping=self.hypergradient_damping,
-            schedule=GateSchedule(
-                REMOVALS[removal] if isinstance(removal, str) else removal, self.gate_temperature
-            ),
+            schedule=gate_schedule(self.sparsity_schedule, self.gate_temperature),
         )
-        trainer = Trainer(
-            levels=levels,
-            rule_fold=split.rule_fold,
-            task=targets.task,
-            runner=runner,
-            plan=plan,
-            lagrangian=lagrangian,
-            pruner=pruner,
-        )
-        try:
-            outcome = trainer.fit(network.to(device, dtype), dense, budget)
-        finally:
-            if runner.progress is not None:
-                runner.progress.bar.close()
-        self.classes_, self.constraint_ = classes, constraint
-        self.history_ = pd.DataFrame(runner.history)
-        self.n_iter_ = len(self.history_)
-        self._store_network(outcome, dense, targets)
-        self._store_fairness(outcome, targets, split)
+        return Trainer(levels, split.rule_fold, runner, plan, lagrangian, pruner)
 
-    def _store_network(self, outcome: Outcome, dense: Chain, targets: "_Targets") -> None:
+    def _store_network(self, outcome: Outcome, dense: Chain, targets: Targets) -> None:
         """Set the attributes that describe the network."""
-        weights = np.eye(len(targets.order))
-        if outcome.rule is not None:
+        own = weights = np.eye(len(targets.order))
+        if targets.task is not None and outcome.rule is not None:
+            own = targets.task.unconstrained.output_weights()
             weights = outcome.rule.rule.output_weights()
         network = outcome.network.cpu()
         dtype = next(network.parameters()).dtype
-        # The rows of the last layer, and the network's own labels, are in the order of classes_.
-        self._order = targets.order
-        self.module_ = DecisionNetwork(network, torch.tensor(weights[self._order], dtype=dtype)).eval()
+        # The rows of both last layers, the rule's and the network's own, are in the order of classes_.
+        self._own_weights = own[targets.order]
+        self.module_ = DecisionNetwork(network, torch.tensor(weights[targets.order], dtype=dtype)).eval()
         self.module_.requires_grad_(False)
         self.masks_ = outcome.masks
         small = dense.resized([int(mask.sum()) for mask in outcome.masks])
         self.sparsity_ = 1 - small.n_parameters() / dense.n_parameters()
         self.pruning_report_ = pruning_report(dense, small)
 
-    def _store_fairness(self, outcome: Outcome, targets: "_Targets", split: LevelSplit) -> None:
+    def _store_fairness(self, outcome: Outcome, targets: Targets, split: LevelSplit) -> None:
         """Set the attributes that describe the constraint, and warn if the bound is not met."""
         self.groups_, self.multipliers_, self.validation_gap_ = targets.group_labels, None, None
         task, rule, gap, labels = targets.task, outcome.rule, outcome.gap, targets.group_labels
         if task is None or rule is None or gap is None or labels is None:
             return
         events = task.constraint.events
-        self.multipliers_ = pd.DataFrame(
-            rule.multipliers[:, : len(labels)],
-            index=pd.Index(events, name="event"),
-            columns=pd.Index([str(label) for label in labels], name="group"),
-        )
-        if split.n_folds:
-            rows = (
-                f"{len(split.upper)} training rows, each decided by a network and a rule that did not see "
-                "its fold; the choice of the units and early stopping saw them"
-            )
-        else:
-            rows = (
-                f"{len(split.upper)} rows of X_val, each decided by a rule that did not see its fold; the "
-                "weights did not see them, the choice of the units and early stopping did"
-            )
-        where = (events[gap.event], labels[gap.lowest], labels[gap.highest])
-        self.validation_gap_ = ValidationGap(gap.value, gap.standard_error, *where, rows)
-        problem, strayed = None, outcome.not_carried
-        if not gap.value - gap.standard_error <= self.difference_bound:
-            problem = (
-                f"{self.constraint_} is not within difference_bound={self.difference_bound}: on held-out "
-                f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, after "
-                f"{self.n_iter_} epochs. Allow a larger bound, more epochs, or give more rows."
-            )
-        elif strayed is not None:
-            problem = (
-                "The copies behind validation_gap_ learned too differently from the network: with their rule "
-                f"its gap would be {strayed.value:.3f}, with a standard error of "
-                f"{strayed.standard_error:.3f}. The rule was fitted on the network's own scores of rows "
-                "it has seen instead, and its gap on unseen rows may be larger. Train longer than "
-                f"{self.n_iter_} epochs, or give more rows."
-            )
-        elif rule.constant:
-            problem = (
-                f"Only a constant decision keeps {self.constraint_} within "
-                f"difference_bound={self.difference_bound} on the {len(split.upper)} held-out rows: all get "
-                "the same class. Give more rows, or allow a larger bound."
-            )
+        self.multipliers_ = multiplier_table(rule.multipliers, events, labels)
+        self.validation_gap_ = validation_gap(gap, events, labels, split)
+        problem = find_problem(outcome, targets, self.difference_bound, self.n_iter_, len(split.upper))
         if problem is not None:
             warnings.warn(problem, ConvergenceWarning, stacklevel=5)
 
@@ -595,11 +563,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             Probabilities in the order of ``classes_``.
         """
         check_is_fitted(self, "module_")
-        parts = [
-            joint.reshape(len(joint), len(self.classes_), -1).sum(dim=2).numpy()
-            for joint in self._joint_proba(X)
-        ]
-        return np.concatenate(parts)[:, self._order]
+        return np.concatenate([joint.numpy() for joint in self._joint_proba(X)]) @ self._own_weights.T
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
         """Return the score whose sign or argmax is the decision.
@@ -638,11 +602,3 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def _check_sizes(sizes: Any) -> None:
-    if not len(sizes) or not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
-        raise InvalidParameterError(
-            "The 'hidden_layer_sizes' parameter of FairPrunedClassifier must hold at least one integer, "
-            f"each at least 1. Got {sizes!r} instead."
-        )

@@ -63,6 +63,7 @@ def encode_targets(
     constraint: Constraint | None,
     *,
     bound: float,
+    with_rule: bool,
     min_cell_size: int,
     pos_label: Any,
     class_weight: dict | str | None,
@@ -77,7 +78,7 @@ def encode_targets(
         The sorted classes.
     constraint : Constraint or None
         The constraint, stratified if there are strata.
-    bound, min_cell_size, pos_label, class_weight
+    bound, with_rule, min_cell_size, pos_label, class_weight
         As in :class:`skfairprune.FairPrunedClassifier`.
     """
     codes, order = encode_classes(rows.y, classes, pos_label)
@@ -88,7 +89,8 @@ def encode_targets(
     kind, n_train = constraint.kinds(codes, rows.stratum), len(data.y)
     cells = cover_cells(constraint, kind[:n_train], data.group, data.group_labels, min_cell_size)
     group = cells.recode[rows.group]
-    task = FairTask(constraint, cells.included, float(bound), kind, group, rows.weight, by_code)
+    included, bound = cells.included, float(bound)
+    task = FairTask(constraint, included, bound, kind, group, rows.weight, by_code, with_rule)
     return Targets(task.joint, task.n_joint, weight, order, task, cells.labels)
 
 
@@ -97,9 +99,7 @@ def _class_weights(given: dict | str | None, data: FitData, classes: NDArray) ->
     if isinstance(given, dict):
         unknown = [label for label in given if label not in classes.tolist()]
         if unknown:
-            raise ValueError(
-                f"class_weight names {unknown}, which are not classes of y: {classes.tolist()}."
-            )
+            raise ValueError(f"class_weight names {unknown}, which are not classes of y: {classes.tolist()}.")
         wrong = {label: value for label, value in given.items() if not 0 < value < np.inf}
         if wrong:
             raise ValueError(f"class_weight must be positive and finite; got {wrong}.")

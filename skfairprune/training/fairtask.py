@@ -1,12 +1,12 @@
-"""The fairness task of a fit: the constraint, the rows' labels and groups, and rules fitted on them."""
+"""The fairness task of a fit: the constraint, the rows' kinds and groups, and rules fitted on them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats, Gap, GroupCounts
-from skfairprune.decision import DecisionRule, RuleFit, cross_fitted_gap, fit_rule
+from skfairprune.decision import DecisionRule, RuleFit, RuleProblem
 from skfairprune.multipliers import ScoredRows
 
 __all__ = ["FairTask"]
@@ -14,7 +14,7 @@ __all__ = ["FairTask"]
 
 @dataclass(frozen=True)
 class FairTask:
-    """A constraint and the labels, groups and weights of the rows it is measured on.
+    """A constraint and the kinds, groups and weights of the rows it is measured on.
 
     Attributes
     ----------
@@ -24,59 +24,146 @@ class FairTask:
         The cells under it.
     bound : float
         The largest gap allowed.
-    y, group : ndarray of shape (n_total,)
-        Label and group codes of all rows.
+    kind, group : ndarray of shape (n_total,)
+        Kinds (:meth:`Constraint.kinds`) and group codes of all rows.
     weight : ndarray of shape (n_total,)
         Sample weights, for rates.
-    class_weight : ndarray of shape (2,)
+    class_weight : ndarray of shape (n_classes,)
         Class weights of the loss.
+    with_rule : bool, default=True
+        Whether a rule decides; if not, the network's most probable label does.
     """
 
     constraint: Constraint
     included: NDArray[np.bool_]
     bound: float
-    y: NDArray[np.intp]
+    kind: NDArray[np.intp]
     group: NDArray[np.intp]
     weight: Floats
     class_weight: Floats
+    with_rule: bool = True
 
     @property
     def n_groups(self) -> int:
         """The number of groups."""
         return self.included.shape[1]
 
+    @property
+    def n_joint(self) -> int:
+        """The number of joint classes (head class, group): the network's outputs."""
+        return len(self.constraint.head_labels) * self.n_groups
+
+    @property
+    def joint(self) -> NDArray[np.intp]:
+        """The joint class of each row, of shape (n_total,)."""
+        return self.kind // self.constraint.n_dense * self.n_groups + self.group
+
+    @property
+    def unconstrained(self) -> DecisionRule:
+        """The rule that takes the most probable label."""
+        constraint = self.constraint
+        return DecisionRule.unconstrained(constraint.head_labels, self.n_groups, constraint.n_decisions)
+
+    @property
+    def needs_dense_decisions(self) -> bool:
+        """Whether the constraint compares with the dense network; :meth:`with_dense_decisions` is then due."""
+        return self.constraint.n_dense > 1
+
+    def with_dense_decisions(self, joint: Floats) -> "FairTask":
+        """Return the task that knows what the dense network decides on all rows.
+
+        Parameters
+        ----------
+        joint : ndarray of shape (n_total, n_joint)
+            The dense network's joint probabilities.
+        """
+        decision = self.unconstrained.decide(self._shaped(joint))
+        return replace(self, kind=self.constraint.with_dense_decisions(self.kind, decision))
+
+    def _shaped(self, joint: Floats) -> Floats:
+        return joint.reshape(len(joint), -1, self.n_groups)
+
     def _scored(self, joint: Floats, index: NDArray[np.intp]) -> ScoredRows:
-        proba = joint.reshape(len(joint), 2, self.n_groups)
-        return ScoredRows(proba, self.y[index], self.group[index], self.weight[index])
+        return ScoredRows(self._shaped(joint), self.kind[index], self.group[index], self.weight[index])
+
+    def _problem(self, rows: ScoredRows) -> RuleProblem:
+        return RuleProblem(rows, self.constraint, self.included, self.class_weight)
+
+    def _fit(self, rows: ScoredRows, start: Floats | None) -> RuleFit:
+        problem = self._problem(rows)
+        return problem.fit(self.bound, start) if self.with_rule else problem.unconstrained
 
     def fit_rule(self, joint: Floats, index: NDArray[np.intp]) -> RuleFit:
-        """Fit the rule on joint probabilities (n_samples, 2 * n_groups) of the rows of that index."""
-        return fit_rule(
-            self._scored(joint, index),
-            self.constraint,
-            self.included,
-            self.bound,
-            self.class_weight,
-        )
+        """Fit the rule on joint probabilities (n_samples, n_joint) of the rows of that index."""
+        return self._fit(self._scored(joint, index), None)
 
-    def measure(self, rule: DecisionRule, joint: Floats, index: NDArray[np.intp]) -> Gap:
-        """Measure a rule's gap on those rows."""
-        rows = self._scored(joint, index)
-        counts = GroupCounts.from_rows(
-            rows.y, rule.score(rows.proba) > 0, rows.group, self.n_groups, rows.weight
-        )
+    def decide(
+        self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp], start: Floats
+    ) -> NDArray[np.intp]:
+        """Decide each row by a rule fitted on the other folds.
+
+        Parameters
+        ----------
+        joint : ndarray of shape (n_samples, n_joint)
+            The scores of each row from a network that did not see its fold.
+        index : ndarray of shape (n_samples,)
+            The rows' positions.
+        fold : ndarray of shape (n_samples,)
+            Their folds.
+        start : ndarray of shape (n_events, n_groups)
+            Multipliers near the solution.
+        """
+        rows, decision = self._scored(joint, index), np.empty(len(fold), dtype=np.intp)
+        for k in np.unique(fold):
+            inside = fold == k
+            rule = self._fit(rows.take(~inside), start).rule
+            decision[inside] = rule.decide(rows.proba[inside])
+        return decision
+
+    def apply(self, rule: DecisionRule, joint: Floats) -> NDArray[np.intp]:
+        """Return a rule's decisions on joint probabilities (n_samples, n_joint)."""
+        return rule.decide(self._shaped(joint))
+
+    def gap(self, decision: NDArray[np.intp], index: NDArray[np.intp]) -> Gap:
+        """Measure the gap of decisions on the rows of that index."""
+        shape = (self.constraint.n_kinds, self.n_groups, self.constraint.n_decisions)
+        rows = (self.kind[index], decision, self.group[index])
+        counts = GroupCounts.from_rows(*rows, shape, self.weight[index])
         return counts.gap(self.constraint, self.included)
 
-    def cross_fitted_gap(
-        self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp], start: Floats
-    ) -> Gap:
-        """Estimate the gap on unseen rows from out-of-fold joint probabilities."""
-        return cross_fitted_gap(
-            self._scored(joint, index),
-            fold,
-            self.constraint,
-            self.included,
-            self.bound,
-            self.class_weight,
-            start,
-        )
+    def violation(self, joint: Floats, index: NDArray[np.intp]) -> Floats:
+        """Return how far the rates of the network's own decisions lie outside the band that is allowed.
+
+        Of each event the band of the width that the rule would aim at, clear of the bound by the sampling
+        error, is laid to the rates; a gap within it violates nothing.
+
+        Returns
+        -------
+        ndarray of shape (n_events, n_groups)
+            Positive above the band, negative below, 0 inside and where a cell is not under the constraint.
+        """
+        problem = self._problem(self._scored(joint, index))
+        counts = problem.rows.counts(self.constraint, self.unconstrained.decide(problem.rows.proba))
+        rates = np.where(problem.included, counts.rates(self.constraint), np.nan)
+        low, high = np.nanmin(rates, axis=1), np.nanmax(rates, axis=1)
+        slack = np.maximum(high - low - problem.target(self.bound), 0)[:, None] / 2
+        outside = rates - np.clip(rates, low[:, None] + slack, high[:, None] - slack)
+        return np.nan_to_num(outside)
+
+    def values(self, multipliers: Floats, index: NDArray[np.intp]) -> Floats:
+        r"""Return the value of each decision on each joint class, of shape (n_joint, n_decisions).
+
+        Parameters
+        ----------
+        multipliers : ndarray of shape (n_events, n_groups)
+            :math:`\mu`, per row of a cell: the constraint's multipliers are :math:`P(e, g)\,\mu_{e,g}`.
+        index : ndarray of int
+            The rows whose cells count.
+        """
+        constraint = self.constraint
+        code = self.kind[index] * self.n_groups + self.group[index]
+        share = np.bincount(code, self.weight[index], minlength=constraint.n_kinds * self.n_groups)
+        cells = constraint.cell_sums(share.reshape(constraint.n_kinds, self.n_groups) / share.sum())
+        costs = constraint.costs(multipliers * cells, cells)[:: constraint.n_dense]
+        gain = np.eye(constraint.n_decisions)[constraint.head_labels][:, None]
+        return (gain - costs).reshape(self.n_joint, constraint.n_decisions)

@@ -1,7 +1,7 @@
-"""How the constraint enters the objective: its costs follow the thresholded rates on held-out rows."""
+"""How the constraint enters the objective: its values follow the thresholded rates on held-out rows."""
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from skorch.callbacks import Callback
@@ -12,93 +12,99 @@ from skfairprune.training.fairtask import FairTask
 from skfairprune.training.net import joint_proba
 from skfairprune.training.objective import Objective
 
-__all__ = ["AscentCosts", "CostUpdate", "Lagrangian", "RuleCosts"]
+__all__ = ["Lagrangian", "MultiplierUpdate"]
 
 _ASCENTS = 8  # steps of the ascent in an epoch
+_STEP, _LIMIT = 1.0, 5.0  # of the ascent, in accuracy per unit of rate
 
 
-class Costs(Protocol):
-    """Turns scores of the upper rows into the objective's two tables."""
+@dataclass
+class Lagrangian:
+    r"""Makes the objective of each phase, with or without the constraint, and moves its multipliers.
 
-    def __call__(self, joint: Floats, index: Any) -> tuple[Floats, Floats]:
-        """Return the decision's coefficients and the Lagrangian's gains, both (n_joint, n_decisions)."""
+    Where a decision rule will be fitted, the multipliers solve the dual on the current scores: decisions are
+    priced as the rule prices them, and what is trained is the decision of that rule.
 
-
-class RuleCosts:
-    """Costs for a network whose decisions the fitted rule will make.
-
-    The multipliers solve the dual on the current scores: decisions are priced as the rule prices them, and
-    what is trained is the decision of that rule.
-
-    Parameters
-    ----------
-    task : FairTask
-        The constraint.
-    """
-
-    def __init__(self, task: FairTask) -> None:
-        self.task = task
-
-    def __call__(self, joint: Floats, index: Any) -> tuple[Floats, Floats]:
-        """Solve the dual anew."""
-        gains = self.task.fit_rule(joint, index).rule.scaled()
-        return gains, gains
-
-
-class AscentCosts:
-    r"""Costs for a network that decides by itself, without a rule: multipliers by projected ascent.
-
-    With :math:`r_{e,g}` the thresholded rates on held-out rows and :math:`\epsilon_e` the target (the bound
-    less a sampling standard error), each event's rates are compared with the nearest band of that width,
-    and what lies outside drives the multipliers,
+    Without a rule the network has to meet the bound by itself, and the multipliers ascend. With
+    :math:`r_{e,g}` the thresholded rates on held-out rows and :math:`[l_e, u_e]` the nearest band of the
+    width that is allowed (the bound less a sampling standard error),
 
     .. math:: \mu_{e,g} \leftarrow \mathrm{clip}\big(\mu_{e,g} + \eta\,(r_{e,g} - \mathrm{clip}(r_{e,g},
-              l_e, l_e + \epsilon_e))\big), \qquad \lambda_{e,g} = P(e, g)\, \mu_{e,g},
+              l_e, u_e))\big), \qquad \lambda_{e,g} = P(e, g)\, \mu_{e,g},
 
     so that soft surrogates give the gradients and strict rates the multipliers (Cotter et al., "Two-player
-    games for efficient non-convex constrained optimization", 2019). A gap within its sampling error
-    moves nothing, and the multipliers are bounded: where they grow without end the network collapses to
-    a constant.
+    games for efficient non-convex constrained optimization", 2019). A gap within its sampling error moves
+    nothing, and the multipliers are bounded: where they grow without end a network collapses to a constant.
 
     Parameters
     ----------
-    task : FairTask
-        The constraint.
-    step : float
-        :math:`\eta`, in accuracy per unit of rate.
-    limit : float
-        The largest :math:`|\mu|`.
-    """
-
-    def __init__(self, task: FairTask, step: float = 1.0, limit: float = 5.0) -> None:
-        self.task, self.step, self.limit = task, step, limit
-        self.multipliers: Floats | None = None
-
-    def __call__(self, joint: Floats, index: Any) -> tuple[Floats, Floats]:
-        """Take one step of the multipliers."""
-        violation = self.task.violation(joint, index)
-        start = 0.0 if self.multipliers is None else self.multipliers
-        self.multipliers = (start + self.step * violation).clip(-self.limit, self.limit)
-        return self.task.plain_gains(), self.task.gains(self.multipliers, index)
-
-
-class CostUpdate(Callback):
-    """Set an objective's costs before a phase, and again every so many updates of the weights.
-
-    Parameters
-    ----------
-    objective : Objective
-        Its costs are set.
-    costs : Costs
-        Computes them.
+    task : FairTask or None
+        The constraint; None trains without.
     upper : Rows
         The rows of the thresholded rates.
-    every : int or None
-        The updates of the weights between two of the costs; None sets them once.
+    constrained : frozenset of str
+        The phases under the constraint, from :class:`skfairprune.training.plan.Plan`.
+    strength, temperature, surrogate
+        Of the objective.
     """
 
-    def __init__(self, objective: Objective, costs: Costs, upper: Rows, every: int | None) -> None:
-        self.objective, self.costs, self.upper, self.every = objective, costs, upper, every
+    task: FairTask | None
+    upper: Rows
+    constrained: frozenset[str]
+    strength: float
+    temperature: float
+    surrogate: str
+    _ascended: Floats | float = field(default=0.0, init=False)
+
+    def objective(self) -> Objective:
+        """Return an objective without the constraint: the cross-entropy."""
+        return Objective(self.strength, self.temperature, self.surrogate).to(self.upper.x.device)
+
+    def constrain(self, objective: Objective, phase: str, n_batches: int) -> "MultiplierUpdate | None":
+        """Return the callback that puts the constraint into an objective, if the phase carries it.
+
+        Parameters
+        ----------
+        objective : Objective
+            The objective.
+        phase : str
+            A name in ``constrained``.
+        n_batches : int
+            The updates of an epoch of the phase.
+        """
+        if self.task is None or phase not in self.constrained:
+            return None
+        if not self.task.with_rule:
+            return MultiplierUpdate(self, objective, max(1, n_batches // _ASCENTS))
+        return MultiplierUpdate(self, objective, None if phase in ("fine-tune", "repair") else n_batches)
+
+    def tables(self, joint: Floats) -> tuple[Floats, Floats]:
+        """Return the objective's two tables at the current scores of the upper rows (n_upper, n_joint)."""
+        assert self.task is not None
+        index = self.upper.position.cpu().numpy()
+        if self.task.with_rule:
+            weights = self.task.fit_rule(joint, index).rule.output_weights().T
+            return weights, weights
+        step = _STEP * self.task.violation(joint, index)
+        self._ascended = (self._ascended + step).clip(-_LIMIT, _LIMIT)
+        return self.task.unconstrained.output_weights().T, self.task.values(self._ascended, index)
+
+
+class MultiplierUpdate(Callback):
+    """Move the multipliers of an objective before a phase, and again every so many updates of the weights.
+
+    Parameters
+    ----------
+    lagrangian : Lagrangian
+        Computes the objective's tables.
+    objective : Objective
+        Its tables are set.
+    every : int or None
+        The updates of the weights between two of the multipliers; None moves them once.
+    """
+
+    def __init__(self, lagrangian: Lagrangian, objective: Objective, every: int | None) -> None:
+        self.lagrangian, self.objective, self.every = lagrangian, objective, every
         self.n_batches = 0
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
@@ -113,63 +119,7 @@ class CostUpdate(Callback):
             self.n_batches += 1
 
     def _update(self, net: Any) -> None:
+        upper = self.lagrangian.upper
         net.module_.eval()
-        joint = joint_proba(net.held_out_logits, self.upper)
-        found = self.costs(joint, self.upper.position.cpu().numpy())
-        self.objective.set_costs(*(torch.from_numpy(table).to(self.upper.x) for table in found))
-
-
-@dataclass
-class Lagrangian:
-    """Makes the objective of each phase, with or without the constraint.
-
-    Parameters
-    ----------
-    task : FairTask or None
-        The constraint; None trains without.
-    upper : Rows
-        The rows of the thresholded rates.
-    constrained : frozenset of str
-        The phases under the constraint, from :class:`skfairprune.training.plan.Plan`.
-    with_rule : bool
-        Whether a decision rule will be fitted. If not, the network has to meet the bound by itself.
-    strength, surrogate, temperature
-        Of the objective.
-    """
-
-    task: FairTask | None
-    upper: Rows
-    constrained: frozenset[str]
-    with_rule: bool
-    strength: float
-    surrogate: str
-    temperature: float
-
-    def __post_init__(self) -> None:
-        self.costs: Costs | None = None
-        if self.task is not None:
-            self.costs = RuleCosts(self.task) if self.with_rule else AscentCosts(self.task)
-
-    def objective(self) -> Objective:
-        """Return an objective without costs: the cross-entropy."""
-        return Objective(self.strength, self.surrogate, self.temperature).to(self.upper.x.device)
-
-    def constrain(self, objective: Objective, phase: str, n_batches: int) -> CostUpdate | None:
-        """Return the callback that puts the constraint into an objective, if the phase carries it.
-
-        Parameters
-        ----------
-        objective : Objective
-            The objective.
-        phase : str
-            A name in ``constrained``.
-        n_batches : int
-            The updates of an epoch of the phase.
-        """
-        if self.costs is None or phase not in self.constrained:
-            return None
-        if not self.with_rule:
-            every = max(1, n_batches // _ASCENTS)
-        else:
-            every = None if phase in ("fine-tune", "repair") else n_batches
-        return CostUpdate(objective, self.costs, self.upper, every)
+        tables = self.lagrangian.tables(joint_proba(net.held_out_logits, upper))
+        self.objective.set_tables(*(torch.from_numpy(table).to(upper.x) for table in tables))

@@ -57,3 +57,7 @@ class Levels(NamedTuple):
         position = self.lower.position
         rows = self.lower.take(position[:: -(-len(position) // _GRAM_ROWS)])
         return [(batch.x, batch.weight) for batch in Batches(rows, EVALUATION_ROWS)]
+
+    def lower_batches(self, batch_size: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return the lower rows, their joint classes and weights, in batches."""
+        return [(batch.x, batch.target, batch.weight) for batch in Batches(self.lower, batch_size)]

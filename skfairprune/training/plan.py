@@ -77,6 +77,6 @@ def make_plan(max_epochs: int, criterion: str, order: str, constrain: str | None
     elif order == "fair_then_prune":
         constrained = {"dense"}
     else:
-        weights, gates = {"weights", "fine-tune"}, {"gates"}
-        constrained = {"both": weights | gates, "weights": weights, "gates": gates}.get(constrain or "", set())
+        constrained = {"gates"} if constrain in ("both", "gates") else set()
+        constrained |= {"weights", "fine-tune"} if constrain in ("both", "weights") else set()
     return Plan(dense, bilevel, rest - repair, repair, frozenset(constrained))

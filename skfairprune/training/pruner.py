@@ -74,7 +74,7 @@ class Pruner:
     schedule: Callable[[float], tuple[float, float]]
 
     def train_dense(self, network: nn.Module) -> None:
-        """Run the dense phase in place: the first round of a lottery, nothing before a score at initialisation."""
+        """Run the dense phase in place: of a lottery the first round, before "snip" nothing."""
         rounds = _LOTTERY_ROUNDS if self.criterion == "lottery" else 1
         self._train(network, self.plan.dense - (rounds - 1) * (self.plan.dense // rounds))
 
@@ -108,7 +108,8 @@ class Pruner:
         objective = self.lagrangian.objective()
         lower = self.levels.lower
         update = self.lagrangian.constrain(objective, "dense", self.runner.n_steps(lower, 1))
-        held_out = None if self.levels.held_out is None else self.levels.upper
+        # Losses under multipliers that move cannot be compared: nothing stops early then.
+        held_out = self.levels.held_out if update is None else None
         self.runner.run("dense", network, objective, lower, n_epochs, held_out, callback=update)
 
     def _scoring_data(self, network: nn.Module, initial: nn.Module, chain: Chain) -> ScoringData:
@@ -117,7 +118,7 @@ class Pruner:
             initial=initial,
             layers=find_units(network),
             chain=chain,
-            batches=self.levels.lower_batches(),
+            batches=self.levels.lower_batches(self.runner.batch_size),
             n_groups=self.n_groups,
             objective=self.lagrangian.objective(),
             generator=self.runner.generator,
@@ -126,8 +127,8 @@ class Pruner:
     def _draw_ticket(self, network: nn.Module, initial: nn.Module, chain: Chain, budget: int) -> Pruned:
         """Prune by magnitude in rounds, what stays going back to its first weights after each.
 
-        Frankle and Carbin, "The lottery ticket hypothesis" (2019), iterative pruning with rewinding: the share
-        removed is the same in every round.
+        Frankle and Carbin, "The lottery ticket hypothesis" (2019), iterative pruning with rewinding: every
+        round removes the same share of what is there.
         """
         dense_size, whole = chain.n_parameters(), chain
         masks: Masks = [np.ones(size, dtype=bool) for size in chain.sizes]

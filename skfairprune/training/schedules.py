@@ -9,7 +9,10 @@ _WARM_UP, _FIRST_RATE, _LAST_RATE = 0.2, 0.04, 1e-4
 
 
 def cubic(progress: float) -> float:
-    """Return the share of the removal that is done: fast at first (Zhu and Gupta, "To prune, or not to prune", 2017)."""
+    """Return the share of the removal that is done, fast at first.
+
+    Zhu and Gupta, "To prune, or not to prune" (2017), Eq. 1.
+    """
     return 1 - (1 - progress) ** 3
 
 

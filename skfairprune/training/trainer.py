@@ -13,7 +13,6 @@ from skfairprune.constraints import Gap
 from skfairprune.decision import RuleFit
 from skfairprune.pruning.budget import Chain
 from skfairprune.training.batches import Batch
-from skfairprune.training.fairtask import FairTask
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
 from skfairprune.training.net import FineTuneNet, NetworkStack, joint_proba
@@ -61,21 +60,18 @@ class Trainer:
         The rows.
     rule_fold : ndarray of shape (n_upper,)
         The folds of the upper rows in the estimate of the gap.
-    task : FairTask or None
-        The constraint; None trains unconstrained.
     runner : PhaseRunner
         Runs phases.
     plan : Plan
         The epochs of the phases.
     lagrangian : Lagrangian
-        Makes their objectives.
+        The constraint; makes the phases' objectives.
     pruner : Pruner
         Makes the small network.
     """
 
     levels: Levels
     rule_fold: NDArray[np.intp]
-    task: FairTask | None
     runner: PhaseRunner
     plan: Plan
     lagrangian: Lagrangian
@@ -95,9 +91,18 @@ class Trainer:
         """
         initial = copy.deepcopy(network)
         self.pruner.train_dense(network)
+        self._know_dense_decisions(network)
         pruned = self.pruner.prune(network, initial, chain, budget)
         stack = self._fine_tune(pruned.network)
         return self._decide(stack, pruned.masks)
+
+    def _know_dense_decisions(self, network: nn.Module) -> None:
+        """Complete a constraint that compares with the dense network."""
+        task, rows = self.lagrangian.task, self.levels.upper
+        if task is not None and task.needs_dense_decisions:
+            every = rows.take(torch.arange(len(rows.x), device=rows.x.device))
+            joint = joint_proba(lambda batch: network(batch.x), every)
+            self.lagrangian.task = task.with_dense_decisions(joint)
 
     def _fine_tune(self, small: nn.Module) -> NetworkStack:
         """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.
@@ -109,13 +114,15 @@ class Trainer:
         for phase, n_epochs in (("fine-tune", self.plan.fine_tune), ("repair", self.plan.repair)):
             objective = self.lagrangian.objective()
             update = self.lagrangian.constrain(objective, phase, self.runner.n_steps(levels.final, 1))
+            # Losses under multipliers that move cannot be compared: nothing stops early then.
+            held_out = None if update is not None and update.every is not None else levels.held_out
             self.runner.run(
                 phase,
                 stack,
                 objective,
                 levels.final,
                 n_epochs,
-                levels.held_out,
+                held_out,
                 FineTuneNet,
                 update,
                 fold=levels.fold,
@@ -124,8 +131,8 @@ class Trainer:
 
     def _decide(self, stack: NetworkStack, masks: list[NDArray[np.bool_]]) -> Outcome:
         """Fit the rule on the copies' scores of the rows they are blind to, and see that it carries over."""
-        network = stack.unstack(0)
-        if self.task is None:
+        network, task = stack.unstack(0), self.lagrangian.task
+        if task is None:
             return Outcome(network, masks, None, None, None)
         levels = self.levels
         index = levels.upper.position.cpu().numpy()
@@ -134,11 +141,11 @@ class Trainer:
             return stack.each(batch.x, levels.fold[batch.position] + 1)
 
         joint = joint_proba(blind, levels.upper)
-        rule = self.task.fit_rule(joint, index)
-        gap = self.task.cross_fitted_gap(joint, index, self.rule_fold, rule.multipliers)
+        rule = task.fit_rule(joint, index)
+        gap = task.gap(task.decide(joint, index, self.rule_fold, rule.multipliers), index)
         own = joint_proba(lambda batch: network(batch.x), levels.upper)
-        carried = self.task.measure(rule.rule, own, index)
-        carries = not carried.value - _CARRY_ERRORS * carried.standard_error > self.task.bound
-        if not carries:
-            rule = self.task.fit_rule(own, index)
-        return Outcome(network, masks, rule, gap, None if carries else carried)
+        carried = task.gap(task.apply(rule.rule, own), index)
+        strays = carried.value - _CARRY_ERRORS * carried.standard_error > task.bound
+        if not (task.with_rule and strays):
+            return Outcome(network, masks, rule, gap, None)
+        return Outcome(network, masks, task.fit_rule(own, index), gap, carried)

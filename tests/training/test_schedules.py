@@ -30,7 +30,9 @@ def test_the_temperature_falls_geometrically_between_its_ends():
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, np.nan])
 def test_a_share_outside_the_unit_interval_is_refused(share):
-    with pytest.raises(ValueError, match=r"sparsity_schedule must return .* at the progress 0\.500 it returned"):
+    with pytest.raises(
+        ValueError, match=r"sparsity_schedule must return .* at the progress 0\.500 it returned"
+    ):
         GateSchedule(lambda progress: share, (1.0, 0.1))(0.5)
 
 

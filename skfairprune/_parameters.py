@@ -1,0 +1,55 @@
+"""Checks of the estimator's parameters that no single interval states, and what they stand for."""
+
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+from sklearn.utils._param_validation import InvalidParameterError
+
+from skfairprune.training.schedules import REMOVALS, GateSchedule
+
+__all__ = ["check_plan", "check_sizes", "gate_schedule"]
+
+
+def _refuse(name: str, need: str, got: Any) -> InvalidParameterError:
+    return InvalidParameterError(
+        f"The {name!r} parameter of FairPrunedClassifier must {need}. Got {got!r} instead."
+    )
+
+
+def check_sizes(sizes: Any) -> None:
+    """Refuse hidden layer sizes that are not positive integers."""
+    if not len(sizes) or not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
+        raise _refuse("hidden_layer_sizes", "hold at least one integer, each at least 1", sizes)
+
+
+def gate_schedule(removal: str | Callable[[float], float], temperatures: Any) -> GateSchedule:
+    """Return the schedule of the bilevel phase, refusing temperatures that do not fall."""
+    numbers = all(isinstance(value, Real) for value in temperatures)
+    if not (numbers and len(temperatures) == 2 and 0 < temperatures[1] <= temperatures[0] < float("inf")):
+        raise _refuse(
+            "gate_temperature", "hold the first and the last temperature, first >= last > 0", temperatures
+        )
+    return GateSchedule(REMOVALS[removal] if isinstance(removal, str) else removal, tuple(temperatures))
+
+
+def check_plan(criterion: str, order: str, constrain: str | None, max_epochs: Any) -> None:
+    """Refuse combinations of criterion, order and levels that say nothing or contradict each other."""
+    if order != "joint" and constrain != "both":
+        raise InvalidParameterError(
+            f"constrain={constrain!r} says which levels of the joint order carry the constraint; with "
+            f"order={order!r} one phase does. Leave constrain='both'."
+        )
+    if order == "fair_then_prune" and criterion == "snip":
+        raise InvalidParameterError(
+            "criterion='snip' prunes before any training, so there is no fair dense network to prune: "
+            "order='fair_then_prune' needs another criterion."
+        )
+    if constrain == "gates" and criterion != "bilevel":
+        raise InvalidParameterError(
+            f"constrain='gates' is for criterion='bilevel'; criterion={criterion!r} has no gates to train."
+        )
+    if order == "prune_then_fair" and isinstance(max_epochs, Integral) and max_epochs < 4:
+        raise InvalidParameterError(
+            f"order='prune_then_fair' has four phases and needs max_epochs >= 4. Got {max_epochs!r} instead."
+        )
