@@ -3,7 +3,7 @@
 Every error message about the content of these features and of labels lives here.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["GroupCodes", "encode_binary", "encode_sensitive"]
+__all__ = ["GroupCodes", "align_labels", "encode_labels", "encode_sensitive"]
 
 Codes = NDArray[np.intp]
 
@@ -99,52 +99,52 @@ def encode_sensitive(sensitive_features: Any, n_samples: int, name: str = "sensi
     return GroupCodes(tuple(crossed), codes, names)
 
 
-def encode_binary(y_true: Any, y_pred: Any, pos_label: Hashable = None) -> tuple[Codes, Codes]:
-    """Encode true labels and decisions as 0 and 1.
+def encode_labels(
+    y_true: Any, y_pred: Any, pos_label: Hashable = None, classes: Iterable[Hashable] = ()
+) -> tuple[Codes, Codes, tuple[Hashable, ...]]:
+    """Encode true labels and decisions as class codes, the positive class of two as 1.
 
     Parameters
     ----------
     y_true, y_pred : array-like of shape (n_samples,)
-        Labels of any type, at most two different ones in both together.
+        Labels of any type.
     pos_label : str, int, float or bool, default=None
-        The label to encode as 1. None means the greater of the two labels in sorted order, as
-        ``classes_[1]`` of a classifier; if only one of -1, 0, False, 1 and True occurs, it
-        means 1. A label that does not occur is allowed next to a single one that does: then
-        every row is negative.
+        The label to encode as 1 when there are at most two in both together. None means the greater
+        of the two in sorted order, as ``classes_[1]`` of a classifier; if only one of -1, 0,
+        False, 1 and True occurs, it means 1. A label that does not occur is allowed next to a
+        single one that does: then every row is negative.
+    classes : iterable, default=()
+        Further classes, more than two with those that occur.
 
     Returns
     -------
     y_true, y_pred : ndarray of shape (n_samples,)
+        Class codes.
+    classes : tuple of length n_classes
+        The classes in the order of their codes where there are more than two, else ``(0, 1)``.
 
     Raises
     ------
     ValueError
-        If the lengths differ or are 0, if values are missing, if there are more than two
-        labels (``pos_label`` included) or labels of different kinds, or if there is a single
-        label that does not tell whether it is the positive one.
+        As :func:`align_labels`; if ``pos_label`` is not one of two labels or given with more; or if
+        there is a single label that does not tell whether it is the positive one.
 
     Examples
     --------
-    >>> from skfairprune._validation import encode_binary
-    >>> encode_binary(["no", "yes", "no"], ["yes", "yes", "no"])
-    (array([0, 1, 0]), array([1, 1, 0]))
+    >>> from skfairprune._validation import encode_labels
+    >>> encode_labels(["no", "yes", "no"], ["yes", "yes", "no"])
+    (array([0, 1, 0]), array([1, 1, 0]), (0, 1))
+    >>> encode_labels(["a", "b", "c"], ["a", "c", "c"])
+    (array([0, 1, 2]), array([0, 2, 2]), ('a', 'b', 'c'))
     """
-    true, predicted = _single_column(y_true, "y_true"), _single_column(y_pred, "y_pred")
-    if len(true) != len(predicted) or not len(true):
-        raise ValueError(
-            f"y_true has {len(true)} rows and y_pred has {len(predicted)}; need the same number "
-            "in both, and at least one."
-        )
-    encoded = [_encode(true, "y_true"), _encode(predicted, "y_pred")]
-    _refuse_missing(encoded, ["y_true", "y_pred"], "Drop these rows.")
-    found = _sorted({label for labels, _ in encoded for label in labels})
-    known = _sorted({*found, *(() if pos_label is None else (pos_label,))})
-    if len(known) > 2 or len({isinstance(label, str) for label in known}) > 1:
-        shown = ", ".join(map(repr, known[:5])) + (", ..." if len(known) > 5 else "")
-        raise ValueError(
-            f"y_true, y_pred and pos_label together must hold two labels of one type, got {shown}. "
-            "Pass decisions, as returned by predict, and the same labels in all of them."
-        )
+    (y, decision), found = align_labels({"y_true": y_true, "y_pred": y_pred}, classes)
+    if len(found) > 2:
+        if pos_label is not None:
+            raise ValueError(
+                f"pos_label={pos_label!r} is for two classes, and there are {len(found)}: {_shown(found)}. "
+                "Leave it None: every class is compared with the rest."
+            )
+        return y, decision, found
     if pos_label is None:
         if len(found) == 1 and found[0] not in (-1, 0, 1):
             raise ValueError(
@@ -152,10 +152,66 @@ def encode_binary(y_true: Any, y_pred: Any, pos_label: Hashable = None) -> tuple
                 "it is the positive one; pass pos_label."
             )
         pos_label = found[1] if len(found) == 2 else 1
-    y, decision = (
-        np.array([label == pos_label for label in labels], dtype=np.intp)[codes] for labels, codes in encoded
-    )
-    return y, decision
+    elif pos_label not in found and (
+        len(found) == 2 or isinstance(pos_label, str) != isinstance(found[0], str)
+    ):
+        raise ValueError(
+            f"pos_label={pos_label!r} is not one of the labels in y_true and y_pred, {_shown(found)}. Pass "
+            "one of them."
+        )
+    positive = np.array([label == pos_label for label in found], dtype=np.intp)
+    return positive[y], positive[decision], (0, 1)
+
+
+def align_labels(
+    columns: dict[str, Any], classes: Iterable[Hashable] = ()
+) -> tuple[list[Codes], tuple[Hashable, ...]]:
+    """Encode columns of labels by the same codes.
+
+    Parameters
+    ----------
+    columns : dict of array-like of shape (n_samples,)
+        Labels of any type, by the name that the error messages call them.
+    classes : iterable, default=()
+        Labels to know besides those that occur.
+
+    Returns
+    -------
+    codes : list of ndarray of shape (n_samples,)
+        Positions in ``labels``, one array for each column.
+    labels : tuple
+        The labels in sorted order.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ or are 0, if values are missing, if the labels are of different kinds, or
+        if there are more than two and fractions among them.
+    """
+    names = list(columns)
+    series = [_single_column(column, name) for name, column in columns.items()]
+    for name, column in zip(names[1:], series[1:], strict=True):
+        if len(column) != len(series[0]) or not len(column):
+            raise ValueError(
+                f"{names[0]} has {len(series[0])} rows and {name} has {len(column)}; need the same number "
+                "in both, and at least one."
+            )
+    encoded = [_encode(column, name) for name, column in zip(names, series, strict=True)]
+    _refuse_missing(encoded, names, "Drop these rows.")
+    labels = _sorted({*(label for found, _ in encoded for label in found), *classes})
+    mixed = len({isinstance(label, str) for label in labels}) > 1
+    if mixed or (len(labels) > 2 and any(isinstance(label, float) and label % 1 for label in labels)):
+        raise ValueError(
+            f"{', '.join(names[:-1])} and {names[-1]} must hold labels of one type and no scores, got "
+            f"{_shown(labels)}. Pass decisions, as returned by predict, and the same labels in all of them."
+        )
+    position = {label: code for code, label in enumerate(labels)}
+    codes = [np.array([position[label] for label in found], dtype=np.intp)[code] for found, code in encoded]
+    return codes, tuple(labels)
+
+
+def _shown(labels: Sequence[Any]) -> str:
+    return ", ".join(map(repr, labels[:5])) + (", ..." if len(labels) > 5 else "")
 
 
 def _columns(values: Any, name: str) -> tuple[list[pd.Series], tuple[Hashable, ...] | None]:

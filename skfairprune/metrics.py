@@ -1,23 +1,24 @@
-"""Group-fairness metrics of binary decisions: rates, gaps, sampling errors, a scorer that routes.
+"""Group-fairness metrics of decisions: rates, gaps, sampling errors, a scorer that routes.
 
 The constraints and their formulas are those of :mod:`skfairprune.constraints`. A rate without rows
-is undefined: it is NaN, never 0, and its group takes no part in a gap.
+is undefined: it is NaN, never 0, and its group takes no part in a gap. Control features form strata,
+and a gap is then the largest over the strata of the gaps within them.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn import config_context
 from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils.validation import _check_sample_weight
 
-from skfairprune._validation import GroupCodes, encode_binary, encode_sensitive
-from skfairprune.constraints import GroupCounts, get_constraint
+from skfairprune._validation import GroupCodes, align_labels, encode_labels, encode_sensitive
+from skfairprune.constraints import Constraint, Floats, GroupCounts, get_constraint
 
-__all__ = ["GapWithError", "gap", "gap_scorer", "gap_with_error", "group_rates"]
+__all__ = ["GapWithError", "degradation_gap", "gap", "gap_scorer", "gap_with_error", "group_rates"]
 
 
 class GapWithError(NamedTuple):
@@ -30,11 +31,14 @@ class GapWithError(NamedTuple):
     standard_error : float
         Sampling standard error of ``value``; NaN if undefined.
     event : str or None
-        The event with the largest gap: "all", "y=0" (negatives) or "y=1" (positives).
+        The event with the largest gap: "all", "y=0" (negatives) or "y=1" (positives); with more
+        than two classes as in :func:`group_rates`.
     lowest : group label or None
         The group with the smallest rate in that event.
     highest : group label or None
         The group with the largest rate in that event.
+    stratum : stratum label or None
+        The stratum with the largest gap; None without control features.
     """
 
     value: float
@@ -42,6 +46,7 @@ class GapWithError(NamedTuple):
     event: str | None
     lowest: Hashable
     highest: Hashable
+    stratum: Hashable = None
 
 
 def gap(
@@ -50,6 +55,7 @@ def gap(
     *,
     constraint: str,
     sensitive_features: Any,
+    control_features: Any = None,
     sample_weight: ArrayLike | None = None,
     pos_label: Hashable = None,
 ) -> float:
@@ -61,38 +67,42 @@ def gap(
     where the utility :math:`u_i` is 1 for a positive decision (``error_rate_parity``: for an error)
     and else 0. For equalized odds, it is the larger of the gaps in true and in false positive rate.
     It is the number of fairlearn's ``*_difference(method="between_groups")``, except that fairlearn
-    takes an undefined rate for 0.
+    takes an undefined rate for 0. With more than two classes every class in turn is the positive one
+    (one against the rest), and the largest of their gaps counts.
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
-        True labels of any type, at most two different ones together with ``y_pred``.
+        True labels of any type.
     y_pred : array-like of shape (n_samples,)
         Decisions, in the labels of ``y_true``.
     constraint : str
         A name in :data:`skfairprune.constraints.CONSTRAINTS`: "demographic_parity",
-        "equalized_odds", "true_positive_rate_parity", "false_positive_rate_parity" or
-        "error_rate_parity".
+        "equalized_odds", "true_positive_rate_parity", "false_positive_rate_parity" (these two
+        for two classes only) or "error_rate_parity".
     sensitive_features : list, array, Series, DataFrame or dict of columns, with n_samples rows
         The groups, with labels of any type. Several columns are intersected.
+    control_features : like sensitive_features, default=None
+        The strata within which groups are compared; the gap is the largest over them.
     sample_weight : array-like of shape (n_samples,), default=None
         Non-negative weights; None weighs every row 1.
     pos_label : str, int, float or bool, default=None
-        The positive label. None means the greater of the two labels, as ``classes_[1]`` of a
+        The positive one of two labels. None means the greater, as ``classes_[1]`` of a
         classifier; if only one of -1, 0, False, 1 and True occurs, it means 1. A label that does
         not occur is allowed if only one does: then every row is negative.
 
     Returns
     -------
     float
-        In [0, 1]. A group without weight in an event is left out of it; NaN if no event has two
-        groups left.
+        In [0, 1]. A group without weight in an event of a stratum is left out of it; NaN if no
+        event has two groups left.
 
     Raises
     ------
     ValueError
-        If the constraint is unknown, the lengths differ, values are missing, there are more than
-        two labels, or a single one that does not tell whether it is the positive one.
+        If the constraint is unknown or not for so many classes, the lengths differ, values are
+        missing, the labels are scores or of different types, ``pos_label`` is not one of two labels,
+        or there is a single one that does not tell whether it is the positive one.
 
     Examples
     --------
@@ -110,6 +120,7 @@ def gap(
         y_pred,
         constraint=constraint,
         sensitive_features=sensitive_features,
+        control_features=control_features,
         sample_weight=sample_weight,
         pos_label=pos_label,
     ).value
@@ -121,6 +132,7 @@ def gap_with_error(
     *,
     constraint: str,
     sensitive_features: Any,
+    control_features: Any = None,
     sample_weight: ArrayLike | None = None,
     pos_label: Hashable = None,
 ) -> GapWithError:
@@ -129,20 +141,22 @@ def gap_with_error(
     With :math:`r_1, r_2` the largest and the smallest rate, the standard error is
 
     .. math:: \sqrt{\mathrm{se}(r_1)^2 + \mathrm{se}(r_2)^2},
-        \qquad \mathrm{se}(r)^2 = \frac{r (1 - r) \sum w_i^2}{(\sum w_i)^2}
+        \qquad \mathrm{se}(r)^2 = \frac{\sum w_i^2 (u_i - r)^2}{(\sum w_i)^2}
 
-    It is that of the difference between two given groups: it does not know that they were chosen as
-    the extreme ones, and it is 0 between rates of 0 or 1, however few rows they have.
+    before half an observation is added at each end of the utility's range (see
+    :meth:`skfairprune.constraints.GroupCounts.standard_errors`): so it is not 0 between rates of 0 or 1,
+    the less so the fewer rows they have. It is that of the difference between two given groups: it
+    does not know that they were chosen as the extreme ones.
 
     Parameters
     ----------
-    y_true, y_pred, constraint, sensitive_features, sample_weight, pos_label
+    y_true, y_pred, constraint, sensitive_features, control_features, sample_weight, pos_label
         As in :func:`gap`.
 
     Returns
     -------
     GapWithError
-        ``value``, ``standard_error``, ``event``, ``lowest`` and ``highest``.
+        ``value``, ``standard_error``, ``event``, ``lowest``, ``highest`` and ``stratum``.
 
     Raises
     ------
@@ -161,18 +175,65 @@ def gap_with_error(
     >>> found.value, found.lowest, found.highest
     (1.0, 'x', 'm')
     """
-    rule = get_constraint(constraint)
-    counts, _, groups = _count(y_true, y_pred, sensitive_features, sample_weight, pos_label)
-    found = counts.gap(rule)
-    if found.event < 0:
-        return GapWithError(found.value, found.standard_error, None, None, None)
-    return GapWithError(
-        found.value,
-        found.standard_error,
-        rule.events[found.event],
-        groups.labels[found.lowest],
-        groups.labels[found.highest],
-    )
+    rule, y, decision = _encode(constraint, y_true, y_pred, pos_label)
+    return _measure(rule, y, decision, sensitive_features, control_features, sample_weight).gap()
+
+
+def degradation_gap(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    y_pred_dense: ArrayLike,
+    *,
+    sensitive_features: Any,
+    control_features: Any = None,
+    sample_weight: ArrayLike | None = None,
+) -> GapWithError:
+    r"""Compute how unequally groups pay for a smaller network, and its sampling error.
+
+    .. math:: \max_g R_g - \min_g R_g, \qquad R_g = \mathrm{acc}_g(h_0) - \mathrm{acc}_g(h)
+
+    where :math:`R_g` is the accuracy that a group lost (negative: won) from the dense network's decisions
+    :math:`h_0` to the small one's :math:`h`: Def. 2 and 3 of Dai et al., arXiv 2312.10181. The standard
+    error is that of :func:`gap_with_error` with :math:`u_i = 1[h_0(x_i) = y_i] - 1[h(x_i) = y_i]`. It is
+    paired: rows on which both networks are right, or both wrong, add next to nothing to it.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True labels of any type.
+    y_pred : array-like of shape (n_samples,)
+        Decisions of the small network.
+    y_pred_dense : array-like of shape (n_samples,)
+        Decisions of the dense network.
+    sensitive_features, control_features, sample_weight
+        As in :func:`gap`.
+
+    Returns
+    -------
+    GapWithError
+        ``value`` is in [0, 2], ``event`` is "all"; ``highest`` is the group that lost most.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, values are missing, or the labels are scores or of different types.
+
+    Examples
+    --------
+    >>> from skfairprune.metrics import degradation_gap
+    >>> found = degradation_gap(
+    ...     y_true=[0, 1, 1, 0, 1, 1],
+    ...     y_pred=[0, 0, 1, 0, 1, 1],
+    ...     y_pred_dense=[0, 1, 0, 0, 1, 0],
+    ...     sensitive_features=["f", "f", "m", "f", "f", "m"],
+    ... )
+    >>> found.value, found.lowest, found.highest
+    (1.25, 'm', 'f')
+    """
+    columns = {"y_true": y_true, "y_pred": y_pred, "y_pred_dense": y_pred_dense}
+    (y, decision, dense), labels = align_labels(columns)
+    rule = get_constraint("degradation_parity", max(2, len(labels)))
+    return _measure(rule, y, decision, sensitive_features, control_features, sample_weight, dense).gap()
 
 
 def group_rates(
@@ -181,6 +242,7 @@ def group_rates(
     *,
     constraint: str,
     sensitive_features: Any,
+    control_features: Any = None,
     sample_weight: ArrayLike | None = None,
     pos_label: Hashable = None,
 ) -> pd.DataFrame:
@@ -188,16 +250,18 @@ def group_rates(
 
     Parameters
     ----------
-    y_true, y_pred, constraint, sensitive_features, sample_weight, pos_label
+    y_true, y_pred, constraint, sensitive_features, control_features, sample_weight, pos_label
         As in :func:`gap`.
 
     Returns
     -------
     DataFrame
-        Indexed by the event ("all", "y=0" or "y=1") and the group, with one level per sensitive
-        feature, named as in fairlearn's ``MetricFrame``. The columns are ``rate``, in [0, 1];
-        ``standard_error``, as in :func:`gap_with_error`; and ``n_samples``, the number of rows,
-        unweighted. Rate and error are NaN where there are no rows, or only rows of weight 0.
+        Indexed by the event, the stratum and the group, with one level per control and per sensitive
+        feature, named as in fairlearn's ``MetricFrame``. The events are "all", "y=0" or "y=1"; with more
+        than two classes, of each class c, "decision c", or "y!=c" and "y=c", in which the rate is
+        that of the decision c. The columns are ``rate``, in [0, 1]; ``standard_error``, as in
+        :func:`gap_with_error`; and ``n_samples``, the number of rows, unweighted. Rate and error are
+        NaN where there are no rows, or only rows of weight 0.
 
     Raises
     ------
@@ -221,18 +285,29 @@ def group_rates(
     >>> rates.loc["y=1", "n_samples"].to_dict()
     {'f': 1, 'm': 2}
     """
-    rule = get_constraint(constraint)
-    counts, n_rows, groups = _count(y_true, y_pred, sensitive_features, sample_weight, pos_label)
-    keys = [label if isinstance(label, tuple) else (label,) for label in groups.labels]
-    names = groups.names or [f"sensitive_feature_{position}" for position in range(len(keys[0]))]
+    rule, y, decision = _encode(constraint, y_true, y_pred, pos_label)
+    found = _measure(rule, y, decision, sensitive_features, control_features, sample_weight)
+    keys, names = _levels(found.groups, "sensitive_feature")
+    strata: list[tuple[Hashable, ...]] = [()]
+    if found.strata is not None:
+        strata, stratum_names = _levels(found.strata, "control_feature")
+        names = [*stratum_names, *names]
+
+    order = np.argsort(rule.events)  # pandas warns of an index that is not sorted
+
+    def column(values: Floats) -> Floats:
+        # from (stratum, event) by group to event, stratum, group
+        return values.reshape(len(strata), rule.n_events, -1)[:, order].swapaxes(0, 1).ravel()
+
     return pd.DataFrame(
         {
-            "rate": counts.rates(rule).ravel(),
-            "standard_error": counts.standard_errors(rule).ravel(),
-            "n_samples": rule.cell_sums(n_rows).ravel().astype(np.int64),
+            "rate": column(found.counts.rates(found.stratified)),
+            "standard_error": column(found.counts.standard_errors(found.stratified)),
+            "n_samples": column(found.stratified.cell_sums(found.n_rows)).astype(np.int64),
         },
         index=pd.MultiIndex.from_tuples(
-            [(event, *key) for event in rule.events for key in keys], names=["event", *names]
+            [(rule.events[e], *stratum, *key) for e in order for stratum in strata for key in keys],
+            names=["event", *names],
         ),
     )
 
@@ -240,17 +315,17 @@ def group_rates(
 def gap_scorer(constraint: str, *, pos_label: Hashable = None) -> Callable[..., float]:
     """Make a scorer of the negative gap, to which scikit-learn routes the sensitive features.
 
-    With metadata routing enabled, searches and cross-validation hand ``sensitive_features`` and
-    ``sample_weight`` to it, split as the rows are, without a call of ``set_score_request``. They do
-    not split a dict of columns: pass a DataFrame. With or without routing,
-    ``scorer(estimator, X, y, sensitive_features=A)`` works.
+    With metadata routing enabled, searches and cross-validation hand ``sensitive_features``,
+    ``control_features`` and ``sample_weight`` to it, split as the rows are, without a call of
+    ``set_score_request``. They do not split a dict of columns: pass a DataFrame. With or without
+    routing, ``scorer(estimator, X, y, sensitive_features=A)`` works.
 
     Parameters
     ----------
     constraint : str
         As in :func:`gap`.
     pos_label : str, int, float or bool, default=None
-        The positive label; None means ``classes_[1]`` of the scored classifier.
+        The positive one of two labels; None means ``classes_[1]`` of the scored classifier.
 
     Returns
     -------
@@ -285,10 +360,10 @@ def gap_scorer(constraint: str, *, pos_label: Hashable = None) -> Callable[..., 
     >>> scores["test_dp"].round(2)
     array([-0.71, -0.71])
     """
-    get_constraint(constraint)
+    _resolve(constraint)
     scorer = _GapScorer(gap, -1, {"constraint": constraint, "pos_label": pos_label})
     with config_context(enable_metadata_routing=True):
-        return scorer.set_score_request(sensitive_features=True, sample_weight=True)
+        return scorer.set_score_request(sensitive_features=True, control_features=True, sample_weight=True)
 
 
 class _GapScorer(_BaseScorer):
@@ -308,6 +383,7 @@ class _GapScorer(_BaseScorer):
         y_true: ArrayLike,
         *,
         sensitive_features: Any = None,
+        control_features: Any = None,
         sample_weight: ArrayLike | None = None,
     ) -> float:
         if sensitive_features is None:
@@ -316,17 +392,19 @@ class _GapScorer(_BaseScorer):
                 "metadata routing with sklearn.set_config(enable_metadata_routing=True) and pass "
                 "sensitive_features to fit, or in params to cross_validate and cross_val_score."
             )
-        kwargs = dict(self._kwargs)
-        classes: Any = getattr(estimator, "classes_", ())
-        if kwargs["pos_label"] is None and len(classes) == 2:
-            kwargs["pos_label"] = classes[1]  # a fold may hold one of the labels only
-        return self._sign * self._score_func(
+        constraint, pos_label = self._kwargs["constraint"], self._kwargs["pos_label"]
+        classes = np.asarray(getattr(estimator, "classes_", ())).tolist()
+        if pos_label is None and len(classes) == 2:
+            pos_label = classes[1]  # a fold may hold one of the labels only
+        rule, y, decision = _encode(
+            constraint,
             y_true,
             method_caller(estimator, "predict", X),
-            sensitive_features=sensitive_features,
-            sample_weight=sample_weight,
-            **kwargs,
+            pos_label,
+            classes if len(classes) > 2 else (),
         )
+        found = _measure(rule, y, decision, sensitive_features, control_features, sample_weight)
+        return self._sign * found.gap().value
 
     def __repr__(self) -> str:
         constraint, pos_label = self._kwargs["constraint"], self._kwargs["pos_label"]
@@ -334,22 +412,83 @@ class _GapScorer(_BaseScorer):
         return f"gap_scorer({constraint!r}{suffix})"
 
 
-def _count(
+def _resolve(constraint: str, classes: Sequence[Any] = (0, 1)) -> Constraint:
+    """Return a constraint on the decisions of one classifier."""
+    if constraint == "degradation_parity":
+        raise ValueError(
+            "degradation_parity needs the decisions of the dense network, too; call "
+            "skfairprune.metrics.degradation_gap."
+        )
+    return get_constraint(constraint, len(classes), classes)
+
+
+def _encode(
+    constraint: str,
     y_true: ArrayLike,
     y_pred: ArrayLike,
-    sensitive_features: Any,
-    sample_weight: ArrayLike | None,
     pos_label: Hashable,
-) -> tuple[GroupCounts, np.ndarray, GroupCodes]:
-    """Return the weighted counts, the number of rows by label and group, and the groups."""
-    y, decision = encode_binary(y_true, y_pred, pos_label)
-    groups = encode_sensitive(sensitive_features, len(y))
-    n_groups = len(groups.labels)
-    unweighted = GroupCounts.from_rows(y, decision, groups.codes, n_groups)
-    if sample_weight is None:
-        return unweighted, unweighted.totals, groups
-    weight = _check_sample_weight(
-        sample_weight, y, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
-    )
-    weighted = GroupCounts.from_rows(y, decision, groups.codes, n_groups, weight)
-    return weighted, unweighted.totals, groups
+    classes: Iterable[Hashable] = (),
+) -> tuple[Constraint, NDArray[np.intp], NDArray[np.intp]]:
+    """Return the constraint on the classes that occur, and labels and decisions as their codes."""
+    y, decision, labels = encode_labels(y_true, y_pred, pos_label, classes)
+    return _resolve(constraint, labels), y, decision
+
+
+class _Measured(NamedTuple):
+    """Counts by kind, group and decision, weighted, and of rows; and what the codes mean."""
+
+    constraint: Constraint
+    stratified: Constraint
+    counts: GroupCounts
+    n_rows: Floats
+    groups: GroupCodes
+    strata: GroupCodes | None
+
+    def gap(self) -> GapWithError:
+        """Return the largest gap, and the labels of where it lies."""
+        found = self.counts.gap(self.stratified)
+        if found.event < 0:
+            return GapWithError(found.value, found.standard_error, None, None, None)
+        stratum, event = divmod(found.event, self.constraint.n_events)
+        return GapWithError(
+            found.value,
+            found.standard_error,
+            self.constraint.events[event],
+            self.groups.labels[found.lowest],
+            self.groups.labels[found.highest],
+            None if self.strata is None else self.strata.labels[stratum],
+        )
+
+
+def _measure(
+    constraint: Constraint,
+    y: NDArray[np.intp],
+    decision: NDArray[np.intp],
+    sensitive_features: Any,
+    control_features: Any,
+    sample_weight: ArrayLike | None,
+    dense: NDArray[np.intp] | None = None,
+) -> _Measured:
+    """Count the rows by group, within the strata that control features form."""
+    groups, strata = encode_sensitive(sensitive_features, len(y)), None
+    stratified, stratum = constraint, None
+    if control_features is not None:
+        strata = encode_sensitive(control_features, len(y), "control_features")
+        stratified, stratum = constraint.stratified(strata.labels), strata.codes
+    kind = stratified.kinds(y, stratum)
+    if dense is not None:
+        kind = stratified.with_dense_decisions(kind, dense)
+    shape = (stratified.n_kinds, len(groups.labels), stratified.n_decisions)
+    counts = unweighted = GroupCounts.from_rows(kind, decision, groups.codes, shape)
+    if sample_weight is not None:
+        weight = _check_sample_weight(
+            sample_weight, y, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
+        )
+        counts = GroupCounts.from_rows(kind, decision, groups.codes, shape, weight)
+    return _Measured(constraint, stratified, counts, unweighted.counts.sum(axis=2), groups, strata)
+
+
+def _levels(encoded: GroupCodes, prefix: str) -> tuple[list[tuple[Hashable, ...]], list[Hashable]]:
+    """Return labels as tuples, one value for each column, and the columns' names."""
+    keys = [label if isinstance(label, tuple) else (label,) for label in encoded.labels]
+    return keys, list(encoded.names or (f"{prefix}_{position}" for position in range(len(keys[0]))))
