@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import zero_one_loss
+from sklearn.metrics import accuracy_score, zero_one_loss
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skfairprune.constraints import CONSTRAINTS
-from skfairprune.metrics import gap, gap_scorer, gap_with_error, group_rates
+from skfairprune.metrics import degradation_gap, gap, gap_scorer, gap_with_error, group_rates
 
 FAIRLEARN_RATES = {
     "demographic_parity": {"all": fm.selection_rate},
@@ -32,7 +31,10 @@ FAIRLEARN_GAPS = {
     "false_positive_rate_parity": fm.false_positive_rate_difference,
     "error_rate_parity": fm.accuracy_score_difference,
 }
-every_constraint = pytest.mark.parametrize("constraint", CONSTRAINTS)
+every_constraint = pytest.mark.parametrize("constraint", FAIRLEARN_GAPS)
+every_multiclass = pytest.mark.parametrize(
+    "constraint", ["demographic_parity", "equalized_odds", "error_rate_parity"]
+)
 
 
 def _data(n_groups=3, n_samples=400, seed=0):
@@ -86,6 +88,212 @@ def test_intersected_columns_as_in_fairlearn(constraint):
     found = gap_with_error(y_true, y_pred, constraint=constraint, sensitive_features=frame)
     assert_allclose(found.value, expected.difference().max())
     assert rates.loc[(found.event, *found.highest), "rate"] == expected.by_group[found.event].max()
+
+
+def _strata(n_samples, seed=1):
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {"site": rng.choice(["east", "west", "north"], n_samples), "night": rng.uniform(size=n_samples) < 0.4}
+    )
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@every_constraint
+def test_control_features_as_in_fairlearn(constraint, weighted):
+    y_true, y_pred, group, weight = _data(3, 1500)
+    weight, strata = weight if weighted else None, _strata(1500)
+    y_pred = y_pred | (strata["night"].to_numpy() & (group == 1))
+    kwargs = {"constraint": constraint, "sensitive_features": group, "control_features": strata}
+    rates = group_rates(y_true, y_pred, sample_weight=weight, **kwargs)
+    frame = fm.MetricFrame(
+        metrics=FAIRLEARN_RATES[constraint],
+        y_true=y_true,
+        y_pred=y_pred,
+        sensitive_features=group,
+        control_features=strata,
+        sample_params={event: {"sample_weight": weight} for event in FAIRLEARN_RATES[constraint]},
+    )
+    for event, values in frame.by_group.items():
+        pd.testing.assert_series_equal(rates.loc[event, "rate"], values, check_names=False)
+    assert rates.index.names == ["event", *frame.by_group.index.names]
+    found, differences = gap_with_error(y_true, y_pred, sample_weight=weight, **kwargs), frame.difference()
+    assert_allclose(found.value, differences.max().max())
+    assert found.stratum == differences.max(axis=1).idxmax()
+    assert found.event == differences.max().idxmax()
+    cells = rates["rate"][found.event].loc[found.stratum]
+    assert (found.lowest, found.highest) == (cells.idxmin(), cells.idxmax())
+    assert gap(y_true, y_pred, sample_weight=weight, **kwargs) == found.value
+    whole = gap(y_true, y_pred, constraint=constraint, sensitive_features=group, sample_weight=weight)
+    assert found.value > whole
+
+
+@pytest.mark.parametrize(
+    "container",
+    [list, np.array, pd.Series, lambda site: pd.DataFrame({"site": site}), lambda site: {"site": site}],
+    ids=["list", "array", "Series", "DataFrame", "dict"],
+)
+def test_containers_of_control_features(container):
+    y_true, y_pred, group, _ = _data()
+    site = _strata(len(y_true))["site"]
+    kwargs = {"constraint": "demographic_parity", "sensitive_features": group}
+    found = gap_with_error(y_true, y_pred, control_features=container(site.tolist()), **kwargs)
+    assert found == gap_with_error(y_true, y_pred, control_features=site, **kwargs)
+    assert found.stratum in {"east", "north", "west"}
+
+
+def _multiclass(n_samples=1200):
+    rng = np.random.default_rng(7)
+    y_true, noise = rng.integers(0, 3, (2, n_samples))
+    group = rng.integers(0, 3, n_samples)
+    keeps = rng.uniform(size=n_samples) < 0.4 + 0.15 * group
+    y_pred = np.where(keeps, y_true, noise)
+    return y_true, y_pred, group, rng.uniform(0.1, 3, n_samples)
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@every_multiclass
+def test_multiclass_is_one_against_the_rest_of_fairlearn(constraint, weighted, controlled):
+    labels = np.array(["high", "low", "mid"], dtype=object)
+    y_true, y_pred, group, weight = _multiclass()
+    weight = weight if weighted else np.ones(len(weight))
+    control = _strata(len(y_true))["site"] if controlled else None
+    kwargs = {"sensitive_features": group, "control_features": control}
+    rates = group_rates(labels[y_true], labels[y_pred], constraint=constraint, sample_weight=weight, **kwargs)
+    found = gap_with_error(
+        labels[y_true], labels[y_pred], constraint=constraint, sample_weight=weight, **kwargs
+    )
+    if constraint == "error_rate_parity":
+        binary = {"all": (zero_one_loss, y_true, y_pred)}
+    else:
+        own = {label: (y_true == c, y_pred == c) for c, label in enumerate(labels)}
+        binary = {
+            name.format(label): (metric, *columns)
+            for label, columns in own.items()
+            for name, metric in {
+                "demographic_parity": {"decision {!r}": fm.selection_rate},
+                "equalized_odds": {"y!={!r}": fm.false_positive_rate, "y={!r}": fm.true_positive_rate},
+            }[constraint].items()
+        }
+    differences = {}
+    for event, (metric, true, decision) in binary.items():
+        frame = fm.MetricFrame(
+            metrics=metric, y_true=true, y_pred=decision, sample_params={"sample_weight": weight}, **kwargs
+        )
+        assert_allclose(rates.loc[event, "rate"], frame.by_group.to_numpy(float))
+        differences[event] = np.max(frame.difference())
+    assert list(rates.index.unique("event")) == sorted(differences)
+    assert_allclose(found.value, max(differences.values()))
+    assert found.event == max(differences, key=differences.get)
+    assert (found.stratum is None) != controlled
+
+
+@every_multiclass
+def test_one_against_the_rest_of_two_classes_is_the_binary_gap(constraint):
+    y_true, y_pred, group, _ = _data()
+    kwargs = {"constraint": constraint, "sensitive_features": [*group, "alone"]}
+    third = gap([*y_true, 2], [*y_pred, 2], **kwargs)
+    binary = gap(y_true, y_pred, constraint=constraint, sensitive_features=group)
+    if constraint == "equalized_odds":  # of the third class nothing is known in the other groups
+        assert third >= binary
+    else:
+        rates = group_rates([*y_true, 2], [*y_pred, 2], **kwargs)["rate"].drop("alone", level=1)
+        assert_allclose((rates.groupby("event").max() - rates.groupby("event").min()).max(), binary)
+
+
+def _degradation_data(n_samples=900, seed=4):
+    rng = np.random.default_rng(seed)
+    y_true, group = rng.integers(0, 3, n_samples), rng.integers(0, 4, n_samples)
+    dense = np.where(rng.uniform(size=n_samples) < 0.8, y_true, rng.integers(0, 3, n_samples))
+    small = np.where(rng.uniform(size=n_samples) < 0.95 - 0.1 * group, dense, rng.integers(0, 3, n_samples))
+    return y_true, small, dense, group, rng.uniform(0.1, 3, n_samples)
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("labels", [["no", "yes", "yes"], ["a", "b", "c"], [3, 1, 2]], ids=str)
+def test_degradation_is_the_difference_of_two_frames(labels, weighted, controlled):
+    *columns, group, weight = _degradation_data()
+    y_true, small, dense = (np.array(labels)[column] for column in columns)
+    weight = weight if weighted else None
+    kwargs = {
+        "sensitive_features": pd.Series(group, name="origin"),
+        "control_features": _strata(len(group)) if controlled else None,
+    }
+    found = degradation_gap(y_true, small, dense, sample_weight=weight, **kwargs)
+    accuracy = [
+        fm.MetricFrame(
+            metrics=accuracy_score,
+            y_true=y_true,
+            y_pred=decision,
+            sample_params={"sample_weight": weight},
+            **kwargs,
+        ).by_group
+        for decision in (dense, small)
+    ]
+    lost = accuracy[0] - accuracy[1]
+    if controlled:
+        lost = lost.xs(found.stratum, level=("site", "night"))
+        ranges = (accuracy[0] - accuracy[1]).groupby(level=("site", "night"))
+        assert_allclose(found.value, (ranges.max() - ranges.min()).max())
+    else:
+        assert found.stratum is None
+    assert_allclose(found.value, lost.max() - lost.min())
+    assert (found.event, found.lowest, found.highest) == ("all", lost.idxmin(), lost.idxmax())
+
+
+def test_degradation_of_the_same_decisions_and_of_a_single_label():
+    y_true, small, _, group, _ = _degradation_data()
+    same = degradation_gap(y_true, small, small, sensitive_features=group)
+    assert same.value == 0
+    assert 0 < same.standard_error < 0.01
+    none = degradation_gap(["x"] * 4, ["x"] * 4, ["x"] * 4, sensitive_features=[0, 0, 1, 1])
+    assert none.value == 0
+    assert np.isnan(degradation_gap([0, 1], [1, 1], [0, 1], sensitive_features=["a", "a"]).value)
+
+
+def test_degradation_error_is_that_of_repeated_paired_samples():
+    rng = np.random.default_rng(3)
+    n_samples, n_draws = 800, 300
+    group = np.repeat([0, 1], [300, 500])
+    y_true = np.ones(n_samples, dtype=int)
+    weight = rng.uniform(0.1, 3, n_samples)
+    found = []
+    for _ in range(n_draws):
+        dense = rng.uniform(size=n_samples) < 0.7
+        flips = rng.uniform(size=n_samples) < np.where(group == 1, 0.1, 0.02)
+        arguments = y_true, (dense & ~flips).astype(int), dense.astype(int)
+        found.append(degradation_gap(*arguments, sensitive_features=group, sample_weight=weight)[:2])
+    value, error = np.array(found).T
+    assert_allclose(error.mean(), value.std(), rtol=0.2)
+    # far from the error of two accuracies of independent samples
+    assert error.mean() < 0.6 * np.sqrt(2 * 0.7 * 0.3 * (1 / 300 + 1 / 500))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_pred_dense": [0, 1]}, "y_true has 3 rows and y_pred_dense has 2; need the same number"),
+        ({"y_pred": [0, 1, None]}, "Missing values: y_pred has 1"),
+        ({"y_pred_dense": ["0", "1", "1"]}, "y_true, y_pred and y_pred_dense must hold labels of one type"),
+        (
+            {"y_pred_dense": [0.2, 0.7, 0.9]},
+            "y_true, y_pred and y_pred_dense must hold labels.*and no scores",
+        ),
+        ({"sensitive_features": ["a", None, "b"]}, "Missing values: sensitive_features has 1"),
+        ({"control_features": ["a"]}, "control_features has 1 values, but there are 3 samples"),
+        ({"sample_weight": [1, 1, -1]}, "Negative values in data passed to `sample_weight`"),
+    ],
+)
+def test_error_messages_of_the_degradation(changes, message):
+    arguments = {
+        "y_true": [0, 1, 1],
+        "y_pred": [0, 1, 0],
+        "y_pred_dense": [0, 1, 1],
+        "sensitive_features": ["a", "b", "b"],
+    } | changes
+    with pytest.raises(ValueError, match=message):
+        degradation_gap(**arguments)
 
 
 @pytest.mark.parametrize("labels", [["no", "yes"], [False, True], [-1, 1], [0.0, 1.0], [3, 7]], ids=str)
@@ -190,7 +398,7 @@ def test_gap_is_in_the_unit_interval_or_nan(constraint, rows):
     if (rates.groupby("event").count() < 2).all():
         assert np.isnan(found.value)
         assert np.isnan(found.standard_error)
-        assert found[2:] == (None, None, None)
+        assert found[2:] == (None, None, None, None)
     else:
         assert 0 <= found.value <= 1
         assert found.standard_error >= 0
@@ -216,6 +424,20 @@ def test_standard_errors_are_those_of_repeated_samples(constraint, weighted):
     assert_allclose(gaps[:, 1].mean(), gaps[:, 0].std(), rtol=0.2)
 
 
+@every_constraint
+def test_standard_errors_of_rates_of_0_and_1_know_the_number_of_rows(constraint):
+    y_true = np.tile([0, 1], 30)
+    group = np.repeat([0, 1, 2], [6, 18, 36])
+    kwargs = {"constraint": constraint, "sensitive_features": group}
+    for y_pred in (np.zeros(60, int), np.ones(60, int), y_true, np.arange(60) % 5 == 0):
+        table = group_rates(y_true, y_pred.astype(int), **kwargs)
+        n = table["n_samples"]
+        rate = (n * table["rate"] + 0.5) / (n + 1)  # half a row of 0, half a row of 1
+        assert_allclose(table["standard_error"], np.sqrt(rate * (1 - rate) / n))
+    found = gap_with_error(y_true, group > 0, **kwargs)
+    assert found.standard_error > 0
+
+
 def test_undefined_rates_are_left_out():
     # group "c" has no positives, group "d" no negatives
     y_true = [0, 1, 0, 1, 0, 1]
@@ -229,7 +451,7 @@ def test_undefined_rates_are_left_out():
     kwargs["constraint"] = "true_positive_rate_parity"
     alone = gap_with_error(y_true[2:5], y_pred[2:5], **kwargs | {"sensitive_features": group[2:5]})
     assert np.isnan(alone.value)
-    assert alone[2:] == (None, None, None)
+    assert alone[2:] == (None, None, None, None)
 
 
 @every_constraint
@@ -247,7 +469,15 @@ def test_rows_without_weight_count_as_no_rows():
     ("changes", "message"),
     [
         ({"constraint": "parity"}, "Unknown constraint 'parity'"),
-        ({"y_true": [0, 1, 2]}, "must hold two labels"),
+        ({"constraint": "degradation_parity"}, "needs the decisions of the dense network.*degradation_gap"),
+        (
+            {"constraint": "true_positive_rate_parity", "y_true": [0, 1, 2]},
+            "true_positive_rate_parity is for two classes, and y has 3",
+        ),
+        ({"y_true": [0, 1, 2], "pos_label": 2}, "pos_label=2 is for two classes, and there are 3: 0, 1, 2"),
+        ({"y_pred": [0.2, 0.7, 0.1]}, "must hold labels of one type and no scores, got 0, 0.1, 0.2, 0.7, 1"),
+        ({"control_features": ["a"]}, "control_features has 1 values, but there are 3 samples"),
+        ({"control_features": ["a", None, "b"]}, "Missing values: control_features has 1"),
         ({"y_pred": [0, 1]}, "y_true has 3 rows and y_pred has 2"),
         ({"sensitive_features": ["a"]}, "has 1 values, but there are 3 samples"),
         ({"sensitive_features": ["a", None, "b"]}, "Missing values"),
@@ -422,7 +652,7 @@ def test_scorer_survives_pickle_and_clone():
         assert repr(copied) == "gap_scorer('equalized_odds', pos_label=0)"
         assert copied(model, X, y, sensitive_features=group) == scorer(model, X, y, sensitive_features=group)
         requests = copied.get_metadata_routing().score.requests
-        assert requests == {"sensitive_features": True, "sample_weight": True}
+        assert requests == {"sensitive_features": True, "control_features": True, "sample_weight": True}
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -448,6 +678,42 @@ def test_scorer_without_sensitive_features(enabled, several):
         search.fit(X, y)
 
 
-def test_scorer_of_an_unknown_constraint():
-    with pytest.raises(ValueError, match="Unknown constraint 'parity'"):
-        gap_scorer("parity")
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        ("parity", "Unknown constraint 'parity'"),
+        ("degradation_parity", "needs the decisions of the dense network.*degradation_gap"),
+    ],
+)
+def test_scorer_of_a_constraint_that_it_cannot_measure(constraint, message):
+    with pytest.raises(ValueError, match=message):
+        gap_scorer(constraint)
+
+
+@pytest.mark.usefixtures("routing")
+def test_scorer_within_strata():
+    X, y, group, _ = _classification(("no", "yes"))
+    site = pd.DataFrame({"site": np.where(X[:, 2] > 0, "east", "west")})
+    params = {"sensitive_features": group, "control_features": site}
+    scorer = gap_scorer("equalized_odds")
+    scores = cross_val_score(_pipeline(), X, y, scoring=scorer, params=params, cv=3, error_score="raise")
+    train, test = next(_splits(X, y))
+    model = _pipeline().fit(X[train], y[train])
+    kwargs = {"sensitive_features": group[test], "control_features": site.iloc[test]}
+    assert scores[0] == -gap(y[test], model.predict(X[test]), constraint="equalized_odds", **kwargs)
+    assert scores[0] == scorer(model, X[test], y[test], **kwargs)
+    assert scores[0] < scorer(model, X[test], y[test], sensitive_features=group[test])
+    with sklearn.config_context(enable_metadata_routing=False):
+        assert scores[0] == scorer(model, X[test], y[test], **kwargs)
+
+
+@every_multiclass
+def test_scorer_knows_the_classes_of_the_model(constraint):
+    X, _, group, weight = _classification()
+    y = np.array(["high", "low", "mid"])[np.digitize(X[:, 0] + X[:, 1], [-0.7, 0.7])]
+    model = LogisticRegression().fit(X, y)
+    kwargs = {"sensitive_features": group, "sample_weight": weight}
+    scorer = gap_scorer(constraint)
+    assert scorer(model, X, y, **kwargs) == -gap(y, model.predict(X), constraint=constraint, **kwargs)
+    rows = (y == "mid") & (model.predict(X) == "mid")
+    assert scorer(model, X[rows], y[rows], sensitive_features=group[rows]) == 0

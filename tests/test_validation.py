@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skfairprune._validation import encode_binary, encode_sensitive
+from skfairprune._validation import encode_labels, encode_sensitive
 
 SEX = ["m", "f", "m", "f"]
 SENIOR = [1, 0, 0, 1]
@@ -173,20 +173,40 @@ def test_error_messages_use_the_given_name():
     ],
 )
 def test_labels_of_any_type(y_true, y_pred, pos_label, expected):
-    y, decision = encode_binary(y_true, y_pred, pos_label)
+    y, decision, classes = encode_labels(y_true, y_pred, pos_label)
     assert (y.tolist(), decision.tolist()) == expected
+    assert classes == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "known", "expected", "labels"),
+    [
+        ([0, 1, 2], [2, 1, 1], (), ([0, 1, 2], [2, 1, 1]), (0, 1, 2)),
+        (["b", "a"], ["c", "c"], (), ([1, 0], [2, 2]), ("a", "b", "c")),
+        ([0.0, 1.0], [2, True], (), ([0, 1], [2, 1]), (0, 1, 2)),
+        (pd.Categorical(["x", "y"]), pd.Series(["z", "z"]), (), ([0, 1], [2, 2]), ("x", "y", "z")),
+        ([5, 5], [5, 5], [3, 5, 7], ([1, 1], [1, 1]), (3, 5, 7)),
+        (range(7), [6] * 7, (), (list(range(7)), [6] * 7), tuple(range(7))),
+    ],
+)
+def test_labels_of_more_than_two_classes(y_true, y_pred, known, expected, labels):
+    y, decision, classes = encode_labels(y_true, y_pred, classes=known)
+    assert (y.tolist(), decision.tolist()) == expected
+    assert classes == labels
 
 
 @pytest.mark.parametrize(
     ("y_true", "y_pred", "pos_label", "message"),
     [
-        ([0, 1, 2], [0, 1, 1], None, "must hold two labels of one type, got 0, 1, 2. Pass"),
-        ([0, 1], [0.2, 0.7], None, "got 0, 0.2, 0.7, 1. Pass decisions"),
-        (range(8), range(8), None, "one type, got 0, 1, 2, 3, 4, .... Pass"),
-        (["0", "1"], [0, 1], None, "one type, got 0, 1, '0', '1'"),
-        (["0"], [0], None, "two labels of one type, got 0, '0'"),
-        ([0, 1], [0, 1], "1", "one type, got 0, 1, '1'"),
-        (["no", "yes"], ["no", "no"], "Yes", "one type, got 'Yes', 'no', 'yes'"),
+        ([0, 1, 2], [0, 1, 1], 2, "pos_label=2 is for two classes, and there are 3: 0, 1, 2. Leave"),
+        ([0, 1], [0.2, 0.7], None, "no scores, got 0, 0.2, 0.7, 1. Pass decisions"),
+        ([0, 1], np.array([0.2, 0.7], dtype="float32"), None, "no scores, got 0, 0.2.*Pass decisions"),
+        (range(8), np.arange(8) + 0.5, None, "no scores, got 0, 0.5, 1, 1.5, 2, .... Pass"),
+        (["0", "1"], [0, 1], None, "one type and no scores, got 0, 1, '0', '1'"),
+        (["0"], [0], None, "must hold labels of one type and no scores, got 0, '0'"),
+        ([0, 1], [0, 1], "1", "pos_label='1' is not one of the labels in y_true and y_pred, 0, 1"),
+        ([0, 0], [0, 0], "1", "pos_label='1' is not one of the labels in y_true and y_pred, 0"),
+        (["no", "yes"], ["no", "no"], "Yes", "pos_label='Yes' is not one of the labels.*, 'no', 'yes'"),
         (["no"], ["no"], None, "the single label 'no', so it is not known.*; pass pos_label"),
         ([2], [2], None, "the single label 2"),
         ([0, 1], [1], None, "y_true has 2 rows and y_pred has 1; need the same number"),
@@ -199,4 +219,4 @@ def test_labels_of_any_type(y_true, y_pred, pos_label, expected):
 )
 def test_error_messages_of_labels(y_true, y_pred, pos_label, message):
     with pytest.raises(ValueError, match=message):
-        encode_binary(y_true, y_pred, pos_label)
+        encode_labels(y_true, y_pred, pos_label)
