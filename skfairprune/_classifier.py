@@ -26,7 +26,7 @@ from skfairprune._preparation import (
     resolve_lengths,
     share_rows,
 )
-from skfairprune._reporting import find_problem, multiplier_table, validation_gap
+from skfairprune._reporting import find_problem, multiplier_table, sparsity_path, validation_gap
 from skfairprune.constraints import CONSTRAINTS, Constraint, get_constraint
 from skfairprune.modules import ACTIVATIONS, DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.pruning.budget import Chain, parameter_budget
@@ -42,6 +42,7 @@ from skfairprune.training.plan import CONSTRAIN, ORDERS, Plan, make_plan
 from skfairprune.training.progress import ProgressBar
 from skfairprune.training.pruner import Pruner
 from skfairprune.training.schedules import REMOVALS
+from skfairprune.training.search import Trial, geometric_budgets
 from skfairprune.training.splits import LevelSplit, is_tiny
 from skfairprune.training.trainer import Outcome, Trainer
 
@@ -201,7 +202,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "n_bins": [Interval(Integral, 1, None, closed="left")],
-        "sparsity": [Interval(Real, 0, 1, closed="left")],
+        "sparsity": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
+        "max_accuracy_drop": [Interval(Real, 0, 1, closed="left")],
         "criterion": [StrOptions({"bilevel", "lottery", *CRITERIA})],
         "order": [StrOptions(set(ORDERS))],
         "constrain": [StrOptions(set(CONSTRAIN)), None],
@@ -247,7 +249,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         activation: str = "relu",
         dropout: float = 0.0,
         n_bins: int = 48,
-        sparsity: float = 0.9,
+        sparsity: float | str = 0.9,
+        max_accuracy_drop: float = 0.003,
         criterion: str = "bilevel",
         order: str = "joint",
         constrain: str | None = "both",
@@ -280,6 +283,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.dropout = dropout
         self.n_bins = n_bins
         self.sparsity = sparsity
+        self.max_accuracy_drop = max_accuracy_drop
         self.criterion = criterion
         self.order = order
         self.constrain = constrain
@@ -429,12 +433,17 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             class_weight=self.class_weight,
         )
         split = share_rows(targets, n_train, tiny, self.validation_fraction, rng)
+        if self.sparsity == "auto" and not split.disjoint:
+            raise ValueError(
+                f"sparsity='auto' compares accuracies on held-out rows, and {n_train} rows, few of them "
+                "distinct, are too few to hold some out. Give more rows, X_val and y_val, or a sparsity."
+            )
         knots = choose_knots(data, self.n_bins, rng)
         dtype = resolve_dtype(self.dtype, knots, tiny)
         encoding = PiecewiseLinearEncoding(knots)
         sizes = tuple(self.hidden_layer_sizes)
         dense = Chain(encoding.n_outputs, sizes, targets.n_joint)
-        budget = parameter_budget(dense, self.sparsity)
+        budget = None if self.sparsity == "auto" else parameter_budget(dense, float(self.sparsity))
         network = TabularNetwork(encoding, sizes, targets.n_joint, self.activation, self.dropout)
         tensors = Rows(
             torch.tensor(rows.X, dtype=dtype, device=device),
@@ -450,11 +459,18 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             weight_decay=self.weight_decay,
             n_iter_no_change=self.n_iter_no_change,
             generator=torch.Generator().manual_seed(seed),
-            progress=ProgressBar(plan.n_epochs) if self.verbose else None,
+            progress=ProgressBar(plan.n_epochs if budget is not None else None) if self.verbose else None,
         )
         trainer = self._make_trainer(Levels.from_split(tensors, split), runner, plan, targets, split)
         try:
-            outcome = trainer.fit(network.to(device, dtype), dense, budget)
+            network = network.to(device, dtype)
+            trials: list[Trial] = []
+            if budget is not None:
+                outcome = trainer.fit(network, dense, budget)
+            else:
+                least = dense.resized([1] * len(sizes)).n_parameters()
+                budgets = geometric_budgets(dense.n_parameters(), least)
+                outcome, trials = trainer.fit_smallest(network, dense, budgets, self.max_accuracy_drop)
         finally:
             if runner.progress is not None:
                 runner.progress.bar.close()
@@ -462,6 +478,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.history_ = pd.DataFrame(runner.history)
         self.n_iter_ = len(self.history_)
         self._store_network(outcome, dense, targets)
+        self.sparsity_path_ = sparsity_path(trials, dense, self.masks_) if trials else None
         self._store_fairness(outcome, targets, split)
 
     def _make_trainer(

@@ -1,4 +1,4 @@
-"""From checked data and parameters to what a fit starts from: targets, shares of the rows, knots, precision."""
+"""From checked data and parameters to what a fit starts from: targets, shares of the rows, knots."""
 
 from typing import Any, NamedTuple
 

@@ -2,14 +2,18 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from skfairprune._preparation import Targets
 from skfairprune.constraints import Gap
+from skfairprune.pruning.budget import Chain
+from skfairprune.training.search import Trial
 from skfairprune.training.splits import LevelSplit
 from skfairprune.training.trainer import Outcome
 
-__all__ = ["ValidationGap", "find_problem", "multiplier_table", "validation_gap"]
+__all__ = ["ValidationGap", "find_problem", "multiplier_table", "sparsity_path", "validation_gap"]
 
 
 class ValidationGap(NamedTuple):
@@ -51,6 +55,28 @@ def validation_gap(gap: Gap, events: tuple[str, ...], labels: list[Any], split: 
         )
     where = (events[gap.event], labels[gap.lowest], labels[gap.highest])
     return ValidationGap(gap.value, gap.standard_error, *where, rows)
+
+
+def sparsity_path(trials: list[Trial], dense: Chain, masks: list[NDArray[np.bool_]]) -> pd.DataFrame:
+    """Tabulate the sizes that were tried for ``sparsity="auto"``, the dense network first."""
+    widths = tuple(int(mask.sum()) for mask in masks)
+    return pd.DataFrame(
+        {
+            "sparsity": [1 - trial.cost / dense.n_parameters() for trial in trials],
+            "hidden_layer_sizes": [trial.widths for trial in trials],
+            "parameters": [dense.resized(trial.widths).n_parameters() for trial in trials],
+            "accuracy": [trial.accuracy for trial in trials],
+            "accuracy_drop": [trials[0].accuracy - trial.accuracy for trial in trials],
+            "drop_standard_error": [trial.drop_error for trial in trials],
+            "gap": [np.nan if trial.gap is None else trial.gap.value for trial in trials],
+            "gap_standard_error": [
+                np.nan if trial.gap is None else trial.gap.standard_error for trial in trials
+            ],
+            "within": [trial.within for trial in trials],
+            "chosen": [trial.widths == widths for trial in trials],
+        },
+        index=pd.RangeIndex(len(trials), name="trial"),
+    )
 
 
 def multiplier_table(multipliers: Any, events: tuple[str, ...], labels: list[Any]) -> pd.DataFrame:

@@ -59,6 +59,11 @@ class FairTask:
         return self.kind // self.constraint.n_dense * self.n_groups + self.group
 
     @property
+    def labels(self) -> NDArray[np.intp]:
+        """The label code of each row, of shape (n_total,)."""
+        return self.constraint.labels[self.kind]
+
+    @property
     def unconstrained(self) -> DecisionRule:
         """The rule that takes the most probable label."""
         constraint = self.constraint

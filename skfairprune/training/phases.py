@@ -32,6 +32,8 @@ class PhaseRunner:
         Shuffles rows.
     progress : ProgressBar or None
         Shown while it trains.
+    trial : int or None
+        In a search for the smallest network, which trial the phases belong to.
     """
 
     batch_size: int
@@ -40,6 +42,7 @@ class PhaseRunner:
     n_iter_no_change: int | None
     generator: torch.Generator
     progress: ProgressBar | None = None
+    trial: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def n_steps(self, rows: Rows, n_epochs: int) -> int:
@@ -125,9 +128,11 @@ class PhaseRunner:
                 f"Training diverged: in the {phase} phase the weights are not finite with "
                 f"lr={self.lr}. Choose a smaller lr."
             )
+        trial = {} if self.trial is None else {"trial": self.trial}
         for row in net.history:
             self.history.append(
                 {
+                    **trial,
                     "phase": phase,
                     "epoch": row["epoch"],
                     "train_loss": row["train_loss"],

@@ -13,11 +13,11 @@ class ProgressBar(Callback):
 
     Parameters
     ----------
-    n_epochs : int
-        The epochs planned, over all phases.
+    n_epochs : int or None
+        The epochs planned, over all phases; None if that is not known.
     """
 
-    def __init__(self, n_epochs: int) -> None:
+    def __init__(self, n_epochs: int | None) -> None:
         self.bar = tqdm(total=n_epochs, unit="epoch")
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:

@@ -21,7 +21,7 @@ from skfairprune.training.net import BilevelNet
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import Plan
 
-__all__ = ["Pruned", "Pruner"]
+__all__ = ["Masks", "Pruned", "Pruner"]
 
 _GATE_LR = 0.02
 _LOTTERY_ROUNDS = 3

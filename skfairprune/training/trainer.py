@@ -1,6 +1,7 @@
 """One fit: dense phase, pruning, fine-tuning with cross-fitting, and the decision rule."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from skfairprune.constraints import Gap
+from skfairprune.constraints import Floats, Gap
 from skfairprune.decision import RuleFit
 from skfairprune.pruning.budget import Chain
 from skfairprune.training.batches import Batch
@@ -18,7 +19,8 @@ from skfairprune.training.levels import Levels
 from skfairprune.training.net import FineTuneNet, NetworkStack, joint_proba
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import Plan
-from skfairprune.training.pruner import Pruner
+from skfairprune.training.pruner import Masks, Pruner
+from skfairprune.training.search import Trial, find_smallest
 
 __all__ = ["Outcome", "Trainer"]
 
@@ -44,10 +46,25 @@ class Outcome(NamedTuple):
     """
 
     network: nn.Module
-    masks: list[NDArray[np.bool_]]
+    masks: Masks
     rule: RuleFit | None
     gap: Gap | None
     not_carried: Gap | None
+
+
+class _HeldOut(NamedTuple):
+    """What a network and its copies do on the upper rows."""
+
+    joint: Floats
+    position: NDArray[np.intp]
+    rule: RuleFit | None
+    gap: Gap | None
+    correct: Floats  # the weight, of sum 1, of each row that is decided correctly, else 0
+
+    @property
+    def accuracy(self) -> float:
+        """The weighted accuracy."""
+        return float(self.correct.sum())
 
 
 @dataclass
@@ -89,12 +106,71 @@ class Trainer:
         budget : int
             The most that the small network may cost.
         """
+        initial = self._train_dense(network)
+        pruned = self.pruner.prune(network, initial, chain, budget)
+        stack = self._fine_tune(pruned.network)
+        return self._decide(stack, pruned.masks, self._evaluate(stack))
+
+    def fit_smallest(
+        self, network: nn.Module, chain: Chain, budgets: Sequence[int], max_accuracy_drop: float
+    ) -> tuple[Outcome, list[Trial]]:
+        """Find the smallest network that is as good as the dense one, trained the same way.
+
+        Parameters
+        ----------
+        network : nn.Module
+            The dense network; changed in place.
+        chain : Chain
+            Its widths.
+        budgets : sequence of int
+            The costs to try, from the largest to the smallest.
+        max_accuracy_drop : float
+            How much less accurate on held-out rows it may be than the dense network under the same
+            constraint. Its gap may be above the bound by a standard error, or the dense network's.
+
+        Returns
+        -------
+        outcome : Outcome
+            Of the smallest network within; of the dense one if there is none.
+        trials : list of Trial
+            The dense network, then the sizes in the order they were tried.
+        """
+        initial = self._train_dense(network)
+        self.runner.trial = 0
+        whole: Masks = [np.ones(size, dtype=bool) for size in chain.sizes]
+        stack = self._fine_tune(network)
+        dense = self._evaluate(stack)
+        best = (stack, whole, dense)
+        cost = chain.n_parameters()
+        trials = [Trial(cost, tuple(chain.sizes), cost, dense.accuracy, 0.0, dense.gap, True)]
+
+        def within(number: int) -> bool:
+            nonlocal best
+            self.runner.trial = len(trials)
+            pruned = self.pruner.prune(copy.deepcopy(network), initial, chain, budgets[number])
+            stack = self._fine_tune(pruned.network)
+            found = self._evaluate(stack)
+            good = dense.accuracy - found.accuracy <= max_accuracy_drop
+            if found.gap is not None and dense.gap is not None and self.lagrangian.task is not None:
+                limit = max(self.lagrangian.task.bound, dense.gap.value)
+                good = good and found.gap.value - found.gap.standard_error <= limit
+            small = chain.resized([int(mask.sum()) for mask in pruned.masks])
+            cost = small.n_parameters()
+            error = float(np.std(dense.correct - found.correct) * np.sqrt(len(dense.correct)))
+            trials.append(Trial(budgets[number], small.sizes, cost, found.accuracy, error, found.gap, good))
+            if good:
+                best = (stack, pruned.masks, found)
+            return good
+
+        find_smallest(len(budgets), within)
+        return self._decide(*best), trials
+
+    def _train_dense(self, network: nn.Module) -> nn.Module:
+        """Run the dense phase in place, and return the network as it was before."""
         initial = copy.deepcopy(network)
         self.pruner.train_dense(network)
         self._know_dense_decisions(network)
-        pruned = self.pruner.prune(network, initial, chain, budget)
-        stack = self._fine_tune(pruned.network)
-        return self._decide(stack, pruned.masks)
+        return initial
 
     def _know_dense_decisions(self, network: nn.Module) -> None:
         """Complete a constraint that compares with the dense network."""
@@ -129,23 +205,33 @@ class Trainer:
             )
         return stack
 
-    def _decide(self, stack: NetworkStack, masks: list[NDArray[np.bool_]]) -> Outcome:
-        """Fit the rule on the copies' scores of the rows they are blind to, and see that it carries over."""
-        network, task = stack.unstack(0), self.lagrangian.task
-        if task is None:
-            return Outcome(network, masks, None, None, None)
-        levels = self.levels
+    def _evaluate(self, stack: NetworkStack) -> _HeldOut:
+        """Decide the upper rows, each by a network and a rule that did not see its fold."""
+        levels, task = self.levels, self.lagrangian.task
         index = levels.upper.position.cpu().numpy()
 
         def blind(batch: Batch) -> torch.Tensor:
             return stack.each(batch.x, levels.fold[batch.position] + 1)
 
         joint = joint_proba(blind, levels.upper)
-        rule = task.fit_rule(joint, index)
-        gap = task.gap(task.decide(joint, index, self.rule_fold, rule.multipliers), index)
-        own = joint_proba(lambda batch: network(batch.x), levels.upper)
-        carried = task.gap(task.apply(rule.rule, own), index)
+        rule, gap = None, None
+        if task is None:
+            decision, label = joint.argmax(axis=1), levels.upper.target[levels.upper.position].cpu().numpy()
+        else:
+            rule = task.fit_rule(joint, index)
+            decision, label = task.decide(joint, index, self.rule_fold, rule.multipliers), task.labels[index]
+            gap = task.gap(decision, index)
+        weight = levels.upper.weight[levels.upper.position].double().cpu().numpy()
+        return _HeldOut(joint, index, rule, gap, (decision == label) * weight / weight.sum())
+
+    def _decide(self, stack: NetworkStack, masks: Masks, held_out: _HeldOut) -> Outcome:
+        """Put the rule on the network, and see that it carries over from the copies."""
+        network, task, rule = stack.unstack(0), self.lagrangian.task, held_out.rule
+        if task is None or rule is None:
+            return Outcome(network, masks, None, None, None)
+        own = joint_proba(lambda batch: network(batch.x), self.levels.upper)
+        carried = task.gap(task.apply(rule.rule, own), held_out.position)
         strays = carried.value - _CARRY_ERRORS * carried.standard_error > task.bound
         if not (task.with_rule and strays):
-            return Outcome(network, masks, rule, gap, None)
-        return Outcome(network, masks, task.fit_rule(own, index), gap, carried)
+            return Outcome(network, masks, rule, held_out.gap, None)
+        return Outcome(network, masks, task.fit_rule(own, held_out.position), held_out.gap, carried)
