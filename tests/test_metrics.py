@@ -254,7 +254,7 @@ def test_degradation_of_the_same_decisions_and_of_a_single_label():
 
 def test_degradation_error_is_that_of_repeated_paired_samples():
     rng = np.random.default_rng(3)
-    n_samples, n_draws = 800, 300
+    n_samples, n_draws = 800, 200
     group = np.repeat([0, 1], [300, 500])
     y_true = np.ones(n_samples, dtype=int)
     weight = rng.uniform(0.1, 3, n_samples)
@@ -410,7 +410,7 @@ def test_gap_is_in_the_unit_interval_or_nan(constraint, rows):
 @every_constraint
 def test_standard_errors_are_those_of_repeated_samples(constraint, weighted):
     rng = np.random.default_rng(3)
-    n_samples, n_draws = 600, 300
+    n_samples, n_draws = 600, 150
     group = np.repeat([0, 1], [200, 400])
     y_true = np.tile([0, 1], n_samples // 2)
     weight = rng.uniform(0.1, 3, n_samples) if weighted else np.ones(n_samples)
