@@ -102,9 +102,8 @@ def magnitude(data: ScoringData) -> list[Floats]:
     .. math:: s_u = \lVert W_{u \cdot} \rVert_2
 
     Small norms first, the same share of every layer: Li et al., "Pruning Filters for Efficient ConvNets"
-    (2017), section 3.1, for units in place of filters. They take the 1-norm and find the 2-norm as good
-    (section 4.4); biases do not count. The published share of a layer is set by hand; here it is the same
-    for all.
+    (ICLR 2017), for units in place of filters. They take the 1-norm and find the 2-norm as good; biases do
+    not count. The published share of a layer is set by hand; here it is the same for all.
     """
     return [_places(np.linalg.norm(_incoming(data, layer), axis=1)) for layer in data.layers]
 
@@ -114,8 +113,8 @@ def fpgm(data: ScoringData) -> list[Floats]:
 
     .. math:: s_u = \sum_v \lVert W_{u \cdot} - W_{v \cdot} \rVert_2
 
-    He et al., "Filter Pruning via Geometric Median" (CVPR 2019), Eq. 4 and 6: the units nearest to the
-    point of the least summed distance are those that the others can stand in for. The same share of every
+    He et al., "Filter Pruning via Geometric Median" (CVPR 2019): the units nearest to the point of the
+    least summed distance are those that the others can stand in for, and leave first. The same share of every
     layer, as published. The bias counts as one more incoming weight: units that differ in nothing else have
     their kink in different places.
     """
@@ -133,10 +132,10 @@ def snip(data: ScoringData) -> list[Floats]:
 
     .. math:: s_u = \frac{|\partial L / \partial c_u|}{\sum_v |\partial L / \partial c_v|}
 
-    Lee et al., "SNIP: Single-shot Network Pruning Based on Connection Sensitivity" (ICLR 2019), Eq. 5 and
-    6, at initialisation, over all layers at once; for units, and per parameter freed, as in van Amersfoort
-    et al., "Single Shot Structured Pruning Before Training" (2020), who count FLOPs. The loss is that of
-    all rows, where the publications take one batch.
+    Lee et al., "SNIP: Single-shot Network Pruning Based on Connection Sensitivity" (ICLR 2019), at
+    initialisation, over all layers at once; for units, and per parameter freed, as in van Amersfoort et al.,
+    "Single Shot Structured Pruning Before Training" (2020), who count FLOPs. The loss is that of all rows,
+    where the publications take one batch.
     """
     slopes = _gate_gradients(data, data.initial, data.objective)
     slope = np.abs(sum(batch.sum(axis=0) for batch, _, _ in slopes))
@@ -210,11 +209,11 @@ def fairprune(data: ScoringData) -> list[Floats]:
     with :math:`\beta = 1/3`: Wu et al., "FairPrune: Achieving Fairness Through Pruning for Dermatological
     Disease Diagnosis" (MICCAI 2022), whose saliency of a weight is :math:`\frac12 \theta^2 (h^0 - \beta h^1)`
     with the diagonals :math:`h` of the Hessians of the losses of the unprivileged (0) and the privileged
-    group (1); the smallest leave first, over all layers. Here it is the gate, with :math:`\theta = 1`, in
-    place of the weight, the Fisher information of the rows' own classes in place of the Hessian, and the
-    saliency per parameter freed. The publication tunes :math:`\beta` by hand; this value is ours. Of several
-    groups the unprivileged one is that of the least accuracy in the label on the rows, and the others
-    together are the privileged one.
+    group (1), in the form of its public reimplementations; the smallest leave first, over all layers. Here it
+    is the gate, with :math:`\theta = 1`, in place of the weight, the Fisher information of the rows' own
+    classes in place of the Hessian, and the saliency per parameter freed. :math:`\beta` is set by hand there;
+    this value is ours. Of several groups the unprivileged one is that of the least accuracy in the label on
+    the rows, and the others together are the privileged one.
 
     With one group this is :math:`\frac12 h_u`, the saliency of the optimal brain damage (LeCun et al. 1990).
     """
