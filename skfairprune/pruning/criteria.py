@@ -6,13 +6,15 @@ formulas that a publication states for a weight :math:`\\theta` are applied to t
 :math:`\\theta = 1` and :math:`\\partial L / \\partial c = \\sum_w w\\, \\partial L / \\partial w` over the
 unit's outgoing weights.
 
-Three of them publish a rule within a layer and remove the same share of every layer ("magnitude", "fpgm",
-"fairgrape"): their worth is the unit's place in its layer, as a share. The others compare layers as they
-stand ("snip", "taylor", "fairprune") or by error per parameter freed ("obs").
+Three are published as a rule within a layer that removes the same share of every layer ("magnitude",
+"fpgm", "fairgrape"): their worth is the unit's place in its layer, as a share. The others compare layers
+and are put as what the unit's removal costs per parameter that it frees ("snip", "taylor", "obs",
+"fairprune"), since the budget is in parameters; van Amersfoort et al. (2020) divide so by computation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,6 +41,9 @@ __all__ = [
 ]
 
 _PRIVILEGED_SHARE = 1 / 3
+_TINY = np.finfo(float).tiny
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,21 @@ class ScoringData:
     chain: Chain
     batches: Sequence[tuple[Tensor, Tensor, Tensor]]
     n_groups: int
-    objective: Callable[[Tensor, Tensor, Tensor], Tensor]
+    objective: Loss
     generator: torch.Generator
 
-    def by_layer(self, worth: Floats) -> list[Floats]:
-        """Split the worths of all units, of shape (n_units_total,), by layer."""
-        return np.split(worth, np.cumsum([layer.n_units for layer in self.layers])[:-1])
+    @property
+    def n_units(self) -> int:
+        """The number of units of all layers."""
+        return sum(layer.n_units for layer in self.layers)
+
+    def by_layer(self, values: Floats) -> list[Floats]:
+        """Split values of all units, of shape (n_units, ...), by layer."""
+        return np.split(values, np.cumsum([layer.n_units for layer in self.layers])[:-1])
+
+    def per_parameter(self, cost: Floats) -> list[Floats]:
+        """Divide what the removal of each unit costs, of shape (n_units,), by the parameters it frees."""
+        return [part / self.chain.unit_cost(i) for i, part in enumerate(self.by_layer(cost))]
 
 
 def magnitude(data: ScoringData) -> list[Floats]:
@@ -88,9 +102,8 @@ def magnitude(data: ScoringData) -> list[Floats]:
     .. math:: s_u = \lVert W_{u \cdot} \rVert_2
 
     Small norms first, the same share of every layer: Li et al., "Pruning Filters for Efficient ConvNets"
-    (2017), section 3.1, for units in place of filters. They take the 1-norm and find the 2-norm as good
-    (section 4.4); biases do not count. The published share of a layer is set by hand; here it is the same
-    for all.
+    (ICLR 2017), for units in place of filters. They take the 1-norm and find the 2-norm as good; biases do
+    not count. The published share of a layer is set by hand; here it is the same for all.
     """
     return [_places(np.linalg.norm(_incoming(data, layer), axis=1)) for layer in data.layers]
 
@@ -100,8 +113,8 @@ def fpgm(data: ScoringData) -> list[Floats]:
 
     .. math:: s_u = \sum_v \lVert W_{u \cdot} - W_{v \cdot} \rVert_2
 
-    He et al., "Filter Pruning via Geometric Median" (CVPR 2019), Eq. 4 and 6: the units nearest to the
-    point of the least summed distance are those that the others can stand in for. The same share of every
+    He et al., "Filter Pruning via Geometric Median" (CVPR 2019): the units nearest to the point of the
+    least summed distance are those that the others can stand in for, and leave first. The same share of every
     layer, as published. The bias counts as one more incoming weight: units that differ in nothing else have
     their kink in different places.
     """
@@ -119,13 +132,14 @@ def snip(data: ScoringData) -> list[Floats]:
 
     .. math:: s_u = \frac{|\partial L / \partial c_u|}{\sum_v |\partial L / \partial c_v|}
 
-    Lee et al., "SNIP: Single-shot Network Pruning Based on Connection Sensitivity" (ICLR 2019), Eq. 5 and
-    6, at initialisation, over all layers at once; for units as in van Amersfoort et al., "Single Shot
-    Structured Pruning Before Training" (2020), without its division by the cost. The loss is that of all
-    rows, where the publications take one batch.
+    Lee et al., "SNIP: Single-shot Network Pruning Based on Connection Sensitivity" (ICLR 2019), at
+    initialisation, over all layers at once; for units, and per parameter freed, as in van Amersfoort et al.,
+    "Single Shot Structured Pruning Before Training" (2020), who count FLOPs. The loss is that of all rows,
+    where the publications take one batch.
     """
-    slope = np.abs(sum(batch.sum(axis=0) for batch, _, _ in _gate_gradients(data, data.initial)))
-    return data.by_layer(slope / max(slope.sum(), np.finfo(float).tiny))
+    slopes = _gate_gradients(data, data.initial, data.objective)
+    slope = np.abs(sum(batch.sum(axis=0) for batch, _, _ in slopes))
+    return data.per_parameter(slope / max(slope.sum(), _TINY))
 
 
 def taylor(data: ScoringData) -> list[Floats]:
@@ -134,12 +148,12 @@ def taylor(data: ScoringData) -> list[Floats]:
     .. math:: s_u = \frac1B \sum_b \Big(\frac{\partial L_b}{\partial c_u}\Big)^2
 
     over batches :math:`b`: Molchanov et al., "Importance Estimation for Neural Network Pruning" (CVPR 2019),
-    Eq. 8 with the gate as the parameter (their "gate" variant). Published without a normalisation by layer:
-    the change of the loss is comparable as it is. They prune in many small steps and score anew in each;
-    call this again on the smaller network for that.
+    the form with a gate behind the unit. Published without a normalisation by layer, for the change of the
+    loss is comparable as it is; here per parameter freed. They prune in many small steps and score anew in
+    each; call this again on the smaller network for that.
     """
-    squares = [batch.mean(axis=0) ** 2 for batch, _, _ in _gate_gradients(data, data.network)]
-    return data.by_layer(np.mean(squares, axis=0))
+    slopes = _gate_gradients(data, data.network, data.objective)
+    return data.per_parameter(np.mean([batch.mean(axis=0) ** 2 for batch, _, _ in slopes], axis=0))
 
 
 def obs(data: ScoringData) -> list[Floats]:
@@ -163,24 +177,26 @@ def fairgrape(data: ScoringData) -> list[Floats]:
     Units are chosen one after the other: the group whose share in the importance of the units chosen so
     far is farthest below :math:`p_g` gets the unit of most importance to it. Units chosen earlier are worth
     more; of every layer the same share stays. Lin, Kim and Joo, "FairGRAPE: Fairness-aware GRAdient Pruning
-    mEthod for Face Attribute Classification" (ECCV 2022), section 3, in the form of the authors' program:
-    the shares of the chosen start out equal, the importance of a weight is :math:`(w\,\partial L/\partial
-    w)^2`. Here it is the unit's gate in place of the weight. They prune a tenth at a time and train in
-    between; call this again on the smaller network for that.
+    mEthod for Face Attribute Classification" (ECCV 2022), as the authors' program has it, with the unit's
+    gate in place of the weight, whose importance is :math:`(w\,\partial L / \partial w)^2`. They prune a
+    tenth at a time and train in between; call this again on the smaller network for that.
 
-    With one group the order is that of "taylor" within each layer.
+    The loss is the cross-entropy of the label alone, as published. That of the joint class would not do: in a
+    trained network the groups' mean gradients cancel, so that two groups find the same units important,
+    those that tell the groups apart.
+
+    With one group the order is that of "taylor" under the cross-entropy, within each layer.
     """
-    importance = np.zeros((sum(layer.n_units for layer in data.layers), data.n_groups))
-    for slopes, group, weight in _gate_gradients(data, data.network):
+    importance = np.zeros((data.n_units, data.n_groups))
+    for slopes, group, weight in _gate_gradients(data, data.network, partial(_label_loss, data.n_groups)):
         total = np.bincount(group, weight, data.n_groups)
         sums = (np.arange(data.n_groups)[:, None] == group) @ slopes
         importance += ((sums / np.where(total > 0, total, np.inf)[:, None]) ** 2).T
-    ends = np.cumsum([layer.n_units for layer in data.layers])[:-1]
     worth = []
-    for part in np.split(importance, ends):
-        chosen = np.empty(len(part))
-        chosen[_preserving_order(part)] = np.arange(len(part), 0, -1)
-        worth.append(chosen / len(part))
+    for part in data.by_layer(importance):
+        place = np.empty(len(part))
+        place[_preserving_order(part)] = np.arange(len(part), 0, -1)
+        worth.append(place / len(part))
     return worth
 
 
@@ -193,32 +209,31 @@ def fairprune(data: ScoringData) -> list[Floats]:
     with :math:`\beta = 1/3`: Wu et al., "FairPrune: Achieving Fairness Through Pruning for Dermatological
     Disease Diagnosis" (MICCAI 2022), whose saliency of a weight is :math:`\frac12 \theta^2 (h^0 - \beta h^1)`
     with the diagonals :math:`h` of the Hessians of the losses of the unprivileged (0) and the privileged
-    group (1); the smallest leave first, over all layers. Here it is the gate, with :math:`\theta = 1`, in
-    place of the weight, and the Fisher information of the rows' own labels in place of the Hessian. The
-    publication tunes :math:`\beta` by hand. Of several groups the unprivileged one is that of the least
-    accuracy in the label on the rows, and the others together are the privileged one.
+    group (1), in the form of its public reimplementations; the smallest leave first, over all layers. Here it
+    is the gate, with :math:`\theta = 1`, in place of the weight, the Fisher information of the rows' own
+    classes in place of the Hessian, and the saliency per parameter freed. :math:`\beta` is set by hand there;
+    this value is ours. Of several groups the unprivileged one is that of the least accuracy in the label on
+    the rows, and the others together are the privileged one.
 
     With one group this is :math:`\frac12 h_u`, the saliency of the optimal brain damage (LeCun et al. 1990).
     """
-    fisher = np.zeros((data.n_groups, sum(layer.n_units for layer in data.layers)))
-    total = np.zeros(data.n_groups)
-    for slopes, group, weight in _gate_gradients(data, data.network):
+    fisher, total = np.zeros((data.n_groups, data.n_units)), np.zeros(data.n_groups)
+    for slopes, group, weight in _gate_gradients(data, data.network, data.objective):
         member = np.arange(data.n_groups)[:, None] == group
         # A row's slopes hold its weight once, so does its share of the mean.
         fisher += (member / np.where(weight > 0, weight, np.inf)) @ slopes**2
         total += member @ weight
     if data.n_groups == 1:
-        return data.by_layer(fisher[0] / total[0] / 2)
+        return data.per_parameter(fisher[0] / total[0] / 2)
     worst = int(np.argmin(_label_accuracy(data)))
     others = np.arange(data.n_groups) != worst
     privileged = fisher[others].sum(axis=0) / total[others].sum()
-    return data.by_layer((fisher[worst] / total[worst] - _PRIVILEGED_SHARE * privileged) / 2)
+    return data.per_parameter((fisher[worst] / total[worst] - _PRIVILEGED_SHARE * privileged) / 2)
 
 
 def random(data: ScoringData) -> list[Floats]:
     """Draw the worth of each unit uniformly from [0, 1)."""
-    n_units = sum(layer.n_units for layer in data.layers)
-    return data.by_layer(torch.rand(n_units, generator=data.generator, dtype=torch.float64).numpy())
+    return data.by_layer(torch.rand(data.n_units, generator=data.generator, dtype=torch.float64).numpy())
 
 
 #: The criteria by name.
@@ -249,16 +264,23 @@ def _incoming(data: ScoringData, layer: UnitLayer, bias: bool = False) -> Floats
     return torch.cat(parts, dim=1).detach().cpu().numpy().astype(np.float64)
 
 
+def _label_loss(n_groups: int, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the label, the groups summed over."""
+    joint = torch.log_softmax(logits, dim=1).reshape(len(logits), -1, n_groups)
+    label = torch.div(target, n_groups, rounding_mode="floor")
+    return -(weight * joint.logsumexp(dim=2).gather(1, label[:, None]).squeeze(1)).mean()
+
+
 def _gate_gradients(
-    data: ScoringData, network: nn.Module
+    data: ScoringData, network: nn.Module, objective: Loss
 ) -> Iterator[tuple[Floats, NDArray[np.intp], Floats]]:
-    """Yield the slopes of the rows' weighted losses by the gates, the rows' groups and their weights.
+    """Yield, batch by batch, the slopes of the rows' losses by the gates, their groups and weights.
 
     One backward pass a batch serves all groups: every row has gates of its own.
 
     Yields
     ------
-    slopes : ndarray of shape (n_samples, n_units_total)
+    slopes : ndarray of shape (n_samples, n_units)
         The derivative of the row's term of the objective, its weight included.
     group : ndarray of shape (n_samples,)
         The group codes.
@@ -267,11 +289,10 @@ def _gate_gradients(
     """
     training = network.training
     gated = GatedNetwork(network.eval(), data.layers)
-    n_units = sum(layer.n_units for layer in data.layers)
     try:
         for x, target, weight in data.batches:
-            gates = x.new_ones(len(x), n_units).requires_grad_()
-            loss = data.objective(gated(x, gates), target, weight)
+            gates = x.new_ones(len(x), data.n_units).requires_grad_()
+            loss = objective(gated(x, gates), target, weight)
             (slopes,) = torch.autograd.grad(len(x) * loss, gates)
             group = target.remainder(data.n_groups).cpu().numpy()
             yield slopes.cpu().double().numpy(), group, weight.cpu().double().numpy()
@@ -308,10 +329,9 @@ def _preserving_order(importance: Floats) -> NDArray[np.intp]:
         The units in the order in which they are chosen.
     """
     n_units, n_groups = importance.shape
-    tiny = np.finfo(float).tiny
-    target = importance.sum(axis=0) / max(importance.sum(), tiny)
+    target = importance.sum(axis=0) / max(importance.sum(), _TINY)
     wanted = [iter(np.argsort(-importance[:, g], kind="stable")) for g in range(n_groups)]
-    kept, share = np.zeros(n_groups), np.full(n_groups, 1 / n_groups)
+    kept, share = np.zeros(n_groups), np.zeros(n_groups)
     chosen = np.zeros(n_units, dtype=bool)
     order = np.empty(n_units, dtype=np.intp)
     for place in range(n_units):
@@ -319,5 +339,5 @@ def _preserving_order(importance: Floats) -> NDArray[np.intp]:
         chosen[unit] = True
         order[place] = unit
         kept += importance[unit]
-        share = kept / max(kept.sum(), tiny)
+        share = kept / max(kept.sum(), _TINY)
     return order
