@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from fairlearn.reductions import Moment, UtilityParity
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
@@ -27,8 +28,9 @@ from skfairprune._preparation import (
     share_rows,
 )
 from skfairprune._reporting import find_problem, multiplier_table, sparsity_path, validation_gap
-from skfairprune.constraints import CONSTRAINTS, Constraint, get_constraint
+from skfairprune.constraints import CONSTRAINTS
 from skfairprune.modules import ACTIVATIONS, DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
+from skfairprune.moments import check_moment
 from skfairprune.pruning.budget import Chain, parameter_budget
 from skfairprune.pruning.criteria import CRITERIA
 from skfairprune.pruning.report import pruning_report
@@ -207,7 +209,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         "criterion": [StrOptions({"bilevel", "lottery", *CRITERIA})],
         "order": [StrOptions(set(ORDERS))],
         "constrain": [StrOptions(set(CONSTRAIN)), None],
-        "constraint": [StrOptions({"auto", *CONSTRAINTS}), None],
+        "constraint": [StrOptions({"auto", *CONSTRAINTS}), Moment, None],
         "difference_bound": [Interval(Real, 0, 1, closed="both")],
         "decision_rule": ["boolean"],
         "constraint_strength": [Interval(Real, 0, None, closed="left")],
@@ -254,7 +256,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         criterion: str = "bilevel",
         order: str = "joint",
         constrain: str | None = "both",
-        constraint: str | None = "auto",
+        constraint: str | UtilityParity | None = "auto",
         difference_bound: float = 0.05,
         decision_rule: bool = True,
         constraint_strength: float = 0.5,
@@ -374,7 +376,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
                 f"y has one class only, {classes.tolist()[0]!r} (rows of weight 0 do not count); "
                 "a classifier needs at least two classes."
             )
-        constraint = self._resolve_constraint(data, classes)
+        constraint = self._resolve_constraint(data)
         held_out = check_held_out_data(
             self,
             X_val,
@@ -391,30 +393,31 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             self._fit(data, held_out, classes, constraint, seed, device)
         return self
 
-    def _resolve_constraint(self, data: FitData, classes: NDArray) -> Constraint | None:
+    def _resolve_constraint(self, data: FitData) -> str | UtilityParity | None:
         """Return the constraint that is in force on these data."""
-        name = self.constraint
-        if name == "auto":
-            name = None if data.group is None else "demographic_parity"
-        if name is None:
+        constraint = self.constraint
+        if isinstance(constraint, Moment):
+            check_moment(constraint, self.difference_bound)
+        if constraint == "auto":
+            constraint = None if data.group is None else "demographic_parity"
+        if constraint is None:
             return None
         if data.group is None:
             raise ValueError(
-                f"constraint={name!r} needs sensitive_features in fit, and got none. Inside a "
+                f"constraint={constraint!r} needs sensitive_features in fit, and got none. Inside a "
                 "search, cross-validation or ensemble they arrive only with metadata routing: call "
                 "sklearn.set_config(enable_metadata_routing=True) and pass sensitive_features to the "
                 "outer fit. In a pipeline without routing pass "
                 "fairprunedclassifier__sensitive_features (the step's name, two underscores)."
             )
-        constraint = get_constraint(name, len(classes), classes.tolist())
-        return constraint if data.stratum is None else constraint.stratified(data.stratum_labels)
+        return constraint
 
     def _fit(
         self,
         data: FitData,
         held_out: FitData | None,
         classes: NDArray,
-        constraint: Constraint | None,
+        constraint: str | UtilityParity | None,
         seed: int,
         device: torch.device,
     ) -> None:
@@ -426,6 +429,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             rows,
             classes,
             constraint,
+            feature_names=getattr(self, "feature_names_in_", None),
             bound=self.difference_bound,
             with_rule=self.decision_rule,
             min_cell_size=self.min_cell_size,
@@ -474,7 +478,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         finally:
             if runner.progress is not None:
                 runner.progress.bar.close()
-        self.classes_, self.constraint_ = classes, None if constraint is None else constraint.name
+        self.classes_ = classes
+        self.constraint_ = None if targets.task is None else targets.task.constraint.name
         self.history_ = pd.DataFrame(runner.history)
         self.n_iter_ = len(self.history_)
         self._store_network(outcome, dense, targets)

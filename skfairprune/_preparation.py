@@ -1,16 +1,19 @@
 """From checked data and parameters to what a fit starts from: targets, shares of the rows, knots."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from fairlearn.reductions import UtilityParity
 from numpy.typing import NDArray
 from sklearn.utils import compute_class_weight
 
 from skfairprune._cells import cover_cells, require_held_out_cells
 from skfairprune._data import FitData, encode_classes
-from skfairprune.constraints import Constraint
+from skfairprune.constraints import get_constraint
 from skfairprune.modules import find_knots
+from skfairprune.moments import take_over
 from skfairprune.training.fairtask import FairTask
 from skfairprune.training.splits import LevelSplit, split_levels
 
@@ -60,8 +63,9 @@ def encode_targets(
     data: FitData,
     rows: FitData,
     classes: NDArray,
-    constraint: Constraint | None,
+    constraint: str | UtilityParity | None,
     *,
+    feature_names: Sequence[str] | None,
     bound: float,
     with_rule: bool,
     min_cell_size: int,
@@ -76,8 +80,10 @@ def encode_targets(
         The training rows; the same with held-out rows behind them.
     classes : ndarray of shape (n_classes,)
         The sorted classes.
-    constraint : Constraint or None
-        The constraint, stratified if there are strata.
+    constraint : str, UtilityParity or None
+        The constraint's name, or a moment to take over.
+    feature_names : sequence of str or None
+        The columns' names, for a moment.
     bound, with_rule, min_cell_size, pos_label, class_weight
         As in :class:`skfairprune.FairPrunedClassifier`.
     """
@@ -86,11 +92,27 @@ def encode_targets(
     weight = rows.weight * by_code[codes]
     if constraint is None or data.group is None or rows.group is None:
         return Targets(codes, len(classes), weight, order, None, None)
-    kind, n_train = constraint.kinds(codes, rows.stratum), len(data.y)
-    cells = cover_cells(constraint, kind[:n_train], data.group, data.group_labels, min_cell_size)
+    if isinstance(constraint, UtilityParity):
+        terms, kind = take_over(
+            constraint,
+            rows.X,
+            codes,
+            rows.group,
+            rows.group_labels,
+            stratum=rows.stratum,
+            stratum_labels=rows.stratum_labels,
+            feature_names=feature_names,
+        )
+    else:
+        terms = get_constraint(constraint, len(classes), classes[np.argsort(order)].tolist())
+        if rows.stratum is not None:
+            terms = terms.stratified(rows.stratum_labels)
+        kind = terms.kinds(codes, rows.stratum)
+    n_train = len(data.y)
+    cells = cover_cells(terms, kind[:n_train], data.group, data.group_labels, min_cell_size)
     group = cells.recode[rows.group]
     included, bound = cells.included, float(bound)
-    task = FairTask(constraint, included, bound, kind, group, rows.weight, by_code, with_rule)
+    task = FairTask(terms, included, bound, kind, group, rows.weight, by_code, with_rule)
     return Targets(task.joint, task.n_joint, weight, order, task, cells.labels)
 
 
