@@ -155,20 +155,25 @@ class FairTask:
         outside = rates - np.clip(rates, low[:, None] + slack, high[:, None] - slack)
         return np.nan_to_num(outside)
 
-    def values(self, multipliers: Floats, index: NDArray[np.intp]) -> Floats:
-        r"""Return the value of each decision on each joint class, of shape (n_joint, n_decisions).
+    def cell_weights(self, index: NDArray[np.intp]) -> Floats:
+        """Return the share of the weight of those rows in each cell under the constraint, else 0."""
+        n_kinds = self.constraint.n_kinds
+        code = self.kind[index] * self.n_groups + self.group[index]
+        share = np.bincount(code, self.weight[index], minlength=n_kinds * self.n_groups)
+        table = share.reshape(n_kinds, self.n_groups) / share.sum()
+        return np.where(self.included, self.constraint.cell_sums(table), 0.0)
+
+    def values(self, multipliers: Floats, cell_weights: Floats) -> Floats:
+        """Return the value of each decision on each joint class, of shape (n_joint, n_decisions).
 
         Parameters
         ----------
         multipliers : ndarray of shape (n_events, n_groups)
-            :math:`\mu`, per row of a cell: the constraint's multipliers are :math:`P(e, g)\,\mu_{e,g}`.
-        index : ndarray of int
-            The rows whose cells count.
+            In accuracy per unit of rate.
+        cell_weights : ndarray of shape (n_events, n_groups)
+            From :meth:`cell_weights`.
         """
         constraint = self.constraint
-        code = self.kind[index] * self.n_groups + self.group[index]
-        share = np.bincount(code, self.weight[index], minlength=constraint.n_kinds * self.n_groups)
-        cells = constraint.cell_sums(share.reshape(constraint.n_kinds, self.n_groups) / share.sum())
-        costs = constraint.costs(multipliers * cells, cells)[:: constraint.n_dense]
+        costs = constraint.costs(multipliers, cell_weights)[:: constraint.n_dense]
         gain = np.eye(constraint.n_decisions)[constraint.head_labels][:, None]
         return (gain - costs).reshape(self.n_joint, constraint.n_decisions)

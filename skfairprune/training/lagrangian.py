@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from skorch.callbacks import Callback
 
@@ -15,7 +16,8 @@ from skfairprune.training.objective import Objective
 __all__ = ["Lagrangian", "MultiplierUpdate"]
 
 _ASCENTS = 8  # steps of the ascent in an epoch
-_STEP, _LIMIT = 1.0, 5.0  # of the ascent, in accuracy per unit of rate
+_STEP = 1.0  # of the ascent, in accuracy per unit of rate
+_LIMIT = 5.0  # of a row's price, in accuracy
 
 
 @dataclass
@@ -29,12 +31,13 @@ class Lagrangian:
     :math:`r_{e,g}` the thresholded rates on held-out rows and :math:`[l_e, u_e]` the nearest band of the
     width that is allowed (the bound less a sampling standard error),
 
-    .. math:: \mu_{e,g} \leftarrow \mathrm{clip}\big(\mu_{e,g} + \eta\,(r_{e,g} - \mathrm{clip}(r_{e,g},
-              l_e, u_e))\big), \qquad \lambda_{e,g} = P(e, g)\, \mu_{e,g},
+    .. math:: \lambda_{e,g} \leftarrow \lambda_{e,g} + \eta \min_{g'} P(e, g')\,
+              \big(r_{e,g} - \mathrm{clip}(r_{e,g}, l_e, u_e)\big),
 
     so that soft surrogates give the gradients and strict rates the multipliers (Cotter et al., "Two-player
-    games for efficient non-convex constrained optimization", 2019). A gap within its sampling error moves
-    nothing, and the multipliers are bounded: where they grow without end a network collapses to a constant.
+    games for efficient non-convex constrained optimization", 2019). The step is one in the price of a single
+    row, :math:`\lambda_{e,g} / P(e, g)`, of the smallest group. A gap within its sampling error moves nothing,
+    and prices are bounded: where they grow without end a network collapses to a constant.
 
     Parameters
     ----------
@@ -85,9 +88,13 @@ class Lagrangian:
         if self.task.with_rule:
             weights = self.task.fit_rule(joint, index).rule.output_weights().T
             return weights, weights
-        step = _STEP * self.task.violation(joint, index)
-        self._ascended = (self._ascended + step).clip(-_LIMIT, _LIMIT)
-        return self.task.unconstrained.output_weights().T, self.task.values(self._ascended, index)
+        cells = self.task.cell_weights(index)
+        least = np.where(cells > 0, cells, np.inf).min(axis=1, keepdims=True)
+        self._ascended = self._ascended + _STEP * least * self.task.violation(joint, index)
+        price = np.abs(self._ascended / np.maximum(cells, np.finfo(float).tiny)).max()
+        self._ascended = self._ascended * min(1.0, _LIMIT / max(price, _LIMIT))
+        values = self.task.values(self._ascended, cells)
+        return self.task.unconstrained.output_weights().T, values
 
 
 class MultiplierUpdate(Callback):

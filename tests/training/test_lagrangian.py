@@ -1,0 +1,116 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from skfairprune.constraints import get_constraint
+from skfairprune.datasets import make_biased_classification
+from skfairprune.training import lagrangian as module
+from skfairprune.training.batches import Rows
+from skfairprune.training.fairtask import FairTask
+from skfairprune.training.lagrangian import Lagrangian, MultiplierUpdate
+
+N_ROWS = 4000
+
+
+def _problem(name, bound, with_rule):
+    """Draw rows with their exact posterior, and the task of a constraint on them."""
+    data = make_biased_classification(N_ROWS, base_rates=(0.6, 0.3), random_state=0)
+    group = np.unique(data.sensitive_features, return_inverse=True)[1]
+    joint = data.distribution.joint_proba(data.X).reshape(N_ROWS, -1)
+    constraint = get_constraint(name)
+    included = np.ones((constraint.n_events, 2), bool)
+    task = FairTask(
+        *(constraint, included, bound, data.y.astype(np.intp), group, np.ones(N_ROWS), np.ones(2), with_rule)
+    )
+    target = torch.from_numpy(task.joint)
+    rows = Rows(torch.zeros(N_ROWS, 1), target, torch.ones(N_ROWS), torch.arange(N_ROWS))
+    return joint, Lagrangian(task, rows, frozenset({"weights"}), 0.5, 0.3, "sigmoid")
+
+
+@pytest.mark.parametrize("name", ["demographic_parity", "equalized_odds"])
+def test_ascent_ends_at_the_multipliers_of_the_convex_problem(name, monkeypatch):
+    monkeypatch.setattr(module, "_STEP", 0.3)
+    joint, lagrangian = _problem(name, 0.05, with_rule=False)
+    task = lagrangian.task
+    index = np.arange(N_ROWS)
+    # The lower level solved: of all networks the best under the multipliers decides by their values.
+    scores, path = joint, []
+    for _ in range(600):
+        _, values = lagrangian.tables(scores)
+        best = (joint @ values).argmax(axis=1)
+        scores = np.zeros_like(joint)
+        scores[np.arange(N_ROWS), 2 * best] = 1.0  # joint classes are label * n_groups + group
+        path.append(lagrangian._ascended)
+    found = np.mean(path[300:], axis=0)
+    expected = replace(task, with_rule=True).fit_rule(joint, index)
+    assert task.gap(best, index).value <= 0.05
+    assert np.mean(best == task.labels) >= expected.accuracy - 0.005
+    # The two events of equalized odds are nearly exchangeable here: their sum is what is determined.
+    assert_allclose(found.sum(axis=0), expected.multipliers.sum(axis=0), atol=0.01)
+
+
+def test_a_gap_within_its_sampling_error_moves_nothing():
+    joint, lagrangian = _problem("demographic_parity", 0.9, with_rule=False)
+    values = [lagrangian.tables(joint)[1] for _ in range(3)]
+    assert_allclose(values[-1], np.repeat(np.eye(2), 2, axis=0))
+
+
+def test_multipliers_of_the_ascent_are_bounded():
+    joint, lagrangian = _problem("demographic_parity", 0.0, with_rule=False)
+    for _ in range(100):
+        lagrangian.tables(joint)
+    prices = lagrangian._ascended / lagrangian.task.cell_weights(np.arange(N_ROWS))
+    assert_allclose(np.abs(prices).max(), 5.0)
+
+
+def test_violations_are_what_lies_outside_the_nearest_band():
+    joint, lagrangian = _problem("demographic_parity", 0.1, with_rule=False)
+    task, index = lagrangian.task, np.arange(N_ROWS)
+    found = task.violation(joint, index)
+    gap = task.gap(task.apply(task.unconstrained, joint), index)
+    outside = (gap.value - (0.1 - gap.standard_error)) / 2
+    assert outside > 0.01
+    assert_allclose(found[0, [gap.highest, gap.lowest]], [outside, -outside], rtol=1e-9)
+
+
+def test_a_rules_tables_are_its_last_layer():
+    joint, lagrangian = _problem("equalized_odds", 0.05, with_rule=True)
+    coefficients, values = lagrangian.tables(joint)
+    weights = lagrangian.task.fit_rule(joint, np.arange(N_ROWS)).rule.output_weights()
+    assert_allclose(coefficients, weights.T)
+    assert_allclose(values, weights.T)
+
+
+@pytest.mark.parametrize(
+    ("every", "updates"), [(None, [1, 1, 1]), (2, [1, 1, 2, 2, 3, 3, 4]), (1, [1, 2, 3])]
+)
+def test_multipliers_move_before_the_phase_and_every_so_many_batches(every, updates, monkeypatch):
+    joint, lagrangian = _problem("demographic_parity", 0.05, with_rule=True)
+    objective = lagrangian.objective()
+    assert objective.values is None
+    net = SimpleNamespace(
+        module_=torch.nn.Identity(), held_out_logits=lambda b: torch.log(torch.from_numpy(joint[b.position]))
+    )
+    calls = []
+    monkeypatch.setattr(lagrangian, "tables", lambda scores: (calls.append(scores), np.ones((4, 2)))[1:] * 2)
+    callback = MultiplierUpdate(lagrangian, objective, every)
+    callback.on_train_begin(net)
+    found = []
+    for _ in updates:
+        callback.on_batch_begin(net, training=True)
+        callback.on_batch_begin(net, training=False)
+        found.append(len(calls))
+    assert found == updates
+    assert_allclose(calls[0], joint, rtol=1e-6)
+    assert objective.values.shape == (4, 2)
+
+
+@pytest.mark.parametrize("phase", ["dense", "fine-tune"])
+def test_phases_outside_the_plan_carry_no_constraint(phase):
+    _, lagrangian = _problem("demographic_parity", 0.05, with_rule=True)
+    assert lagrangian.constrain(lagrangian.objective(), phase, 10) is None
+    assert lagrangian.constrain(lagrangian.objective(), "weights", 10).every == 10
