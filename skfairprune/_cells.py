@@ -37,21 +37,32 @@ def _list(cells: list[str]) -> str:
     return shown if len(cells) <= _SHOWN else f"{shown} and {len(cells) - _SHOWN} more"
 
 
+def _sizes(
+    constraint: Constraint, kind: NDArray[np.intp], group: NDArray[np.intp], n_groups: int
+) -> NDArray[np.intp]:
+    """Return the number of samples in each cell, of shape (n_events, n_groups)."""
+    n_cells = constraint.n_kinds * n_groups
+    counts = np.bincount(kind * n_groups + group, minlength=n_cells).reshape(-1, n_groups)
+    return constraint.cell_sums(counts).astype(np.intp)
+
+
 def cover_cells(
     constraint: Constraint,
-    y: NDArray[np.intp],
+    kind: NDArray[np.intp],
     group: NDArray[np.intp],
     labels: Sequence[Any],
     min_cell_size: int,
 ) -> Cells:
     """Leave out cells with fewer than ``min_cell_size`` samples, with one warning that names them.
 
+    Within strata, an event in which fewer than two groups are left leaves the constraint too.
+
     Parameters
     ----------
     constraint : Constraint
         The constraint.
-    y : ndarray of shape (n_samples,)
-        Labels, 0 or 1.
+    kind : ndarray of shape (n_samples,)
+        Kinds, see :meth:`Constraint.kinds`.
     group : ndarray of shape (n_samples,)
         Group codes.
     labels : sequence
@@ -66,31 +77,41 @@ def cover_cells(
     Raises
     ------
     ValueError
-        If an event has fewer than two groups left.
+        If an event has fewer than two groups left; with strata, if every event has.
     """
-    counts = np.bincount(y * len(labels) + group, minlength=2 * len(labels)).reshape(2, -1)
-    sizes = constraint.cell_sums(counts).astype(int)
-    included = sizes >= min_cell_size
+    sizes = _sizes(constraint, kind, group, len(labels))
+    large = sizes >= min_cell_size
+    compared = large.sum(axis=1) >= 2
+    included = large & compared[:, None]
+    # Events of the same rows (decisions one vs. rest) have the same cells: they are named once.
+    _, first = np.unique(constraint.members, axis=0, return_index=True)
 
     def name(event: int, code: int) -> str:
-        where = "" if constraint.events == ("all",) else f"({constraint.events[event]}) "
+        of_all = constraint.n_strata == 1 and constraint.members[event].all()
+        where = "" if of_all else f"({constraint.events[event]}) "
         return f"{where}{labels[code]!r} with {sizes[event, code]}"
 
-    small = [name(e, g) for e, g in np.argwhere(~included)]
-    for event, row in enumerate(included):
-        if row.sum() < 2:
-            raise ValueError(
-                f"{constraint.name} compares groups, but in the event "
-                f"{constraint.events[event]!r} only {row.sum()} of the {len(labels)} groups in "
-                f"sensitive_features has at least min_cell_size={min_cell_size} samples"
-                + (f"; too small: {_list(small)}" if small else f"; the only one is {labels[0]!r}")
-                + ". Give at least two groups, merge small ones, lower min_cell_size, or pass "
-                "constraint=None."
-            )
+    small = [name(e, g) for e, g in np.argwhere(~large) if e in first]
+    if not (compared.any() if constraint.n_strata > 1 else compared.all()):
+        event = int(np.argmin(compared))
+        where = f"in the event {constraint.events[event]!r} only {large[event].sum()}"
+        if constraint.n_strata > 1:
+            where = "in every stratum at most 1"
+        raise ValueError(
+            f"{constraint.name} compares groups, but {where} of the {len(labels)} groups in "
+            f"sensitive_features has at least min_cell_size={min_cell_size} samples"
+            + (f"; too small: {_list(small)}" if small else f"; the only one is {labels[0]!r}")
+            + ". Give at least two groups, merge small ones, lower min_cell_size, or pass "
+            "constraint=None."
+        )
+    alone = [repr(constraint.events[e]) for e in np.flatnonzero(~compared) if e in first]
+    dropped = (
+        f" The events {_list(alone)} have fewer than two groups left, and leave it whole." if alone else ""
+    )
     if small:
         warnings.warn(
             f"{len(small)} cell(s) have fewer than min_cell_size={min_cell_size} samples and are left "
-            f"out of {constraint.name}: {_list(small)}. The bound says nothing about them.",
+            f"out of {constraint.name}: {_list(small)}.{dropped} The bound says nothing about them.",
             UserWarning,
             stacklevel=5,
         )
@@ -105,7 +126,7 @@ def cover_cells(
 
 def require_held_out_cells(
     constraint: Constraint,
-    y: NDArray[np.intp],
+    kind: NDArray[np.intp],
     group: NDArray[np.intp],
     included: NDArray[np.bool_],
     labels: Sequence[Any],
@@ -117,8 +138,8 @@ def require_held_out_cells(
     ----------
     constraint : Constraint
         The constraint.
-    y, group : ndarray of shape (n_samples,)
-        Labels and group codes of the held-out rows.
+    kind, group : ndarray of shape (n_samples,)
+        Kinds and group codes of the held-out rows.
     included : ndarray of shape (n_events, n_groups) of bool
         The covered cells.
     labels : sequence
@@ -131,13 +152,11 @@ def require_held_out_cells(
     ValueError
         If there is such a cell.
     """
-    n_groups = included.shape[1]
-    counts = np.bincount(y * n_groups + group, minlength=2 * n_groups).reshape(2, -1)
-    empty = included & (constraint.cell_sums(counts) == 0)
+    empty = included & (_sizes(constraint, kind, group, included.shape[1]) == 0)
     if empty.any():
         event, code = np.argwhere(empty)[0]
         raise ValueError(
-            f"{source} has {len(y)} rows, and none in the event {constraint.events[event]!r} of the group "
+            f"{source} has {len(kind)} rows, and none in the event {constraint.events[event]!r} of the group "
             f"{labels[code]!r}, on which {constraint.name} is to be measured. Hold out more rows, or leave "
             "the group out of the constraint with a larger min_cell_size."
         )

@@ -119,8 +119,10 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
 
     constraint : str or None, default="auto"
         One of "demographic_parity", "equalized_odds", "true_positive_rate_parity",
-        "false_positive_rate_parity", "error_rate_parity"; None trains unconstrained; "auto" is
-        demographic parity when `sensitive_features` are given to `fit`, else None.
+        "false_positive_rate_parity", "error_rate_parity", "degradation_parity" (what pruning costs in
+        accuracy); None trains unconstrained; "auto" is demographic parity when `sensitive_features` are
+        given to `fit`, else None. With more than two classes, demographic parity and equalized odds are
+        one-vs-rest, and the rate parities of two classes are refused.
 
     difference_bound : float, default=0.05
         The largest difference in [0, 1] allowed between any two groups' rates: the bound on fairlearn's
@@ -262,9 +264,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     # Delivered by pipelines, searches and ensembles without a call by the user.
     __metadata_request__fit = {
         "sensitive_features": True,
+        "control_features": True,
         "X_val": True,
         "y_val": True,
         "sensitive_features_val": True,
+        "control_features_val": True,
     }
 
     def __init__(
@@ -320,9 +324,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         sample_weight: ArrayLike | None = None,
         *,
         sensitive_features: Any = None,
+        control_features: Any = None,
         X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
         sensitive_features_val: Any = None,
+        control_features_val: Any = None,
     ) -> "FairPrunedClassifier":
         """Train, prune and fit the decision rule.
 
@@ -337,11 +343,16 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         sensitive_features : list, array, Series, DataFrame or dict of columns, default=None
             The group of each row; several columns are intersected. Not needed to predict, and no value of
             a single row is kept.
+        control_features : like sensitive_features, default=None
+            Strata, such as a job category: groups are compared within each, and the bound is on the largest
+            gap over them. Not needed to predict.
         X_val, y_val : array-like, default=None
             Held-out rows for the upper level, the rule and early stopping, in place of a part of `X`. The
             weights never learn from them.
         sensitive_features_val : like sensitive_features, default=None
             The groups of the held-out rows, needed with them under a constraint.
+        control_features_val : like sensitive_features, default=None
+            The strata of the held-out rows, needed with them where `control_features` are given.
 
         Returns
         -------
@@ -360,7 +371,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         """
         _check_sizes(self.hidden_layer_sizes)
         device = _resolve_device(self.device)
-        data = check_fit_data(self, X, y, sample_weight, sensitive_features)
+        data = check_fit_data(self, X, y, sample_weight, sensitive_features, control_features)
         classes = np.unique(data.y)
         if len(classes) < 2:
             raise ValueError(
@@ -375,6 +386,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             sensitive_features_val,
             classes,
             data.group_labels if constraint else (),
+            control_features_val,
+            data.stratum_labels if constraint else (),
         )
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -397,12 +410,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
                 "outer fit. In a pipeline without routing pass "
                 "fairprunedclassifier__sensitive_features (the step's name, two underscores)."
             )
-        if n_classes > 2:
-            raise ValueError(
-                f"{constraint} is for two classes, and y has {n_classes}. Pass constraint=None "
-                "to train unconstrained."
-            )
-        return constraint
+        return get_constraint(constraint, n_classes).name
 
     def _fit(
         self,
@@ -473,12 +481,14 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         weight = rows.weight * class_weight[codes]
         if constraint is None or data.group is None or rows.group is None:
             return _Targets(codes, len(classes), weight, order, None, None)
-        terms, n_train = get_constraint(constraint), len(data.y)
-        cells = cover_cells(terms, codes[:n_train], data.group, data.group_labels, self.min_cell_size)
+        terms, n_train = get_constraint(constraint, len(classes), classes.tolist()), len(data.y)
+        if data.stratum is not None:
+            terms = terms.stratified(data.stratum_labels)
+        kind = terms.kinds(codes, rows.stratum)
+        cells = cover_cells(terms, kind[:n_train], data.group, data.group_labels, self.min_cell_size)
         group, bound = cells.recode[rows.group], float(self.difference_bound)
-        task = FairTask(terms, cells.included, bound, codes, group, rows.weight, class_weight)
-        joint, n_joint = codes * task.n_groups + group, 2 * task.n_groups
-        return _Targets(joint, n_joint, weight, order, task, cells.labels)
+        task = FairTask(terms, cells.included, bound, kind, group, rows.weight, class_weight)
+        return _Targets(task.joint, task.n_joint, weight, order, task, cells.labels)
 
     def _resolve_class_weight(self, data: FitData, classes: NDArray) -> NDArray[np.float64]:
         """Return the weight of each class in the loss."""
@@ -510,7 +520,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             if not split.n_folds:
                 source = "The held-out part (y_val, sensitive_features_val)"
             require_held_out_cells(
-                task.constraint, task.y[upper], task.group[upper], task.included, labels, source
+                task.constraint, task.kind[upper], task.group[upper], task.included, labels, source
             )
         return split
 
@@ -525,14 +535,15 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
 
     def _store_network(self, outcome: Outcome, dense: Chain, targets: "_Targets") -> None:
         """Set the attributes that describe the network."""
-        weights = np.eye(len(targets.order))
-        if outcome.rule is not None:
+        own = weights = np.eye(len(targets.order))
+        if targets.task is not None and outcome.rule is not None:
+            own = targets.task.unconstrained.output_weights()
             weights = outcome.rule.rule.output_weights()
         network = outcome.network.cpu()
         dtype = next(network.parameters()).dtype
-        # The rows of the last layer, and the network's own labels, are in the order of classes_.
-        self._order = targets.order
-        self.module_ = DecisionNetwork(network, torch.tensor(weights[self._order], dtype=dtype)).eval()
+        # The rows of both last layers, the rule's and the network's own, are in the order of classes_.
+        self._own_weights = own[targets.order]
+        self.module_ = DecisionNetwork(network, torch.tensor(weights[targets.order], dtype=dtype)).eval()
         self.module_.requires_grad_(False)
         self.masks_ = outcome.masks
         small = dense.resized([int(mask.sum()) for mask in outcome.masks])
@@ -631,11 +642,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             Probabilities in the order of ``classes_``.
         """
         check_is_fitted(self, "module_")
-        parts = [
-            joint.reshape(len(joint), len(self.classes_), -1).sum(dim=2).numpy()
-            for joint in self._joint_proba(X)
-        ]
-        return np.concatenate(parts)[:, self._order]
+        return np.concatenate([joint.numpy() for joint in self._joint_proba(X)]) @ self._own_weights.T
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
         """Return the score whose sign or argmax is the decision.

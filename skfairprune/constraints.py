@@ -11,19 +11,24 @@ is the largest over the events (as fairlearn's ``*_difference`` metrics with ``m
 Nothing about a row but its kind, group and decision matters, so a constraint is three small tables, and all
 rates follow from the weighted counts of the rows by (kind, group, decision).
 
+Degradation parity (Dai et al., "Integrating Fairness and Model Pruning Through Bi-level Optimization",
+Def. 3) compares what pruning cost each group in accuracy. Its kinds also know what the dense network decided;
+that is a constant in the decision, so kinds that differ in it alone need not be told apart by a network.
+They share one *head class*: what the joint head predicts is (head class, group).
+
 The utilities of binary decisions are those of Agarwal et al., "A Reductions Approach to Fair
 Classification" (2018), as in :mod:`fairlearn.reductions`; the bound is on max − min, not on the deviation
 from the mean.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CONSTRAINTS", "Constraint", "Gap", "GroupCounts", "degradation_parity", "get_constraint"]
+__all__ = ["CONSTRAINTS", "Constraint", "Gap", "GroupCounts", "get_constraint"]
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +49,12 @@ class Constraint:
         1 where rows of a kind belong to an event, else 0.
     utilities : ndarray of shape (n_events, n_kinds, n_decisions)
         :math:`U_e(k, d)`, the utility of each decision.
+    n_strata : int, default=1
+        The strata that the kinds tell apart: kinds are grouped by stratum.
+    n_dense : int, default=1
+        The decisions of the dense network that the kinds tell apart; 1 where it does not matter. Each head
+        class has so many kinds, one after the other in the order of that decision. They belong to the same
+        events, and their utilities differ by a constant in the decision.
     """
 
     name: str
@@ -51,6 +62,8 @@ class Constraint:
     labels: NDArray[np.intp]
     members: Floats
     utilities: Floats
+    n_strata: int = 1
+    n_dense: int = 1
 
     @property
     def n_events(self) -> int:
@@ -61,6 +74,11 @@ class Constraint:
     def n_kinds(self) -> int:
         """The number of kinds of rows."""
         return len(self.labels)
+
+    @property
+    def head_labels(self) -> NDArray[np.intp]:
+        """The label code of each head class, of shape (n_head_classes,)."""
+        return self.labels[:: self.n_dense]
 
     @property
     def n_decisions(self) -> int:
@@ -103,27 +121,63 @@ class Constraint:
     def costs(self, multipliers: ArrayLike, cell_weights: ArrayLike) -> Floats:
         r"""Compute what each decision costs under given multipliers.
 
-        The Lagrangian's constraint term :math:`\sum_{e,g} \lambda_{e,g} r_{e,g}` is the mean over the rows
-        of :math:`V_{k,g,h(x)}` with
+        The Lagrangian's constraint term :math:`\sum_{e,g} \lambda_{e,g} r_{e,g}` is, up to a constant, the
+        mean over the rows of :math:`V_{k,g,h(x)}` with
 
-        .. math:: V_{k,g,d} = \sum_{e \ni k} U_e(k, d)\, \lambda_{e,g} / P(e, g).
+        .. math:: V_{k,g,d} = \sum_{e \ni k} U_e(k, d)\, \lambda_{e,g} / P(e, g)
+
+        for a kind :math:`k` of the row's head class.
 
         Parameters
         ----------
-        multipliers : array-like of shape (n_events, n_groups)
+        multipliers : array-like of shape (..., n_events, n_groups)
             Any real numbers. Those of cells without weight do not count.
         cell_weights : array-like of shape (n_events, n_groups)
             :math:`P(e, g)`, the share of all rows that lie in the cell, in [0, 1].
 
         Returns
         -------
-        ndarray of shape (n_kinds, n_groups, n_decisions)
+        ndarray of shape (..., n_head_classes, n_groups, n_decisions)
             :math:`V_{k,g,d}`, in units of accuracy.
         """
         multipliers = np.asarray(multipliers, dtype=np.float64)
-        cell_weights = np.asarray(cell_weights, dtype=np.float64)
+        cell_weights = np.broadcast_to(np.asarray(cell_weights, dtype=np.float64), multipliers.shape)
         price = np.divide(multipliers, cell_weights, out=np.zeros_like(multipliers), where=cell_weights > 0)
-        return np.einsum("ek,ekd,eg->kgd", self.members, self.utilities, price)
+        members, utilities = self.members[:, :: self.n_dense], self.utilities[:, :: self.n_dense]
+        return np.einsum("ekd,...eg->...kgd", members[:, :, None] * utilities, price)
+
+    def kinds(self, label: NDArray[np.intp], stratum: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
+        """Return the kinds of rows.
+
+        Parameters
+        ----------
+        label : ndarray of shape (n_samples,)
+            Label codes.
+        stratum : ndarray of shape (n_samples,), default=None
+            Stratum codes; None without strata.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Kinds in [0, n_kinds), as if the dense network always decided right;
+            :meth:`with_dense_decisions` says what it did.
+        """
+        kind = label * self.n_dense + (label if self.n_dense > 1 else 0)
+        return kind if stratum is None else stratum * (self.n_kinds // self.n_strata) + kind
+
+    def with_dense_decisions(
+        self, kind: NDArray[np.intp], decision: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
+        """Return the kinds of rows given what the dense network decided on them.
+
+        Parameters
+        ----------
+        kind : ndarray of shape (n_samples,)
+            Kinds, whatever they say of the dense network.
+        decision : ndarray of shape (n_samples,)
+            Its decisions.
+        """
+        return kind if self.n_dense == 1 else kind - kind % self.n_dense + decision
 
     def stratified(self, strata: Sequence[Any]) -> "Constraint":
         """Return the constraint within strata: its gap is the largest over them.
@@ -131,8 +185,8 @@ class Constraint:
         Parameters
         ----------
         strata : sequence
-            The labels of the strata. A row of kind k in stratum number s has the kind
-            ``s * n_kinds + k`` of the new constraint, whose events are those of every stratum in turn.
+            The labels of the strata, for the events' names. A row of kind k in stratum number s has the
+            kind ``s * n_kinds + k`` of the new constraint, whose events are those of every stratum in turn.
 
         Returns
         -------
@@ -144,10 +198,12 @@ class Constraint:
             utilities[s, :, s] = self.utilities
         return Constraint(
             self.name,
-            tuple(f"{event} | {stratum}" for stratum in strata for event in self.events),
+            tuple(f"{event} | {stratum!r}" for stratum in strata for event in self.events),
             np.tile(self.labels, n),
             np.kron(np.eye(n), self.members),
             utilities.reshape(n * self.n_events, n * self.n_kinds, self.n_decisions),
+            n,
+            self.n_dense,
         )
 
 
@@ -159,34 +215,42 @@ def _one_decision(name: str, events: dict[str, tuple[int, int]]) -> Constraint:
 
 
 def _demographic_parity(classes: Sequence[Any]) -> Constraint:
-    n_classes = len(classes)
-    if n_classes == 2:
+    n = len(classes)
+    if n == 2:
         return _one_decision("demographic_parity", {"all": (1, 1)})
-    events = tuple(f"decision {c}" for c in classes)
-    members = np.ones((n_classes, n_classes))
-    utilities = np.repeat(np.eye(n_classes)[:, None, :], n_classes, axis=1)
-    return Constraint("demographic_parity", events, np.arange(n_classes), members, utilities)
+    events = tuple(f"decision {c!r}" for c in classes)
+    utilities = np.repeat(np.eye(n)[:, None, :], n, axis=1)
+    return Constraint("demographic_parity", events, np.arange(n), np.ones((n, n)), utilities)
 
 
 def _equalized_odds(classes: Sequence[Any]) -> Constraint:
-    n_classes = len(classes)
-    if n_classes == 2:
+    n = len(classes)
+    if n == 2:
         return _one_decision("equalized_odds", {"y=0": (1, 0), "y=1": (0, 1)})
-    events = tuple(f"y{sign}{c}" for c in classes for sign in ("!=", "="))
-    own = np.eye(n_classes)
-    members = np.stack([1 - own, own], axis=1).reshape(-1, n_classes)
-    utilities = np.repeat(own, 2, axis=0)[:, None, :].repeat(n_classes, axis=1)
-    return Constraint("equalized_odds", events, np.arange(n_classes), members, utilities)
+    events = tuple(f"y{sign}{c!r}" for c in classes for sign in ("!=", "="))
+    own = np.eye(n)
+    members = np.stack([1 - own, own], axis=1).reshape(-1, n)
+    utilities = np.repeat(own, 2, axis=0)[:, None, :].repeat(n, axis=1)
+    return Constraint("equalized_odds", events, np.arange(n), members, utilities)
 
 
 def _error_rate_parity(classes: Sequence[Any]) -> Constraint:
-    n_classes = len(classes)
-    utilities = 1 - np.eye(n_classes)[None]
-    members = np.ones((1, n_classes))
-    return Constraint("error_rate_parity", ("all",), np.arange(n_classes), members, utilities)
+    n = len(classes)
+    return Constraint("error_rate_parity", ("all",), np.arange(n), np.ones((1, n)), 1 - np.eye(n)[None])
 
 
-def _binary_only(name: str, events: dict[str, tuple[int, int]]):  # type: ignore[no-untyped-def]
+def _degradation_parity(classes: Sequence[Any]) -> Constraint:
+    n = len(classes)
+    wrong = 1 - np.eye(n)
+    # By label, the dense network's decision and the decision: the errors that it adds to the dense one's.
+    utilities = (wrong[:, None, :] - wrong[:, :, None]).reshape(1, n * n, n)
+    labels = np.repeat(np.arange(n), n)
+    return Constraint("degradation_parity", ("all",), labels, np.ones((1, n * n)), utilities, n_dense=n)
+
+
+def _binary_only(
+    name: str, events: dict[str, tuple[int, int]]
+) -> Callable[[Sequence[Any]], Constraint]:
     def build(classes: Sequence[Any]) -> Constraint:
         if len(classes) != 2:
             raise ValueError(
@@ -199,12 +263,13 @@ def _binary_only(name: str, events: dict[str, tuple[int, int]]):  # type: ignore
 
 
 #: The constraints by name: functions of the classes.
-CONSTRAINTS = {
+CONSTRAINTS: dict[str, Callable[[Sequence[Any]], Constraint]] = {
     "demographic_parity": _demographic_parity,
     "equalized_odds": _equalized_odds,
     "true_positive_rate_parity": _binary_only("true_positive_rate_parity", {"y=1": (0, 1)}),
     "false_positive_rate_parity": _binary_only("false_positive_rate_parity", {"y=0": (1, 0)}),
     "error_rate_parity": _error_rate_parity,
+    "degradation_parity": _degradation_parity,
 }
 
 
@@ -222,7 +287,8 @@ def get_constraint(name: str, n_classes: int = 2, classes: Sequence[Any] | None 
     n_classes : int, default=2
         The number of classes.
     classes : sequence of length n_classes, default=None
-        What the names of the events call them when there are more than two; None means their codes.
+        The class labels in the order of their codes, for the names of multi-class events; None names them
+        by their codes. Binary events are always "all", "y=0" and "y=1".
 
     Raises
     ------
@@ -234,37 +300,12 @@ def get_constraint(name: str, n_classes: int = 2, classes: Sequence[Any] | None 
     >>> from skfairprune.constraints import get_constraint
     >>> get_constraint("equalized_odds").events
     ('y=0', 'y=1')
+    >>> get_constraint("demographic_parity", 3, ["low", "mid", "high"]).events
+    ("decision 'low'", "decision 'mid'", "decision 'high'")
     """
     if name not in CONSTRAINTS:
         raise ValueError(f"Unknown constraint {name!r}; choose one of {', '.join(CONSTRAINTS)}.")
     return CONSTRAINTS[name](range(n_classes) if classes is None else classes)
-
-
-def degradation_parity(n_classes: int = 2) -> Constraint:
-    """Return the parity of what pruning costs: Def. 2-3 of Dai et al., arXiv 2312.10181.
-
-    Of a row with label :math:`y` and the dense network's decision :math:`h_0(x)` the utility of a decision
-    is :math:`1[h_0(x) = y] - 1[d = y]`, in {-1, 0, 1}; the rate of a group is the accuracy that it lost.
-
-    Parameters
-    ----------
-    n_classes : int, default=2
-        The number of classes.
-
-    Returns
-    -------
-    Constraint
-        A row of label :math:`y` has the kind :math:`y` where the dense network was wrong, and
-        :math:`n_{classes} + y` where it was right.
-    """
-    right = np.eye(n_classes)
-    return Constraint(
-        "degradation_parity",
-        ("all",),
-        np.tile(np.arange(n_classes), 2),
-        np.ones((1, 2 * n_classes)),
-        np.concatenate([-right, 1 - right])[None],
-    )
 
 
 class Gap(NamedTuple):

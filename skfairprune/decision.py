@@ -1,14 +1,16 @@
 """The decision rule: one group-blind linear correction in the predicted group scores.
 
-The network predicts :math:`q_{y,g}(x)`, the joint probability of label and group. The rule decides
-positive where :math:`s(x) = \\sum_{y,g} c_{y,g}\\, q_{y,g}(x) > 0`, with :math:`c` from the constraint's
-multipliers (:mod:`skfairprune.multipliers`). Being linear in the softmax outputs, it is merged into the
-network as one last linear layer
+The network predicts :math:`q_{k,g}(x)`, the joint probability of head class (the label, or label and
+stratum) and group. The rule takes the decision of the largest score :math:`s_d(x) = \\sum_{k,g} C_{k,g,d}\\,
+q_{k,g}(x)`, the first of equal ones, with :math:`C` from the constraint's multipliers
+(:mod:`skfairprune.multipliers`). Being linear in the softmax outputs, it is merged into the network as one
+last linear layer: with :math:`\\bar C` the coefficients less their mean over the :math:`D` decisions,
 
-.. math:: p(x) = \\tfrac12 + \\tfrac{s(x)}{2 \\max(1, \\max |c|)} \\in [0, 1],
+.. math:: p_d(x) = \\tfrac1D + \\frac{\\sum_{k,g} \\bar C_{k,g,d}\\, q_{k,g}(x)}{\\max(1, D \\max(-\\bar C))}
+   \\in [0, 1],
 
 so that one deterministic network is deployed, the decision is the argmax, and without a constraint
-(:math:`c = \\mp 1`) :math:`p(x)` is the network's probability of the positive class.
+:math:`p_d(x)` is the network's probability of the label.
 """
 
 from dataclasses import dataclass
@@ -16,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skfairprune.constraints import Constraint, Floats, Gap, GroupCounts
-from skfairprune.multipliers import ScoredRows, smooth_decision, solve_multipliers
+from skfairprune.constraints import Constraint, Floats, Gap
+from skfairprune.multipliers import DualProblem, ScoredRows, flat_differences
 
-__all__ = ["DecisionRule", "RuleFit", "cross_fitted_gap", "fit_rule"]
+__all__ = ["DecisionRule", "RuleFit", "condition_on_group", "cross_fitted_gap", "fit_rule"]
 
 # Standard errors of its gap that the rule keeps each event clear of the bound, and the least share of the
 # bound that it aims at: below that, on very small data, accuracy would be paid for noise.
@@ -27,38 +29,72 @@ _MARGIN, _LEAST_TARGET = 1.0, 0.5
 # What a gap above the target costs in accuracy, when rules are compared. Where noise leaves only wild rules
 # within the target, one that is near it is better.
 _PRICE = 5.0
-_MAX_ROUNDS = 20
+# Rounds of solving and measuring, and those without a better rule after which noise is all that moves.
+_MAX_ROUNDS, _PATIENCE = 20, 5
+
+
+def condition_on_group(proba: Floats, group: NDArray[np.intp]) -> Floats:
+    """Return the scores of rows whose groups are known: those of the own group, of sum 1.
+
+    The rule fitted on them is attribute-aware: it needs the group of every row it decides.
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n_samples, n_head_classes, n_groups)
+        Joint probabilities of head class and group.
+    group : ndarray of shape (n_samples,)
+        Group codes.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_head_classes, n_groups)
+        The probabilities of the head classes within the group of each row; 0 in the other groups.
+    """
+    rows = np.arange(len(group))
+    own = proba[rows, :, group]
+    conditioned = np.zeros_like(proba)
+    conditioned[rows, :, group] = own / np.maximum(own.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    return conditioned
 
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """A linear rule in the joint probabilities of label and group.
+    """A linear rule in the joint probabilities of head class and group.
 
     Parameters
     ----------
-    coefficients : ndarray of shape (2, n_groups)
-        :math:`c_{y,g}`; a positive decision where the score is above 0.
+    coefficients : ndarray of shape (n_head_classes, n_groups, n_decisions)
+        :math:`C_{k,g,d}`, what a decision is worth on a row of head class and group.
     """
 
     coefficients: Floats
 
     @classmethod
-    def unconstrained(cls, n_groups: int) -> "DecisionRule":
-        """Return the rule that takes the more probable label."""
-        return cls(np.repeat([[-1.0], [1.0]], n_groups, axis=1))
+    def unconstrained(cls, labels: NDArray[np.intp], n_groups: int, n_decisions: int) -> "DecisionRule":
+        """Return the rule that takes the most probable label, given the label of each head class."""
+        return cls(np.repeat(np.eye(n_decisions)[labels][:, None], n_groups, axis=1))
 
-    def score(self, proba: Floats) -> Floats:
-        """Return :math:`s(x)`, of shape (n_samples,), from scores of shape (n_samples, 2, n_groups)."""
-        return proba.reshape(len(proba), -1) @ self.coefficients.ravel()
+    def margins(self, proba: Floats) -> Floats:
+        """Return the scores of the decisions from 1 on less that of 0, (n_samples, n_decisions - 1)."""
+        return proba.reshape(len(proba), -1) @ flat_differences(self.coefficients)
 
-    def scaled(self) -> Floats:
-        """Return the coefficients of the same rule in [-1, 1], of shape (2 * n_groups,)."""
-        return self.coefficients.ravel() / max(1.0, np.abs(self.coefficients).max())
+    def decide(self, proba: Floats) -> NDArray[np.intp]:
+        """Return the decisions on scores of shape (n_samples, n_head_classes, n_groups)."""
+        return _decide(self.margins(proba))
 
     def output_weights(self) -> Floats:
-        """Return the last layer, of shape (2, 2 * n_groups): its columns are probabilities."""
-        positive = (1 + self.scaled()) / 2
-        return np.stack([1 - positive, positive])
+        """Return the last layer, (n_decisions, n_head_classes * n_groups): its columns are probabilities."""
+        n_decisions = self.coefficients.shape[2]
+        flat = self.coefficients.reshape(-1, n_decisions).T
+        centred = flat - flat.mean(axis=0)
+        weights: Floats = 1 / n_decisions + centred / max(1.0, -n_decisions * centred.min())
+        return weights
+
+
+def _decide(margins: Floats) -> NDArray[np.intp]:
+    """Return the first decision of the largest score."""
+    best = margins.argmax(axis=1)
+    return np.where(margins[np.arange(len(best)), best] > 0, best + 1, 0)
 
 
 @dataclass(frozen=True)
@@ -71,6 +107,8 @@ class RuleFit:
         The rule.
     multipliers : ndarray of shape (n_events, n_groups)
         The multipliers behind it.
+    rate_shift : ndarray of shape (n_events, n_groups)
+        What was added to the rates that the scores imply.
     event_gaps : list of Gap
         The thresholded gap on the rows, in each event.
     accuracy : float
@@ -81,6 +119,7 @@ class RuleFit:
 
     rule: DecisionRule
     multipliers: Floats
+    rate_shift: Floats
     event_gaps: list[Gap]
     accuracy: float
     constant: bool
@@ -89,6 +128,84 @@ class RuleFit:
         """Return by how much the gap of the worst event is above the limit, one for all or for each."""
         values = np.array([gap.value for gap in self.event_gaps])
         return float(np.nan_to_num(values - limit, nan=-np.inf).max())
+
+
+class RuleProblem:
+    """The rows, ready for the fit of rules under any bound.
+
+    Parameters
+    ----------
+    rows : ScoredRows
+        Rows that the network's weights did not see.
+    constraint : Constraint
+        The constraint.
+    included : ndarray of shape (n_events, n_groups) of bool
+        The cells under the constraint.
+    class_weight : ndarray of shape (n_decisions,)
+        The class weights the network was trained with. They count in the accuracy, not in the rates.
+    """
+
+    def __init__(
+        self, rows: ScoredRows, constraint: Constraint, included: NDArray[np.bool_], class_weight: Floats
+    ) -> None:
+        labels = constraint.head_labels
+        # The network was trained on tilted classes: its scores are tilted back before rates are read.
+        self.tilt = class_weight[labels] / class_weight.mean()
+        untilted = rows.proba / self.tilt[:, None]
+        untilted /= untilted.sum(axis=(1, 2), keepdims=True)
+        gain = np.eye(constraint.n_decisions)[labels] * self.tilt[:, None]
+        true_rows = ScoredRows(untilted, rows.kind, rows.group, rows.weight)
+        self.rows, self.constraint = rows, constraint
+        self.dual = DualProblem(true_rows, constraint, included, gain)
+        self.included = self.dual.included
+        self.label = constraint.labels[rows.kind]
+        correct = class_weight[self.label] * rows.weight
+        self.value = correct / correct.sum()
+        self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
+        errors = [gap.standard_error for gap in self.unconstrained.event_gaps]
+        #: Sampling standard error of the unconstrained gap in each event; 0 where it is undefined.
+        self.errors = np.nan_to_num(np.array(errors))
+
+    def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
+        """Return the rule of these multipliers and its observed less its implied rates."""
+        margins = self.dual.margins(multipliers)
+        decision = _decide(margins)
+        counts = self.rows.counts(self.constraint, decision)
+        fit = RuleFit(
+            DecisionRule(self.dual.coefficients(multipliers) / self.tilt[:, None, None]),
+            multipliers,
+            shift,
+            counts.event_gaps(self.constraint, self.included),
+            float(self.value @ (decision == self.label)),
+            bool(np.all(decision == decision[0])),
+        )
+        implied = self.dual.rates(margins)
+        return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
+
+    def target(self, bound: float) -> Floats:
+        """Return the gap that each event aims at: clear of the bound by its own sampling error."""
+        return np.maximum(bound - _MARGIN * self.errors, _LEAST_TARGET * bound)
+
+    def fit(self, bound: float, multipliers: Floats | None = None, shift: Floats | None = None) -> RuleFit:
+        """Fit the rule under a bound, see :func:`fit_rule`; from multipliers and shift of a rule near it."""
+        target = self.target(bound)
+        if self.unconstrained.excess(target) <= 0:
+            return self.unconstrained
+        tolerance = 0.05 * self.errors.max()
+        candidates, step, best = [self.unconstrained], 1.0, 0
+        shift = np.zeros(self.included.shape) if shift is None else shift
+        for number in range(1, _MAX_ROUNDS + 1):
+            multipliers = self.dual.solve(target, shift, multipliers)
+            fit, difference = self.evaluate(multipliers, shift)
+            candidates.append(fit)
+            if _merit(fit, target + tolerance) > _merit(candidates[best], target + tolerance):
+                best = number
+            if abs(fit.excess(target)) <= tolerance or number - best >= _PATIENCE:
+                break
+            if len(candidates) > 2 and fit.excess(target) * candidates[-2].excess(target) < 0:
+                step /= 2  # it went past the target
+            shift = shift + step * (difference - shift)
+        return _select(candidates, target + tolerance, bound)
 
 
 def fit_rule(
@@ -116,7 +233,7 @@ def fit_rule(
         The cells under the constraint.
     bound : float
         The largest gap allowed, in [0, 1].
-    class_weight : ndarray of shape (2,)
+    class_weight : ndarray of shape (n_decisions,)
         The class weights the network was trained with. They count in the accuracy, not in the rates.
     start : ndarray of shape (n_events, n_groups), default=None
         Multipliers near the solution.
@@ -125,63 +242,22 @@ def fit_rule(
     -------
     RuleFit
     """
-    # The network was trained on tilted classes: its scores are tilted back before rates are read.
-    untilted = rows.proba / class_weight[:, None]
-    untilted /= untilted.sum(axis=(1, 2), keepdims=True)
-    true_rows = ScoredRows(untilted, rows.y, rows.group, rows.weight)
-    gain = np.array([-1.0, 1.0]) * class_weight / class_weight.mean()
-    share = true_rows.share
-    cell_weights = constraint.cell_sums(share)
-    included = included & (cell_weights > 0)
-    weight = rows.weight / rows.weight.sum()
-    flat = untilted.reshape(len(untilted), -1)
+    return RuleProblem(rows, constraint, included, class_weight).fit(bound, start)
 
-    def evaluate(multipliers: Floats) -> tuple[RuleFit, Floats, Floats]:
-        coefficients = gain[:, None] - constraint.costs(multipliers, cell_weights)
-        margin = flat @ coefficients.ravel()
-        decision = margin > 0
-        counts = GroupCounts.from_rows(rows.y, decision, rows.group, rows.n_groups, rows.weight)
-        implied = constraint.rates(share, ((weight * smooth_decision(margin)) @ flat).reshape(2, -1))
-        correct = class_weight[rows.y] * rows.weight
-        fit = RuleFit(
-            DecisionRule(coefficients / class_weight[:, None] * class_weight.mean()),
-            multipliers,
-            counts.event_gaps(constraint, included),
-            float(correct @ (decision == rows.y) / correct.sum()),
-            bool(decision.all() or not decision.any()),
-        )
-        return fit, counts.rates(constraint), implied
 
-    unconstrained, _, _ = evaluate(np.zeros_like(cell_weights))
-    gaps = unconstrained.event_gaps
-    errors = np.array([gap.standard_error if np.isfinite(gap.value) else 0.0 for gap in gaps])
-    target = np.maximum(bound - _MARGIN * errors, _LEAST_TARGET * bound)
-    if unconstrained.excess(target) <= 0:
-        return unconstrained
-    tolerance = 0.05 * errors.max()
-    candidates = [unconstrained]
-    shift = np.zeros_like(cell_weights)
-    multipliers, step = start, 1.0
-    for _ in range(_MAX_ROUNDS):
-        multipliers = solve_multipliers(true_rows, constraint, included, target, gain, shift, multipliers)
-        fit, observed, implied = evaluate(multipliers)
-        candidates.append(fit)
-        if abs(fit.excess(target)) <= tolerance:
-            break
-        if len(candidates) > 2 and fit.excess(target) * candidates[-2].excess(target) < 0:
-            step /= 2  # it went past the target
-        shift = shift + step * (np.where(included, observed - implied, 0.0) - shift)
-    return _select(candidates, target + tolerance, bound)
+def _merit(fit: RuleFit, target: Floats) -> float:
+    """Return the accuracy less the price of the excess over the target."""
+    return fit.accuracy - _PRICE * max(fit.excess(target), 0.0)
 
 
 def _select(candidates: list[RuleFit], target: Floats, bound: float) -> RuleFit:
-    """Return the rule of most accuracy less the price of its excess over the target.
+    """Return the rule of most merit.
 
     A rule that decides alike for all rows has no gap; it is taken only if no other is within the bound.
     """
 
     def merit(fit: RuleFit) -> float:
-        return fit.accuracy - _PRICE * max(fit.excess(target), 0.0)
+        return _merit(fit, target)
 
     varying = [fit for fit in candidates if not fit.constant]
     constant = [fit for fit in candidates if fit.constant and fit.excess(bound) <= 0]
@@ -212,10 +288,9 @@ def cross_fitted_gap(
     -------
     Gap
     """
-    decision = np.empty(len(fold), dtype=bool)
+    decision = np.empty(len(fold), dtype=np.intp)
     for k in np.unique(fold):
         inside = fold == k
         fit = fit_rule(rows.take(~inside), constraint, included, bound, class_weight, start)
-        decision[inside] = fit.rule.score(rows.proba[inside]) > 0
-    counts = GroupCounts.from_rows(rows.y, decision, rows.group, rows.n_groups, rows.weight)
-    return counts.gap(constraint, included)
+        decision[inside] = fit.rule.decide(rows.proba[inside])
+    return rows.counts(constraint, decision).gap(constraint, included)

@@ -1,19 +1,20 @@
 """The constraint's multipliers: the convex dual of the fair decision problem on given scores.
 
-Given :math:`q_{y,g}(x) = P(y, group = g \\mid x)`, the group-blind decision of largest accuracy whose
-rates differ by at most :math:`\\epsilon` between groups is a linear programme in :math:`h`. Its dual has
-one multiplier per cell, which sum to 0 over the groups of an event:
+Given :math:`q_{k,g}(x) = P(k, group = g \\mid x)` for the head classes :math:`k` (labels, or labels and
+strata), the group-blind decision of largest accuracy whose rates differ by at most :math:`\\epsilon`
+between groups is a linear programme in the probabilities of the decisions. Its dual has one multiplier per
+cell, which sum to 0 over the groups of an event:
 
 .. math::
 
-    \\min_\\lambda\\; E\\big[(s_\\lambda(x))_+\\big] - \\sum_{e,g} \\lambda_{e,g}\\, (a_{e,g} + d_{e,g})
+    \\min_\\lambda\\; E\\big[\\max_d s_d(x)\\big] - \\sum_{e,g} \\lambda_{e,g}\\, (a_{e,g} + t_{e,g})
     + \\tfrac{\\epsilon}{2} \\sum_{e,g} |\\lambda_{e,g}|, \\qquad
-    s_\\lambda(x) = \\sum_{y,g} q_{y,g}(x)\\, \\big(u_y - V_{y,g}(\\lambda)\\big)
+    s_d(x) = \\sum_{k,g} q_{k,g}(x)\\, \\big(u_{k,d} - V_{k,g,d}(\\lambda)\\big)
 
-with :math:`u = (-1, 1)` the accuracy that a positive decision gains, :math:`V` the costs of
-:meth:`Constraint.costs`, :math:`a` the rates of the all-negative decision, and :math:`d` a shift that
-corrects the scores' own rates to the observed ones. The primal solution is
-:math:`h = 1[s_\\lambda(x) > 0]`: the Bayes rule under the constraint (Menon and Williamson, "The cost of
+with :math:`u` the accuracy that a decision gains and :math:`V` the costs of :meth:`Constraint.costs`,
+both as differences to decision 0, :math:`a` the rates where all decisions are 0, and :math:`t` a
+shift that corrects the scores' own rates to the observed ones. The primal solution is
+:math:`h = \\arg\\max_d s_d(x)`: the Bayes rule under the constraint (Menon and Williamson, "The cost of
 fairness in binary classification", 2018; Xian et al., "Fair and optimal classification via
 post-processing", 2023).
 """
@@ -22,16 +23,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import helmert
-from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.linalg import null_space, solve
 
-from skfairprune.constraints import Constraint, Floats
+from skfairprune.constraints import Constraint, Floats, GroupCounts
 
-__all__ = ["ScoredRows", "smooth_decision", "solve_multipliers"]
+__all__ = ["DualProblem", "ScoredRows", "flat_differences"]
 
-# The hinge is smoothed at these widths in turn, each start being the last solution.
+# The maximum is smoothed at these widths in turn, each start being the last solution.
 _SMOOTHING = (0.1, 0.02, 0.004)
+# Rows on which one decision has all but this probability do not bend the dual.
+_CERTAIN = 1e-4
+_TOLERANCE, _MAX_STEPS = 1e-4, 40
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,10 @@ class ScoredRows:
 
     Parameters
     ----------
-    proba : ndarray of shape (n_samples, 2, n_groups)
-        The scores :math:`q_{y,g}(x)`; they sum to 1 over the last two axes.
-    y : ndarray of shape (n_samples,)
-        Labels, 0 or 1.
+    proba : ndarray of shape (n_samples, n_head_classes, n_groups)
+        The scores :math:`q_{k,g}(x)`; they sum to 1 over the last two axes.
+    kind : ndarray of shape (n_samples,)
+        Kinds in [0, n_kinds), see :class:`skfairprune.constraints.Constraint`.
     group : ndarray of shape (n_samples,)
         Group codes in [0, n_groups).
     weight : ndarray of shape (n_samples,)
@@ -51,122 +53,204 @@ class ScoredRows:
     """
 
     proba: Floats
-    y: NDArray[np.intp]
+    kind: NDArray[np.intp]
     group: NDArray[np.intp]
     weight: Floats
 
     def take(self, rows: NDArray) -> "ScoredRows":
         """Return the rows of that index or boolean mask."""
-        return ScoredRows(self.proba[rows], self.y[rows], self.group[rows], self.weight[rows])
+        return ScoredRows(self.proba[rows], self.kind[rows], self.group[rows], self.weight[rows])
 
     @property
     def n_groups(self) -> int:
         """The number of groups."""
         return self.proba.shape[2]
 
-    @property
-    def share(self) -> Floats:
-        """The share of the weight in each (label, group), of shape (2, n_groups)."""
-        code = self.y * self.n_groups + self.group
-        total = np.bincount(code, self.weight, minlength=2 * self.n_groups)
-        return (total / total.sum()).reshape(2, self.n_groups)
+    def counts(self, constraint: Constraint, decision: NDArray[np.intp]) -> GroupCounts:
+        """Count the rows by kind, group and their decision."""
+        shape = (constraint.n_kinds, self.n_groups, constraint.n_decisions)
+        return GroupCounts.from_rows(self.kind, decision, self.group, shape, self.weight)
 
 
-def smooth_decision(margin: Floats) -> Floats:
-    """Return the decisions, in [0, 1], whose rates the smoothed dual equates at its solution."""
-    return expit(margin / _SMOOTHING[-1])
+def flat_differences(coefficients: Floats) -> Floats:
+    """Return coefficients less those of decision 0, of shape (n_head_classes * n_groups, n_decisions - 1)."""
+    difference: Floats = (coefficients - coefficients[..., :1])[..., 1:]
+    return difference.reshape(-1, difference.shape[-1])
 
 
-def solve_multipliers(
-    rows: ScoredRows,
-    constraint: Constraint,
-    included: NDArray[np.bool_],
-    bound: Floats | float,
-    gain: Floats,
-    rate_shift: Floats | None = None,
-    start: Floats | None = None,
-) -> Floats:
-    """Solve the dual for the multipliers.
+def _softmax(margins: Floats) -> tuple[Floats, Floats]:
+    """Return the probabilities of the decisions from 1 on, and the logarithm of the normaliser."""
+    top = np.maximum(margins.max(axis=1), 0.0)
+    exponential = np.exp(margins - top[:, None])
+    total = np.exp(-top) + exponential.sum(axis=1)
+    exponential /= total[:, None]
+    return exponential, top + np.log(total)
 
-    The hinge and the absolute value are smoothed, at a width that falls in steps, and each smooth
-    problem is solved by Newton's method in a trust region until rates agree to 1e-4.
+
+class DualProblem:
+    """The dual on given rows: margins, the rates they imply, and the multipliers under any bound.
+
+    Margins are the scores of the decisions from 1 on less that of decision 0, (n_samples, n_decisions - 1).
 
     Parameters
     ----------
     rows : ScoredRows
-        The scores; of the labels and groups only the shares are used.
+        The scores; of the kinds and groups only the shares are used.
     constraint : Constraint
         The constraint.
     included : ndarray of shape (n_events, n_groups) of bool
-        The cells under the constraint; the others get the multiplier 0.
-    bound : float or ndarray of shape (n_events,)
-        The largest difference allowed between two groups' rates, in [0, 1], one for all events or each.
-    gain : ndarray of shape (2,)
-        What a positive decision gains on a row of label 0 and 1: (-1, 1) for accuracy.
-    rate_shift : ndarray of shape (n_events, n_groups), default=None
-        Added to the rates that the scores imply; None adds 0.
-    start : ndarray of shape (n_events, n_groups), default=None
-        Multipliers near the solution; None starts from 0.
-
-    Returns
-    -------
-    ndarray of shape (n_events, n_groups)
-        The multipliers, in accuracy per unit of rate; they sum to 0 over the groups of an event.
+        The cells under it, where they have weight; the others get the multiplier 0.
+    gain : ndarray of shape (n_head_classes, n_decisions)
+        What a decision gains on a row: 1 where it is the label and else 0, for accuracy.
     """
-    scores = rows.proba.reshape(len(rows.proba), -1)
-    weight = rows.weight / rows.weight.sum()
-    share = rows.share
-    cell_weights = constraint.cell_sums(share)
-    fixed_rates = constraint.rates(share, np.zeros_like(share))
-    offset = np.where(included, fixed_rates if rate_shift is None else fixed_rates + rate_shift, 0.0)
-    # Columns span the multipliers that sum to 0 over the included groups of each event.
-    basis = _zero_sum_basis(included)
-    # Row k: the costs of a unit multiplier on cell k.
-    units = np.eye(included.size).reshape(-1, *included.shape)
-    unit_costs = np.stack([constraint.costs(unit, cell_weights).ravel() for unit in units])
-    unit_costs = basis.T @ unit_costs
-    half_bound = np.repeat(np.broadcast_to(bound, len(included)), rows.n_groups) / 2
-    base = scores @ np.repeat(gain, rows.n_groups)
-    offset, scale = basis.T @ offset.ravel(), np.where(included, cell_weights, 1.0).ravel()
 
-    def margins(z: Floats) -> Floats:
-        return base - scores @ (z @ unit_costs)
+    def __init__(
+        self, rows: ScoredRows, constraint: Constraint, included: NDArray[np.bool_], gain: Floats
+    ) -> None:
+        counts = rows.counts(constraint, np.zeros(len(rows.kind), dtype=np.intp)).counts
+        counts /= counts.sum()
+        self.constraint, self.gain = constraint, gain
+        self.scores = rows.proba.reshape(len(rows.proba), -1)
+        self.weight = rows.weight / rows.weight.sum()
+        self.cell_weights = constraint.cell_sums(counts.sum(axis=2))
+        self.included = included & (self.cell_weights > 0)
+        self.first_rates = constraint.rates(counts)
+        units = np.eye(self.cell_weights.size).reshape(-1, *self.cell_weights.shape)
+        costs = constraint.costs(units, self.cell_weights)
+        # By cell, decision from 1 on, and joint class: what a unit of score adds to the cell's rate.
+        difference = (costs - costs[..., :1])[..., 1:]
+        self.slopes: Floats = np.moveaxis(difference, -1, 1).reshape(len(units), -1, self.scores.shape[1])
+        self.base: Floats = self.scores @ flat_differences(np.repeat(gain[:, None], rows.n_groups, axis=1))
+        # Multipliers are basis @ z; a unit of z is a unit of accuracy per row, in cells of any size.
+        self.scale = np.where(self.included, self.cell_weights, 1.0).ravel()
+        self.basis = _zero_sum_basis(self.included, self.scale)
+        self.loadings = np.tensordot(self.basis, self.slopes, (0, 0))
+        self.features = self.scores
+        if constraint.n_decisions == 2 and self.basis.shape[1] < self.scores.shape[1]:
+            self.features = self.scores @ self.loadings[:, 0].T
+            self.loadings = np.eye(self.basis.shape[1])[:, None]
 
-    def dual(z: Floats, width: float) -> tuple[float, Floats]:
-        margin, multipliers, rounding = margins(z) / width, basis @ z, width * scale
-        magnitude = np.hypot(multipliers, rounding)
-        value = width * (weight @ np.logaddexp(0.0, margin)) - z @ offset
-        rates = unit_costs @ ((weight * expit(margin)) @ scores)
-        slope = basis.T @ (half_bound * multipliers / magnitude)
-        return float(value + half_bound @ (magnitude - rounding)), slope - rates - offset
+    def coefficients(self, multipliers: Floats) -> Floats:
+        """Return the rule's coefficients, of shape (n_head_classes, n_groups, n_decisions)."""
+        return self.gain[:, None] - self.constraint.costs(multipliers, self.cell_weights)
 
-    def curvature(z: Floats, width: float) -> Floats:
-        soft, multipliers, rounding = expit(margins(z) / width), basis @ z, width * scale
-        moments = scores.T @ ((weight * soft * (1 - soft) / width)[:, None] * scores)
-        bend = half_bound * rounding**2 / np.hypot(multipliers, rounding) ** 3
-        return unit_costs @ moments @ unit_costs.T + (basis.T * bend) @ basis
+    def margins(self, multipliers: Floats) -> Floats:
+        """Return the margins under multipliers of shape (n_events, n_groups)."""
+        return self.base - self.scores @ np.tensordot(self.slopes, multipliers.ravel(), (0, 0)).T
 
-    z = np.zeros(basis.shape[1]) if start is None else basis.T @ start.ravel()
-    for width in _SMOOTHING if start is None else _SMOOTHING[-1:]:
-        z = minimize(
-            dual,
-            z,
-            args=(width,),
-            jac=True,
-            hess=curvature,
-            method="trust-exact",
-            options={"gtol": 1e-4, "maxiter": 60, "initial_trust_radius": 0.1, "max_trust_radius": 1.0},
-        ).x
-    return (basis @ z).reshape(included.shape)
+    def rates(self, margins: Floats) -> Floats:
+        """Return the rates, by the scores, of the smoothed decisions that the dual equates at its solution."""
+        soft, _ = _softmax(margins / _SMOOTHING[-1])
+        moments = (self.weight[:, None] * soft).T @ self.scores
+        return self.first_rates + np.tensordot(self.slopes, moments, 2).reshape(self.first_rates.shape)
+
+    def solve(
+        self, bound: Floats | float, rate_shift: Floats | None = None, start: Floats | None = None
+    ) -> Floats:
+        """Solve the dual for the multipliers.
+
+        The maximum and the absolute value are smoothed, at a width that falls in steps, and each smooth
+        problem is solved by a damped Newton method until rates agree to 1e-4 (root mean square).
+
+        Parameters
+        ----------
+        bound : float or ndarray of shape (n_events,)
+            The largest difference allowed between two groups' rates, at least 0, one for all events or
+            each.
+        rate_shift : ndarray of shape (n_events, n_groups), default=None
+            Added to the rates that the scores imply; None adds 0.
+        start : ndarray of shape (n_events, n_groups), default=None
+            Multipliers near the solution; None starts from 0.
+
+        Returns
+        -------
+        ndarray of shape (n_events, n_groups)
+            The multipliers, in accuracy per unit of rate; they sum to 0 over the groups of an event.
+        """
+        shift = 0.0 if rate_shift is None else rate_shift
+        offset = self.basis.T @ np.where(self.included, self.first_rates + shift, 0.0).ravel()
+        n_events, n_groups = self.included.shape
+        half_bound = np.repeat(np.broadcast_to(bound, n_events), n_groups) / 2
+        z = np.zeros(self.basis.shape[1])
+        if start is not None:
+            z = self.basis.T @ (start.ravel() / self.scale**2)
+        for width in _SMOOTHING if start is None else _SMOOTHING[-1:]:
+            z = self._newton(z, width, offset, half_bound)
+        return (self.basis @ z).reshape(self.included.shape)
+
+    def _newton(self, z: Floats, width: float, offset: Floats, half_bound: Floats) -> Floats:
+        """Minimise the dual smoothed at one width, from z.
+
+        Steps are damped as in the method of Levenberg and Marquardt. The curvature of the smoothed absolute
+        value is that of the primal-dual method of Chan, Golub and Mulet, "A nonlinear primal-dual method
+        for total variation-based image restoration" (1999): its slope is iterated as a variable of its
+        own, so that kinks cost few steps (a third fewer with 50 groups).
+        """
+        rounding = width * self.scale
+        tolerance = _TOLERANCE * np.sqrt(np.mean(self.scale**2))
+
+        def evaluate(z: Floats) -> tuple[float, Floats, Floats, Floats]:
+            multipliers = self.basis @ z
+            magnitude = np.hypot(multipliers, rounding)
+            along = np.tensordot(self.loadings, z, (0, 0)).T
+            decision, height = _softmax((self.base - self.features @ along) / width)
+            value = width * (self.weight @ height) - z @ offset + half_bound @ (magnitude - rounding)
+            return float(value), decision, multipliers, magnitude
+
+        value, decision, multipliers, magnitude = evaluate(z)
+        slope, damping = half_bound * multipliers / magnitude, 1e-3
+        for _ in range(_MAX_STEPS):
+            moments = (self.weight[:, None] * decision).T @ self.features
+            gradient = self.basis.T @ (half_bound * multipliers / magnitude) - offset
+            gradient -= np.tensordot(self.loadings, moments, 2)
+            if np.linalg.norm(gradient) <= tolerance:
+                break
+            bend = (half_bound - slope * multipliers / magnitude) / magnitude
+            hessian = self._curvature(decision, width) + (self.basis.T * bend) @ self.basis
+            diagonal = np.diag(np.diag(hessian) + 1e-9 * np.trace(hessian) + 1e-12)
+            gain = 0.0
+            while gain < 1e-4 and damping < 1e8:
+                step = -solve(hessian + damping * diagonal, gradient, assume_a="pos")
+                trial = evaluate(z + step)
+                gain = (value - trial[0]) / -(gradient @ step + step @ hessian @ step / 2)
+                damping *= 8 if gain < 1e-4 else 2 if gain < 0.3 else 0.2 if gain > 0.7 else 1
+            if gain < 1e-4:
+                break  # at the limit of rounding
+            damping = max(damping, 1e-8)
+            moved = self.basis @ step
+            slope = (half_bound * (multipliers + moved) - slope * multipliers * moved / magnitude) / magnitude
+            slope = np.clip(slope, -half_bound, half_bound)
+            z = z + step
+            value, decision, multipliers, magnitude = trial
+        return z
+
+    def _curvature(self, decision: Floats, width: float) -> Floats:
+        """Return the Hessian of the smoothed maximum, a block for each two decisions."""
+        largest = np.maximum(decision.max(axis=1), 1 - decision.sum(axis=1))
+        near = np.flatnonzero(largest < 1 - _CERTAIN)
+        decision, features, weight = decision[near], self.features[near], self.weight[near] / width
+        hessian = np.zeros((self.basis.shape[1],) * 2)
+        for d in range(decision.shape[1]):
+            for other in range(d + 1):
+                mixed = -weight * decision[:, d] * decision[:, other]
+                if d == other:
+                    mixed += weight * decision[:, d]
+                moments = features.T @ (mixed[:, None] * features)
+                block = self.loadings[:, d] @ moments @ self.loadings[:, other].T
+                hessian += block if d == other else block + block.T
+        return hessian
 
 
-def _zero_sum_basis(included: NDArray[np.bool_]) -> Floats:
-    """Return an orthonormal basis, in columns, of the tables with zero row sums on the included cells."""
-    columns = []
+def _zero_sum_basis(included: NDArray[np.bool_], scale: Floats) -> Floats:
+    """Return a basis of the tables with zero row sums on the included cells, in columns.
+
+    The columns are orthonormal after division by the scale of the cells.
+    """
+    blocks = [np.zeros((included.size, 0))]
     for event, groups in enumerate(included):
         cells = event * included.shape[1] + np.flatnonzero(groups)
-        for row in helmert(len(cells)) if len(cells) > 1 else ():
-            column = np.zeros(included.size)
-            column[cells] = row
-            columns.append(column)
-    return np.stack(columns, axis=1)
+        if len(cells) > 1:
+            block = np.zeros((included.size, len(cells) - 1))
+            block[cells] = scale[cells, None] * null_space(scale[None, cells])
+            blocks.append(block)
+    return np.hstack(blocks)

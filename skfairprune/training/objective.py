@@ -1,44 +1,79 @@
 """The training objective of both levels: cross-entropy plus the constraint's Lagrangian."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Objective"]
+__all__ = ["SURROGATES", "Objective"]
+
+
+def _sigmoid(score: Tensor) -> Tensor:
+    return torch.softmax(score, dim=1)
+
+
+def _ramp(score: Tensor) -> Tensor:
+    """Project scores on the probability simplex: the sparsemax of Martins and Astudillo (2016), Alg. 1."""
+    ordered = score.sort(dim=1, descending=True).values
+    excess = ordered.cumsum(dim=1) - 1
+    number = torch.arange(1, score.shape[1] + 1, device=score.device, dtype=score.dtype)
+    n_support = (number * ordered > excess).sum(dim=1, keepdim=True)
+    threshold = excess.gather(1, n_support - 1) / n_support
+    return (score - threshold).clamp(min=0)
+
+
+def _linear(score: Tensor) -> Tensor:
+    return score
+
+
+#: The surrogates of the indicator by name: soft decisions from scores of shape (n_samples, n_decisions).
+SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": _sigmoid, "ramp": _ramp, "linear": _linear}
 
 
 class Objective(nn.Module):
     r"""Weighted joint cross-entropy plus a smooth surrogate of the decision's Lagrangian.
 
-    With the rule's coefficients :math:`c` in [-1, 1] (see :mod:`skfairprune.decision`) the Lagrangian of
-    the 0-1 loss and the constraint is, up to a constant, :math:`-E[c_{y,g}\, h(x)]`. Its surrogate replaces
-    the decision :math:`h = 1[s(x) > 0]` by a sigmoid of the score,
+    With the rule's last layer :math:`W` in [0, 1] (see :mod:`skfairprune.decision`), the worth of a decision
+    on a row of each joint class, the Lagrangian of the 0-1 loss and the constraint is, up to a constant
+    and a factor, :math:`-E[W_{h(x),t}]` for rows of joint class :math:`t`. Its surrogate replaces the
+    indicator of each decision by a smooth function :math:`u_d` of the scores,
 
-    .. math:: \ell(x, y, g) = -\log q_{y,g}(x)
-              - \alpha\, c_{y,g}\, \sigma\big(s(x) / T\big), \qquad s(x) = \sum_{y,g} c_{y,g}\, q_{y,g}(x),
+    .. math:: \ell(x, t) = -\log q_t(x) - \alpha \sum_d W_{d,t}\, u_d\big(s(x) / T\big), \qquad
+              s_d(x) = \sum_t W_{d,t}\, q_t(x),
 
     so that weights and gates move the decisions that the multipliers price, and the multipliers
-    themselves come from thresholded rates only.
+    themselves come from thresholded rates only. :math:`u` is the paper's surrogate of the indicator
+    (Dai et al., Eq. 7-8), which it does not name.
 
     Parameters
     ----------
     strength : float
         :math:`\alpha`, at least 0.
     temperature : float
-        :math:`T`, in units of the score.
+        :math:`T` > 0, in units of the score.
+    surrogate : {"sigmoid", "ramp", "linear"}
+        :math:`u`: "sigmoid" is the softmax (of two decisions, the sigmoid of the scores' difference), which
+        never quite saturates; "ramp" the sparsemax (of two, linear and clipped to [0, 1]), which is flat
+        away from the threshold; "linear" the scores themselves, which do not saturate: rows far
+        from the threshold pull as much as rows near it.
     """
 
-    costs: Tensor | None
+    values: Tensor | None
 
-    def __init__(self, strength: float = 0.0, temperature: float = 0.1) -> None:
+    def __init__(
+        self, strength: float = 0.0, temperature: float = 0.1, surrogate: str = "sigmoid"
+    ) -> None:
         super().__init__()
-        self.strength, self.temperature = strength, temperature
-        self.register_buffer("costs", None)
+        self.strength, self.temperature, self.surrogate = strength, temperature, surrogate
+        #: The rule's last layer transposed, of shape (n_joint, n_decisions); None: cross-entropy alone.
+        self.register_buffer("values", None)
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """Return the mean loss over rows of logits (n_samples, n_joint), weights of mean about 1."""
         log_proba = torch.log_softmax(logits, dim=1)
         loss = -log_proba.gather(1, target[:, None]).squeeze(1)
-        if self.costs is not None and self.strength > 0:
-            decision = torch.sigmoid(log_proba.exp() @ self.costs / self.temperature)
-            loss = loss - self.strength * self.costs[target] * decision
+        if self.values is not None and self.strength > 0:
+            score = log_proba.exp() @ self.values / self.temperature
+            decision = SURROGATES[self.surrogate](score)
+            loss = loss - self.strength * (self.values[target] * decision).sum(dim=1)
         return (weight * loss).mean()

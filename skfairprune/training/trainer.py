@@ -122,6 +122,8 @@ class Trainer:
         objective = Objective(_STRENGTH, _SURROGATE_TEMPERATURE).to(self.lower.x.device)
         held_out = None if self.held_out is None else self.upper
         self._train("dense", network, objective, self.lower, self.epochs.dense, held_out)
+        if self.task is not None and self.task.needs_dense_decisions:
+            self.task = self.task.with_dense_decisions(self._all_proba(network))
         worth = self._bilevel(network, dense, budget, objective)
         masks = select_units(dense, worth, budget)
         network = shrink_and_refit(network, find_units(network), masks, self._sample())
@@ -224,6 +226,13 @@ class Trainer:
         gated.release()
         return [scores.cpu().double().numpy() for scores in gates.scores.detach().split(gates.sizes)]
 
+    @torch.no_grad()
+    def _all_proba(self, network: nn.Module) -> Floats:
+        """Return the joint probabilities of all rows, held out or not."""
+        rows = self.lower.take(torch.arange(len(self.lower.x), device=self.lower.x.device))
+        parts = [torch.softmax(network(batch.x), dim=1) for batch in Batches(rows, EVALUATION_ROWS)]
+        return torch.cat(parts).double().cpu().numpy()
+
     def _sample(self) -> list[tuple[Tensor, Tensor]]:
         """Return some lower rows and their weights, in batches, for Gram matrices."""
         position = self.lower.position
@@ -268,7 +277,7 @@ class Trainer:
             parts = [torch.softmax(forward(batch.x), dim=1) for batch in Batches(self.upper, EVALUATION_ROWS)]
         joint = torch.cat(parts).double().cpu().numpy()
         fit = self.task.fit_rule(joint, self.upper.position.cpu().numpy())
-        objective.costs = torch.from_numpy(fit.rule.scaled()).to(self.upper.x)
+        objective.values = torch.from_numpy(fit.rule.output_weights().T).to(self.upper.x)
 
 
 def _silent(text: str) -> None:
