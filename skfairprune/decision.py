@@ -19,13 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats, Gap
-from skfairprune.multipliers import (
-    Margins,
-    ScoredRows,
-    flat_differences,
-    smooth_decision,
-    solve_multipliers,
-)
+from skfairprune.multipliers import DualProblem, ScoredRows, flat_differences
 
 __all__ = ["DecisionRule", "RuleFit", "condition_on_group", "cross_fitted_gap", "fit_rule"]
 
@@ -35,7 +29,8 @@ _MARGIN, _LEAST_TARGET = 1.0, 0.5
 # What a gap above the target costs in accuracy, when rules are compared. Where noise leaves only wild rules
 # within the target, one that is near it is better.
 _PRICE = 5.0
-_MAX_ROUNDS = 20
+# Rounds of solving and measuring, and those without a better rule after which noise is all that moves.
+_MAX_ROUNDS, _PATIENCE = 20, 5
 
 
 def condition_on_group(proba: Floats, group: NDArray[np.intp]) -> Floats:
@@ -161,8 +156,8 @@ class RuleProblem:
         gain = np.eye(constraint.n_decisions)[labels] * self.tilt[:, None]
         true_rows = ScoredRows(untilted, rows.kind, rows.group, rows.weight)
         self.rows, self.constraint = rows, constraint
-        self.margins = Margins(true_rows, constraint, gain)
-        self.included = included & (self.margins.cell_weights > 0)
+        self.dual = DualProblem(true_rows, constraint, included, gain)
+        self.included = self.dual.included
         self.label = constraint.labels[rows.kind]
         correct = class_weight[self.label] * rows.weight
         self.value = correct / correct.sum()
@@ -173,18 +168,18 @@ class RuleProblem:
 
     def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""
-        margins = self.margins.of(multipliers)
+        margins = self.dual.margins(multipliers)
         decision = _decide(margins)
         counts = self.rows.counts(self.constraint, decision)
         fit = RuleFit(
-            DecisionRule(self.margins.coefficients(multipliers) / self.tilt[:, None, None]),
+            DecisionRule(self.dual.coefficients(multipliers) / self.tilt[:, None, None]),
             multipliers,
             shift,
             counts.event_gaps(self.constraint, self.included),
             float(self.value @ (decision == self.label)),
             bool(np.all(decision == decision[0])),
         )
-        implied = self.margins.rates(smooth_decision(margins))
+        implied = self.dual.rates(margins)
         return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
 
     def target(self, bound: float) -> Floats:
@@ -197,13 +192,15 @@ class RuleProblem:
         if self.unconstrained.excess(target) <= 0:
             return self.unconstrained
         tolerance = 0.05 * self.errors.max()
-        candidates, step = [self.unconstrained], 1.0
+        candidates, step, best = [self.unconstrained], 1.0, 0
         shift = np.zeros(self.included.shape) if shift is None else shift
-        for _ in range(_MAX_ROUNDS):
-            multipliers = solve_multipliers(self.margins, self.included, target, shift, multipliers)
+        for number in range(1, _MAX_ROUNDS + 1):
+            multipliers = self.dual.solve(target, shift, multipliers)
             fit, difference = self.evaluate(multipliers, shift)
             candidates.append(fit)
-            if abs(fit.excess(target)) <= tolerance:
+            if _merit(fit, target + tolerance) > _merit(candidates[best], target + tolerance):
+                best = number
+            if abs(fit.excess(target)) <= tolerance or number - best >= _PATIENCE:
                 break
             if len(candidates) > 2 and fit.excess(target) * candidates[-2].excess(target) < 0:
                 step /= 2  # it went past the target
@@ -248,14 +245,19 @@ def fit_rule(
     return RuleProblem(rows, constraint, included, class_weight).fit(bound, start)
 
 
+def _merit(fit: RuleFit, target: Floats) -> float:
+    """Return the accuracy less the price of the excess over the target."""
+    return fit.accuracy - _PRICE * max(fit.excess(target), 0.0)
+
+
 def _select(candidates: list[RuleFit], target: Floats, bound: float) -> RuleFit:
-    """Return the rule of most accuracy less the price of its excess over the target.
+    """Return the rule of most merit.
 
     A rule that decides alike for all rows has no gap; it is taken only if no other is within the bound.
     """
 
     def merit(fit: RuleFit) -> float:
-        return fit.accuracy - _PRICE * max(fit.excess(target), 0.0)
+        return _merit(fit, target)
 
     varying = [fit for fit in candidates if not fit.constant]
     constant = [fit for fit in candidates if fit.constant and fit.excess(bound) <= 0]

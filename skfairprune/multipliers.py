@@ -23,17 +23,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import helmert
-from scipy.optimize import minimize
+from scipy.linalg import null_space, solve
 
 from skfairprune.constraints import Constraint, Floats, GroupCounts
 
-__all__ = ["Margins", "ScoredRows", "flat_differences", "smooth_decision", "solve_multipliers"]
+__all__ = ["DualProblem", "ScoredRows", "flat_differences"]
 
 # The maximum is smoothed at these widths in turn, each start being the last solution.
 _SMOOTHING = (0.1, 0.02, 0.004)
 # Rows on which one decision has all but this probability do not bend the dual.
-_CERTAIN = 1e-6
+_CERTAIN = 1e-4
+_TOLERANCE, _MAX_STEPS = 1e-4, 40
 
 
 @dataclass(frozen=True)
@@ -72,57 +72,10 @@ class ScoredRows:
         return GroupCounts.from_rows(self.kind, decision, self.group, shape, self.weight)
 
 
-class Margins:
-    """What the dual needs of the rows: margins over decision 0, and the rates they imply.
-
-    Parameters
-    ----------
-    rows : ScoredRows
-        The scores; of the kinds and groups only the shares are used.
-    constraint : Constraint
-        The constraint.
-    gain : ndarray of shape (n_head_classes, n_decisions)
-        What a decision gains on a row: 1 where it is the label and else 0, for accuracy.
-    """
-
-    def __init__(self, rows: ScoredRows, constraint: Constraint, gain: Floats) -> None:
-        counts = rows.counts(constraint, np.zeros(len(rows.kind), dtype=np.intp)).counts
-        counts /= counts.sum()
-        self.constraint, self.gain = constraint, gain
-        self.scores = rows.proba.reshape(len(rows.proba), -1)
-        self.weight = rows.weight / rows.weight.sum()
-        self.cell_weights = constraint.cell_sums(counts.sum(axis=2))
-        self.first_rates = constraint.rates(counts)
-        units = np.eye(self.cell_weights.size).reshape(-1, *self.cell_weights.shape)
-        costs = constraint.costs(units, self.cell_weights)
-        # By cell, decision from 1 on, and joint class: what the rate of the cell gains per unit of score.
-        difference = (costs - costs[..., :1])[..., 1:]
-        self.slopes: Floats = np.moveaxis(difference, -1, 1).reshape(len(units), -1, self.scores.shape[1])
-        self.base: Floats = self.scores @ flat_differences(np.repeat(gain[:, None], rows.n_groups, axis=1))
-
-    def coefficients(self, multipliers: Floats) -> Floats:
-        """Return the rule's coefficients, of shape (n_head_classes, n_groups, n_decisions)."""
-        return self.gain[:, None] - self.constraint.costs(multipliers, self.cell_weights)
-
-    def of(self, multipliers: Floats) -> Floats:
-        """Return the margins of the decisions from 1 on, of shape (n_samples, n_decisions - 1)."""
-        return self.base - self.scores @ np.tensordot(self.slopes, multipliers.ravel(), (0, 0)).T
-
-    def rates(self, soft: Floats) -> Floats:
-        """Return the rates that the scores imply for soft decisions of shape (n_samples, n_decisions - 1)."""
-        moments = (self.weight[:, None] * soft).T @ self.scores
-        return self.first_rates + np.tensordot(self.slopes, moments, 2).reshape(self.first_rates.shape)
-
-
 def flat_differences(coefficients: Floats) -> Floats:
     """Return coefficients less those of decision 0, of shape (n_head_classes * n_groups, n_decisions - 1)."""
     difference: Floats = (coefficients - coefficients[..., :1])[..., 1:]
     return difference.reshape(-1, difference.shape[-1])
-
-
-def smooth_decision(margins: Floats) -> Floats:
-    """Return the decisions, in [0, 1], whose rates the smoothed dual equates at its solution."""
-    return _softmax(margins / _SMOOTHING[-1])[0]
 
 
 def _softmax(margins: Floats) -> tuple[Floats, Floats]:
@@ -134,95 +87,170 @@ def _softmax(margins: Floats) -> tuple[Floats, Floats]:
     return exponential, top + np.log(total)
 
 
-def solve_multipliers(
-    margins: Margins,
-    included: NDArray[np.bool_],
-    bound: Floats | float,
-    rate_shift: Floats | None = None,
-    start: Floats | None = None,
-) -> Floats:
-    """Solve the dual for the multipliers.
+class DualProblem:
+    """The dual on given rows: margins, the rates they imply, and the multipliers under any bound.
 
-    The maximum and the absolute value are smoothed, at a width that falls in steps, and each smooth
-    problem is solved by Newton's method in a trust region until rates agree to 1e-4.
+    Margins are the scores of the decisions from 1 on less that of decision 0, (n_samples, n_decisions - 1).
 
     Parameters
     ----------
-    margins : Margins
-        The rows and the constraint.
+    rows : ScoredRows
+        The scores; of the kinds and groups only the shares are used.
+    constraint : Constraint
+        The constraint.
     included : ndarray of shape (n_events, n_groups) of bool
-        The cells under the constraint; the others get the multiplier 0.
-    bound : float or ndarray of shape (n_events,)
-        The largest difference allowed between two groups' rates, at least 0, one for all events or each.
-    rate_shift : ndarray of shape (n_events, n_groups), default=None
-        Added to the rates that the scores imply; None adds 0.
-    start : ndarray of shape (n_events, n_groups), default=None
-        Multipliers near the solution; None starts from 0.
-
-    Returns
-    -------
-    ndarray of shape (n_events, n_groups)
-        The multipliers, in accuracy per unit of rate; they sum to 0 over the groups of an event.
+        The cells under it, where they have weight; the others get the multiplier 0.
+    gain : ndarray of shape (n_head_classes, n_decisions)
+        What a decision gains on a row: 1 where it is the label and else 0, for accuracy.
     """
-    scores, weight = margins.scores, margins.weight
-    shift = 0.0 if rate_shift is None else rate_shift
-    # Columns span the multipliers that sum to 0 over the included groups of each event.
-    basis = _zero_sum_basis(included)
-    offset = basis.T @ np.where(included, margins.first_rates + shift, 0.0).ravel()
-    slopes = np.tensordot(basis, margins.slopes, (0, 0))
-    half_bound = np.repeat(np.broadcast_to(bound, len(included)), included.shape[1]) / 2
-    scale = np.where(included, margins.cell_weights, 1.0).ravel()
 
-    def soft(z: Floats, width: float) -> tuple[Floats, Floats]:
-        return _softmax((margins.base - scores @ np.tensordot(slopes, z, (0, 0)).T) / width)
+    def __init__(
+        self, rows: ScoredRows, constraint: Constraint, included: NDArray[np.bool_], gain: Floats
+    ) -> None:
+        counts = rows.counts(constraint, np.zeros(len(rows.kind), dtype=np.intp)).counts
+        counts /= counts.sum()
+        self.constraint, self.gain = constraint, gain
+        self.scores = rows.proba.reshape(len(rows.proba), -1)
+        self.weight = rows.weight / rows.weight.sum()
+        self.cell_weights = constraint.cell_sums(counts.sum(axis=2))
+        self.included = included & (self.cell_weights > 0)
+        self.first_rates = constraint.rates(counts)
+        units = np.eye(self.cell_weights.size).reshape(-1, *self.cell_weights.shape)
+        costs = constraint.costs(units, self.cell_weights)
+        # By cell, decision from 1 on, and joint class: what a unit of score adds to the cell's rate.
+        difference = (costs - costs[..., :1])[..., 1:]
+        self.slopes: Floats = np.moveaxis(difference, -1, 1).reshape(len(units), -1, self.scores.shape[1])
+        self.base: Floats = self.scores @ flat_differences(np.repeat(gain[:, None], rows.n_groups, axis=1))
+        # Multipliers are basis @ z; a unit of z is a unit of accuracy per row, in cells of any size.
+        self.scale = np.where(self.included, self.cell_weights, 1.0).ravel()
+        self.basis = _zero_sum_basis(self.included, self.scale)
+        self.loadings = np.tensordot(self.basis, self.slopes, (0, 0))
+        self.features = self.scores
+        if constraint.n_decisions == 2 and self.basis.shape[1] < self.scores.shape[1]:
+            self.features = self.scores @ self.loadings[:, 0].T
+            self.loadings = np.eye(self.basis.shape[1])[:, None]
 
-    def dual(z: Floats, width: float) -> tuple[float, Floats]:
-        multipliers, rounding = basis @ z, width * scale
-        decision, height = soft(z, width)
-        magnitude = np.hypot(multipliers, rounding)
-        value = width * (weight @ height) - z @ offset
-        rates = np.tensordot(slopes, (weight[:, None] * decision).T @ scores, 2)
-        slope = basis.T @ (half_bound * multipliers / magnitude)
-        return float(value + half_bound @ (magnitude - rounding)), slope - rates - offset
+    def coefficients(self, multipliers: Floats) -> Floats:
+        """Return the rule's coefficients, of shape (n_head_classes, n_groups, n_decisions)."""
+        return self.gain[:, None] - self.constraint.costs(multipliers, self.cell_weights)
 
-    def curvature(z: Floats, width: float) -> Floats:
-        multipliers, rounding = basis @ z, width * scale
-        decision, _ = soft(z, width)
+    def margins(self, multipliers: Floats) -> Floats:
+        """Return the margins under multipliers of shape (n_events, n_groups)."""
+        return self.base - self.scores @ np.tensordot(self.slopes, multipliers.ravel(), (0, 0)).T
+
+    def rates(self, margins: Floats) -> Floats:
+        """Return the rates, by the scores, of the smoothed decisions that the dual equates at its solution."""
+        soft, _ = _softmax(margins / _SMOOTHING[-1])
+        moments = (self.weight[:, None] * soft).T @ self.scores
+        return self.first_rates + np.tensordot(self.slopes, moments, 2).reshape(self.first_rates.shape)
+
+    def solve(
+        self, bound: Floats | float, rate_shift: Floats | None = None, start: Floats | None = None
+    ) -> Floats:
+        """Solve the dual for the multipliers.
+
+        The maximum and the absolute value are smoothed, at a width that falls in steps, and each smooth
+        problem is solved by a damped Newton method until rates agree to 1e-4 (root mean square).
+
+        Parameters
+        ----------
+        bound : float or ndarray of shape (n_events,)
+            The largest difference allowed between two groups' rates, at least 0, one for all events or
+            each.
+        rate_shift : ndarray of shape (n_events, n_groups), default=None
+            Added to the rates that the scores imply; None adds 0.
+        start : ndarray of shape (n_events, n_groups), default=None
+            Multipliers near the solution; None starts from 0.
+
+        Returns
+        -------
+        ndarray of shape (n_events, n_groups)
+            The multipliers, in accuracy per unit of rate; they sum to 0 over the groups of an event.
+        """
+        shift = 0.0 if rate_shift is None else rate_shift
+        offset = self.basis.T @ np.where(self.included, self.first_rates + shift, 0.0).ravel()
+        n_events, n_groups = self.included.shape
+        half_bound = np.repeat(np.broadcast_to(bound, n_events), n_groups) / 2
+        z = np.zeros(self.basis.shape[1])
+        if start is not None:
+            z = self.basis.T @ (start.ravel() / self.scale**2)
+        for width in _SMOOTHING if start is None else _SMOOTHING[-1:]:
+            z = self._newton(z, width, offset, half_bound)
+        return (self.basis @ z).reshape(self.included.shape)
+
+    def _newton(self, z: Floats, width: float, offset: Floats, half_bound: Floats) -> Floats:
+        """Minimise the dual smoothed at one width, from z.
+
+        Steps are damped as in the method of Levenberg and Marquardt. The curvature of the smoothed absolute
+        value is that of the primal-dual method of Chan, Golub and Mulet, "A nonlinear primal-dual method
+        for total variation-based image restoration" (1999): its slope is iterated as a variable of its
+        own, so that kinks cost few steps (a third fewer with 50 groups).
+        """
+        rounding = width * self.scale
+        tolerance = _TOLERANCE * np.sqrt(np.mean(self.scale**2))
+
+        def evaluate(z: Floats) -> tuple[float, Floats, Floats, Floats]:
+            multipliers = self.basis @ z
+            magnitude = np.hypot(multipliers, rounding)
+            along = np.tensordot(self.loadings, z, (0, 0)).T
+            decision, height = _softmax((self.base - self.features @ along) / width)
+            value = width * (self.weight @ height) - z @ offset + half_bound @ (magnitude - rounding)
+            return float(value), decision, multipliers, magnitude
+
+        value, decision, multipliers, magnitude = evaluate(z)
+        slope, damping = half_bound * multipliers / magnitude, 1e-3
+        for _ in range(_MAX_STEPS):
+            moments = (self.weight[:, None] * decision).T @ self.features
+            gradient = self.basis.T @ (half_bound * multipliers / magnitude) - offset
+            gradient -= np.tensordot(self.loadings, moments, 2)
+            if np.linalg.norm(gradient) <= tolerance:
+                break
+            bend = (half_bound - slope * multipliers / magnitude) / magnitude
+            hessian = self._curvature(decision, width) + (self.basis.T * bend) @ self.basis
+            diagonal = np.diag(np.diag(hessian) + 1e-9 * np.trace(hessian) + 1e-12)
+            gain = 0.0
+            while gain < 1e-4 and damping < 1e8:
+                step = -solve(hessian + damping * diagonal, gradient, assume_a="pos")
+                trial = evaluate(z + step)
+                gain = (value - trial[0]) / -(gradient @ step + step @ hessian @ step / 2)
+                damping *= 8 if gain < 1e-4 else 2 if gain < 0.3 else 0.2 if gain > 0.7 else 1
+            if gain < 1e-4:
+                break  # at the limit of rounding
+            damping = max(damping, 1e-8)
+            moved = self.basis @ step
+            slope = (half_bound * (multipliers + moved) - slope * multipliers * moved / magnitude) / magnitude
+            slope = np.clip(slope, -half_bound, half_bound)
+            z = z + step
+            value, decision, multipliers, magnitude = trial
+        return z
+
+    def _curvature(self, decision: Floats, width: float) -> Floats:
+        """Return the Hessian of the smoothed maximum, a block for each two decisions."""
         largest = np.maximum(decision.max(axis=1), 1 - decision.sum(axis=1))
         near = np.flatnonzero(largest < 1 - _CERTAIN)
-        decision, part, share = decision[near], scores[near], weight[near] / width
-        bend = half_bound * rounding**2 / np.hypot(multipliers, rounding) ** 3
-        hessian = (basis.T * bend) @ basis
+        decision, features, weight = decision[near], self.features[near], self.weight[near] / width
+        hessian = np.zeros((self.basis.shape[1],) * 2)
         for d in range(decision.shape[1]):
             for other in range(d + 1):
-                mixed = -share * decision[:, d] * decision[:, other]
+                mixed = -weight * decision[:, d] * decision[:, other]
                 if d == other:
-                    mixed += share * decision[:, d]
-                block = slopes[:, d] @ (part.T @ (mixed[:, None] * part)) @ slopes[:, other].T
+                    mixed += weight * decision[:, d]
+                moments = features.T @ (mixed[:, None] * features)
+                block = self.loadings[:, d] @ moments @ self.loadings[:, other].T
                 hessian += block if d == other else block + block.T
         return hessian
 
-    z = np.zeros(basis.shape[1]) if start is None else basis.T @ start.ravel()
-    for width in _SMOOTHING if start is None else _SMOOTHING[-1:]:
-        z = minimize(
-            dual,
-            z,
-            args=(width,),
-            jac=True,
-            hess=curvature,
-            method="trust-exact",
-            options={"gtol": 1e-4, "maxiter": 60, "initial_trust_radius": 0.1, "max_trust_radius": 1.0},
-        ).x
-    return (basis @ z).reshape(included.shape)
 
+def _zero_sum_basis(included: NDArray[np.bool_], scale: Floats) -> Floats:
+    """Return a basis of the tables with zero row sums on the included cells, in columns.
 
-def _zero_sum_basis(included: NDArray[np.bool_]) -> Floats:
-    """Return an orthonormal basis, in columns, of the tables with zero row sums on the included cells."""
-    columns = []
+    The columns are orthonormal after division by the scale of the cells.
+    """
+    blocks = [np.zeros((included.size, 0))]
     for event, groups in enumerate(included):
         cells = event * included.shape[1] + np.flatnonzero(groups)
-        for row in helmert(len(cells)) if len(cells) > 1 else ():
-            column = np.zeros(included.size)
-            column[cells] = row
-            columns.append(column)
-    return np.stack(columns, axis=1)
+        if len(cells) > 1:
+            block = np.zeros((included.size, len(cells) - 1))
+            block[cells] = scale[cells, None] * null_space(scale[None, cells])
+            blocks.append(block)
+    return np.hstack(blocks)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from skfairprune._cells import cover_cells
+from skfairprune._cells import cover_cells, require_held_out_cells
 from skfairprune.constraints import CONSTRAINTS, get_constraint
 
 
@@ -17,7 +17,8 @@ def _rows(counts):
 
 def _cover(name, counts, min_cell_size=30, labels="abcdef"):
     y, group = _rows(counts)
-    return cover_cells(get_constraint(name), y, group, labels[: len(counts[0])], min_cell_size)
+    constraint = get_constraint(name)
+    return cover_cells(constraint, constraint.kinds(y), group, labels[: len(counts[0])], min_cell_size)
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
@@ -121,3 +122,70 @@ def test_labels_of_several_columns():
             "demographic_parity", [[50, 2, 50], [50, 2, 50]], labels=[("x", 1), ("x", 2), ("y", 1)]
         )
     assert cells.labels == [("x", 1), ("y", 1)]
+
+
+def _stratified(name, counts, n_classes=2, labels="abcdef"):
+    """Cover counts[stratum][label][group]."""
+    counts = np.asarray(counts)
+    code = np.random.default_rng(0).permutation(np.repeat(np.arange(counts.size), counts.ravel()))
+    stratum, y, group = np.unravel_index(code, counts.shape)
+    constraint = get_constraint(name, n_classes).stratified(["st", "nd", "rd"][: len(counts)])
+    kind = constraint.kinds(y, stratum)
+    return constraint, kind, group, cover_cells(constraint, kind, group, labels[: counts.shape[2]], 30)
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_strata_with_large_cells_are_covered_silently(name):
+    _, _, _, cells = _stratified(name, [[[30, 40], [50, 30]], [[30, 31], [32, 33]]])
+    assert cells.included.all()
+
+
+def test_cells_are_named_with_their_stratum():
+    counts = [[[50, 50, 50], [50, 50, 50]], [[50, 50, 9], [50, 50, 50]]]
+    with pytest.warns(UserWarning, match=r"^1 cell\(s\) .*: \(y=0 \| 'nd'\) 'c' with 9\. The bound says"):
+        cells = _stratified("equalized_odds", counts)[-1]
+    expected = np.ones((4, 3), bool)
+    expected[2, 2] = False
+    assert_array_equal(cells.included, expected)
+
+
+def test_a_stratum_of_one_large_group_leaves_the_constraint():
+    counts = [[[50, 50], [50, 50]], [[50, 3], [50, 4]]]
+    with pytest.warns(UserWarning, match=r"\(all \| 'nd'\) 'b' with 7\. The events \"all \| 'nd'\" have fewer"):
+        cells = _stratified("demographic_parity", counts)[-1]
+    assert_array_equal(cells.included, [[True, True], [False, False]])
+
+
+def test_a_group_that_is_large_only_where_it_is_alone_is_pooled():
+    counts = [[[50, 50, 1], [50, 50, 1]], [[1, 3, 50], [1, 4, 50]]]
+    with pytest.warns(UserWarning, match="left out"):
+        cells = _stratified("demographic_parity", counts)[-1]
+    assert_array_equal(cells.recode, [0, 1, 2])
+    assert_array_equal(cells.included, [[True, True, False], [False, False, False]])
+    assert cells.labels == ["a", "b"]
+
+
+def test_no_stratum_to_compare_in_is_an_error():
+    with pytest.raises(ValueError, match="in every stratum at most 1 of the 2 groups .* too small: .*'st'"):
+        _stratified("demographic_parity", [[[50, 3], [50, 4]], [[5, 50], [5, 50]]])
+
+
+def test_one_vs_rest_events_name_a_small_cell_once():
+    counts = [[[50, 50, 9], [50, 50, 9], [50, 50, 9]]]
+    y, group = _rows(counts[0])
+    with pytest.warns(UserWarning, match=r"^1 cell\(s\) .*demographic_parity: 'c' with 27\. The bound"):
+        cells = cover_cells(get_constraint("demographic_parity", 3), y, group, "abc", 30)
+    assert_array_equal(cells.included, [[True, True, False]] * 3)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_held_out_rows_need_every_covered_cell(missing):
+    counts = [[[50, 50], [50, 50]], [[40, 40], [40, 40]]]
+    constraint, kind, group, cells = _stratified("equalized_odds", counts)
+    stays = ~((kind == 3) & (group == 1)) if missing else np.ones(len(kind), bool)
+    arguments = (constraint, kind[stays], group[stays], cells.included, "ab", "The held-out part")
+    if not missing:
+        require_held_out_cells(*arguments)
+        return
+    with pytest.raises(ValueError, match="has 320 rows, and none in the event \"y=1 | 'nd'\" of the group 'b'"):
+        require_held_out_cells(*arguments)

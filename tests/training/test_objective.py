@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from scipy.special import expit, log_softmax
+from scipy.special import log_softmax, softmax
 from torch import nn
 
-from skfairprune.training.objective import Objective
+from skfairprune.training.objective import SURROGATES, Objective
 
 N_JOINT = 6
 
@@ -20,23 +20,54 @@ def _batch(n_samples=9, seed=0, dtype=torch.float64):
     return logits, target, weight
 
 
-def _objective(strength, temperature, dtype=torch.float64):
-    objective = Objective(strength, temperature)
-    objective.costs = torch.tensor([-1.2, -0.7, -1.0, 1.3, 0.4, 0.9], dtype=dtype)
+def _objective(strength, temperature, surrogate="sigmoid", n_decisions=2, dtype=torch.float64):
+    objective = Objective(strength, temperature, surrogate)
+    worth = np.random.default_rng(1).dirichlet(np.ones(n_decisions), N_JOINT)
+    objective.values = torch.tensor(worth, dtype=dtype)
     return objective
 
 
+def _sparsemax(score):
+    """Project on the simplex by bisection for the threshold."""
+    low, high = score.min() - 1, score.max()
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.maximum(score - middle, 0).sum() > 1 else (low, middle)
+    return np.maximum(score - middle, 0)
+
+
+SOFT = {"sigmoid": softmax, "ramp": _sparsemax, "linear": np.asarray}
+every_surrogate = pytest.mark.parametrize("surrogate", SURROGATES)
+some_decisions = pytest.mark.parametrize("n_decisions", [2, 3])
+
+
 @pytest.mark.parametrize("temperature", [0.05, 0.3, 2.0])
-@pytest.mark.parametrize("strength", [0.1, 0.5, 3.0])
-def test_objective_equals_its_formula(strength, temperature):
+@pytest.mark.parametrize("strength", [0.1, 3.0])
+@some_decisions
+@every_surrogate
+def test_objective_equals_its_formula(surrogate, n_decisions, strength, temperature):
     logits, target, weight = _batch()
-    objective = _objective(strength, temperature)
-    c, losses = objective.costs.numpy(), []
+    objective = _objective(strength, temperature, surrogate, n_decisions)
+    worth, losses = objective.values.numpy(), []
     for z, joint, w in zip(logits.numpy(), target.tolist(), weight.tolist(), strict=True):
         log_proba = log_softmax(z)
-        score = sum(c[k] * np.exp(log_proba[k]) for k in range(N_JOINT))
-        losses.append(w * (-log_proba[joint] - strength * c[joint] * expit(score / temperature)))
-    assert_allclose(objective(logits, target, weight), np.mean(losses), rtol=1e-12)
+        soft = SOFT[surrogate](np.exp(log_proba) @ worth / temperature)
+        losses.append(w * (-log_proba[joint] - strength * worth[joint] @ soft))
+    assert_allclose(objective(logits, target, weight), np.mean(losses), rtol=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.3])
+def test_two_decisions_are_a_sigmoid_or_ramp_of_the_difference(temperature):
+    """With c what the second decision gains: -c u(s / T) and a constant."""
+    logits, target, weight = _batch(200)
+    objectives = [_objective(1.0, temperature, name) for name in ("sigmoid", "ramp")]
+    worth = objectives[0].values
+    gain = worth[:, 1] - worth[:, 0]
+    score = torch.softmax(logits, dim=1) @ gain / temperature
+    entropy = nn.functional.cross_entropy(logits, target, reduction="none")
+    for objective, soft in zip(objectives, [torch.sigmoid(score), (score / 2 + 0.5).clip(0, 1)], strict=True):
+        expected = (weight * (entropy - gain[target] * soft - worth[target, 0])).mean()
+        assert_allclose(objective(logits, target, weight), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("objective", [Objective(0.7), _objective(0.0, 0.1)], ids=["no costs", "no strength"])
@@ -49,32 +80,37 @@ def test_without_costs_it_is_the_weighted_cross_entropy(objective):
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.3])
-@pytest.mark.parametrize("strength", [0.0, 0.5])
-def test_gradient(strength, temperature):
+@some_decisions
+@every_surrogate
+def test_gradient(surrogate, n_decisions, temperature):
     logits, target, weight = _batch(5)
-    objective = _objective(strength, temperature)
+    objective = _objective(0.5, temperature, surrogate, n_decisions)
     logits.requires_grad_()
     assert torch.autograd.gradcheck(lambda z: objective(z, target, weight), logits)
 
 
-def test_cold_surrogate_is_the_lagrangian_of_the_decision():
+@some_decisions
+@pytest.mark.parametrize("surrogate", ["sigmoid", "ramp"])
+def test_cold_surrogate_is_the_lagrangian_of_the_decision(surrogate, n_decisions):
     logits, target, weight = _batch(200)
-    cold, none = _objective(1.0, 1e-6), _objective(0.0, 1e-6)
-    c = cold.costs.numpy()
-    decision = torch.softmax(logits, dim=1).numpy() @ c > 0
-    expected = -np.mean(weight.numpy() * c[target.numpy()] * decision)
+    cold, none = (_objective(s, 1e-6, surrogate, n_decisions) for s in (1.0, 0.0))
+    worth = cold.values.numpy()
+    decision = (torch.softmax(logits, dim=1).numpy() @ worth).argmax(axis=1)
+    expected = -np.mean(weight.numpy() * worth[target.numpy(), decision])
     assert_allclose(cold(logits, target, weight) - none(logits, target, weight), expected, atol=1e-9)
 
 
-def test_a_descent_step_moves_the_decision_where_it_pays():
-    """With a strong constraint term the score of a row of positive cost rises, of negative falls."""
+@every_surrogate
+def test_a_descent_step_moves_the_decision_where_it_pays(surrogate):
+    """With a strong constraint term the score of a row that gains by it rises, and else falls."""
     logits, target, weight = _batch(50)
-    objective = _objective(1e5, 1.0)
+    objective = _objective(1e5, 10.0, surrogate)
+    gain = objective.values[:, 1] - objective.values[:, 0]
     logits.requires_grad_()
-    before = torch.softmax(logits, dim=1) @ objective.costs
+    before = torch.softmax(logits, dim=1) @ gain
     (gradient,) = torch.autograd.grad(objective(logits, target, torch.ones_like(weight)), logits)
-    after = torch.softmax(logits - 1e-6 * gradient, dim=1) @ objective.costs
-    assert torch.equal((after - before).sign(), objective.costs[target].sign())
+    after = torch.softmax(logits - 1e-6 * gradient, dim=1) @ gain
+    assert torch.equal((after - before).sign(), gain[target].sign())
 
 
 def test_weights_are_repeated_rows():
@@ -91,15 +127,15 @@ def test_weights_are_repeated_rows():
 
 def test_extreme_logits_stay_finite():
     logits, target, weight = _batch(dtype=torch.float32)
-    loss = _objective(0.5, 0.1, torch.float32)(1e4 * logits, target, weight)
+    loss = _objective(0.5, 0.1, dtype=torch.float32)(1e4 * logits, target, weight)
     assert torch.isfinite(loss)
     assert loss.dtype == torch.float32
 
 
-def test_costs_move_and_copy_with_the_objective():
+def test_values_move_and_copy_with_the_objective():
     objective = _objective(0.5, 0.3)
-    assert objective.to(torch.float32).costs.dtype == torch.float32
+    assert objective.to(torch.float32).values.dtype == torch.float32
     copied = copy.deepcopy(objective)
-    objective.costs = torch.zeros(N_JOINT)
-    assert copied.costs.abs().sum() > 0
+    objective.values = torch.zeros(N_JOINT, 2)
+    assert copied.values.abs().sum() > 0
     assert not list(objective.parameters())
