@@ -76,18 +76,69 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     n_bins : int, default=48
         The largest number of bins of a column's piecewise-linear encoding.
 
-    sparsity : float, default=0.9
+    sparsity : float or "auto", default=0.9
         The share in [0, 1) of the dense network's trainable parameters to remove, by whole hidden units.
-        The smallest removal that reaches it is taken. 0 gives the dense network.
+        The smallest removal that reaches it is taken. 0 gives the dense network. "auto" takes the smallest
+        network that is as good as the dense one, see `max_accuracy_drop`.
 
-    constraint : str or None, default="auto"
+    max_accuracy_drop : float, default=0.003
+        With ``sparsity="auto"``: how much less accurate on held-out rows than the dense network, trained and
+        corrected in the same way, the small one may be, in [0, 1). Its gap must keep within the bound, by
+        a standard error. About ten sizes in equal ratios are bisected, so that some four to six networks are
+        trained; ``sparsity_path_`` shows them.
+
+    criterion : str, default="bilevel"
+        What chooses the units that stay. "bilevel" trains gates under the constraint. The others are
+        baselines: the published scores "magnitude", "fpgm", "snip", "taylor", "fairgrape", "fairprune" and
+        "obs" (see :mod:`skfairprune.pruning.criteria`), "lottery" (magnitude in rounds, going back to the
+        first weights) and "random". Epochs that a criterion does not need go to the fine-tuning.
+
+    order : {"joint", "prune_then_fair", "fair_then_prune"}, default="joint"
+        Whether the constraint enters the training while units are removed, in a last phase after the
+        fine-tuning, or in the dense phase alone.
+
+    constrain : {"both", "weights", "gates"} or None, default="both"
+        Which levels of the joint order carry the constraint, for ablations.
+
+    constraint : str, UtilityParity or None, default="auto"
         One of "demographic_parity", "equalized_odds", "true_positive_rate_parity",
-        "false_positive_rate_parity", "error_rate_parity"; None trains unconstrained; "auto" is
-        demographic parity when `sensitive_features` are given to `fit`, else None.
+        "false_positive_rate_parity", "error_rate_parity", "degradation_parity" (what pruning costs in
+        accuracy); None trains unconstrained; "auto" is demographic parity when `sensitive_features` are
+        given to `fit`, else None. With more than two classes, demographic parity and equalized odds are
+        one-vs-rest, and the rate parities of two classes are refused. An instance of fairlearn's
+        ``UtilityParity`` has its events and utilities taken over; its own bound does not count.
 
     difference_bound : float, default=0.05
         The largest difference in [0, 1] allowed between any two groups' rates: the bound on fairlearn's
         ``*_difference`` metrics (for equalized odds, the larger of the two gaps).
+
+    decision_rule : bool, default=True
+        Whether a group-blind decision rule that meets the bound is fitted and merged into the network. If not,
+        the constraint acts in training only, and the network has to meet the bound by itself.
+
+    constraint_strength : float, default=0.5
+        The weight of the constraint's Lagrangian in the loss, at least 0.
+
+    surrogate : {"sigmoid", "ramp", "linear"}, default="sigmoid"
+        The smooth stand-in for the indicator of a decision in that Lagrangian: see
+        :class:`skfairprune.training.objective.Objective`.
+
+    surrogate_temperature : float, default=0.3
+        The width of the surrogate above 0, in units of the score.
+
+    hypergradient : {"first_order", "closed_form", "implicit"}, default="first_order"
+        The gradient of the upper level by the gates: see :mod:`skfairprune.training.hypergradient`.
+
+    hypergradient_damping : float, default=1.0
+        The ridge (gamma) that "closed_form" and "implicit" suppose at the lower level, above 0.
+
+    sparsity_schedule : {"cubic", "one_shot"} or callable, default="cubic"
+        How the removal proceeds in the bilevel phase. A callable takes the share of the phase that is over,
+        in (0, 1], and returns the share of the removal that is done, in [0, 1].
+
+    gate_temperature : tuple of float, default=(1.0, 0.05)
+        The gates' temperature at the start and the end of the bilevel phase, above 0, in units of the
+        scores' spread; it falls geometrically, so that the gates end all but binary.
 
     min_cell_size : int, default=30
         A cell, that is a group within an event (all rows, or the rows of one label), with fewer training
@@ -103,8 +154,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         The weight decay of AdamW, at least 0.
 
     max_epochs : int or "auto", default="auto"
-        The epochs of all phases together, at least 3. "auto" is 20, or on small data as many as make
-        about 1,000 updates, up to 200.
+        The epochs of all phases together, at least 3 (of every network tried, with ``sparsity="auto"``). "auto"
+        is 20, or on small data as many as make about 1,000 updates, up to 200.
 
     batch_size : int or "auto", default="auto"
         The rows of a batch. "auto" is a sixty-fourth of the data, from 32 to 512; with at most 200
@@ -158,6 +209,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     sparsity_ : float
         The share of the parameters removed.
 
+    sparsity_path_ : DataFrame or None
+        With ``sparsity="auto"`` one row for each size that was tried, the dense network first: sparsity,
+        hidden_layer_sizes, parameters, held-out accuracy, accuracy_drop and drop_standard_error (both against
+        the dense network, on the same rows), gap and gap_standard_error, within (what is allowed), chosen.
+
     pruning_report_ : DataFrame
         For each layer and in total: units, parameters and MACs before and after.
 
@@ -174,9 +230,10 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         The constraint's gap on unseen rows, its standard error, and which rows these were.
 
     history_ : DataFrame
-        One row for each epoch, with the columns phase ("dense", "bilevel", "fine-tune"), epoch (within the
-        phase), train_loss, valid_loss (NaN where nothing is held out) and seconds. In the fine-tuning
-        train_loss is the sum over the network and its copies.
+        One row for each epoch, with the columns phase ("dense", "bilevel", "fine-tune", "repair"), epoch
+        (within the phase), train_loss, valid_loss (NaN where nothing is held out, or the multipliers move) and
+        seconds; trial, with ``sparsity="auto"``. In the fine-tuning train_loss is the sum over the network
+        and its copies.
 
     n_iter_ : int
         The epochs run, over all phases.

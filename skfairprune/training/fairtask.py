@@ -71,7 +71,7 @@ class FairTask:
 
     @property
     def needs_dense_decisions(self) -> bool:
-        """Whether the constraint compares with the dense network; :meth:`with_dense_decisions` is then due."""
+        """Whether the constraint compares with the dense network: see :meth:`with_dense_decisions`."""
         return self.constraint.n_dense > 1
 
     def with_dense_decisions(self, joint: Floats) -> "FairTask":

@@ -36,8 +36,8 @@ class Lagrangian:
 
     so that soft surrogates give the gradients and strict rates the multipliers (Cotter et al., "Two-player
     games for efficient non-convex constrained optimization", 2019). The step is one in the price of a single
-    row, :math:`\lambda_{e,g} / P(e, g)`, of the smallest group. A gap within its sampling error moves nothing,
-    and prices are bounded: where they grow without end a network collapses to a constant.
+    row, :math:`\lambda_{e,g} / P(e, g)`, of the smallest group. A gap within its sampling error moves
+    nothing, and prices are bounded: where they grow without end a network collapses to a constant.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Lagrangian:
     strength: float
     temperature: float
     surrogate: str
-    _ascended: Floats | float = field(default=0.0, init=False)
+    _ascended: Floats | None = field(default=None, init=False)
 
     def objective(self) -> Objective:
         """Return an objective without the constraint: the cross-entropy."""
@@ -90,9 +90,10 @@ class Lagrangian:
             return weights, weights
         cells = self.task.cell_weights(index)
         least = np.where(cells > 0, cells, np.inf).min(axis=1, keepdims=True)
-        self._ascended = self._ascended + _STEP * least * self.task.violation(joint, index)
-        price = np.abs(self._ascended / np.maximum(cells, np.finfo(float).tiny)).max()
-        self._ascended = self._ascended * min(1.0, _LIMIT / max(price, _LIMIT))
+        start = np.zeros_like(cells) if self._ascended is None else self._ascended
+        multipliers = start + _STEP * least * self.task.violation(joint, index)
+        price = np.abs(multipliers / np.maximum(cells, np.finfo(float).tiny)).max()
+        self._ascended = multipliers * min(1.0, _LIMIT / max(price, _LIMIT))
         values = self.task.values(self._ascended, cells)
         return self.task.unconstrained.output_weights().T, values
 

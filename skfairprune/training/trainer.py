@@ -109,6 +109,8 @@ class Trainer:
         initial = self._train_dense(network)
         pruned = self.pruner.prune(network, initial, chain, budget)
         stack = self._fine_tune(pruned.network)
+        if self.lagrangian.task is None:
+            return Outcome(stack.unstack(0), pruned.masks, None, None, None)
         return self._decide(stack, pruned.masks, self._evaluate(stack))
 
     def fit_smallest(
