@@ -37,7 +37,7 @@ from skfairprune.modules import (
     TabularNetwork,
     find_knots,
 )
-from skfairprune.pruning.budget import Chain, parameter_budget
+from skfairprune.pruning.budget import MEASURES, Chain
 from skfairprune.pruning.report import pruning_report
 from skfairprune.training.batches import Rows
 from skfairprune.training.fairtask import FairTask
@@ -114,8 +114,12 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         The largest number of bins of a column's piecewise-linear encoding.
 
     sparsity : float, default=0.9
-        The share in [0, 1) of the dense network's trainable parameters to remove, by whole hidden units.
+        The share in [0, 1) of the dense network to remove, by whole units, counted by `sparsity_measure`.
         The smallest removal that reaches it is taken. 0 gives the dense network.
+
+    sparsity_measure : {"parameters", "units", "macs"}, default="parameters"
+        What is counted, over all layers together: trainable parameters (weights and biases), hidden units,
+        or MACs (multiplications of one row in the linear layers).
 
     constraint : str or None, default="auto"
         One of "demographic_parity", "equalized_odds", "true_positive_rate_parity",
@@ -193,7 +197,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         For each hidden layer of the dense network, which units stayed.
 
     sparsity_ : float
-        The share of the parameters removed.
+        The share of the dense network removed, by `sparsity_measure`.
 
     pruning_report_ : DataFrame
         For each layer and in total: units, parameters and MACs before and after.
@@ -242,6 +246,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "n_bins": [Interval(Integral, 1, None, closed="left")],
         "sparsity": [Interval(Real, 0, 1, closed="left")],
+        "sparsity_measure": [StrOptions(set(MEASURES))],
         "constraint": [StrOptions({"auto", *CONSTRAINTS}), None],
         "difference_bound": [Interval(Real, 0, 1, closed="both")],
         "min_cell_size": [Interval(Integral, 1, None, closed="left")],
@@ -275,6 +280,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         dropout: float = 0.0,
         n_bins: int = 48,
         sparsity: float = 0.9,
+        sparsity_measure: str = "parameters",
         constraint: str | None = "auto",
         difference_bound: float = 0.05,
         min_cell_size: int = 30,
@@ -296,6 +302,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.dropout = dropout
         self.n_bins = n_bins
         self.sparsity = sparsity
+        self.sparsity_measure = sparsity_measure
         self.constraint = constraint
         self.difference_bound = difference_bound
         self.min_cell_size = min_cell_size
@@ -422,8 +429,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         dtype = _resolve_dtype(self.dtype, knots, tiny)
         encoding = PiecewiseLinearEncoding(knots)
         sizes = tuple(self.hidden_layer_sizes)
-        dense = Chain(encoding.n_outputs, sizes, targets.n_joint)
-        budget = parameter_budget(dense, self.sparsity)
+        dense = Chain(encoding.n_outputs, sizes, targets.n_joint, self.sparsity_measure)
+        budget = dense.budget(self.sparsity)
         network = TabularNetwork(encoding, sizes, targets.n_joint, self.activation, self.dropout)
         tensors = Rows(
             torch.tensor(rows.X, dtype=dtype, device=device),
@@ -536,7 +543,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.module_.requires_grad_(False)
         self.masks_ = outcome.masks
         small = dense.resized([int(mask.sum()) for mask in outcome.masks])
-        self.sparsity_ = 1 - small.n_parameters() / dense.n_parameters()
+        self.sparsity_ = 1 - small.cost() / dense.cost()
         self.pruning_report_ = pruning_report(dense, small)
 
     def _store_fairness(self, outcome: Outcome, targets: "_Targets", split: LevelSplit) -> None:

@@ -128,7 +128,7 @@ def reconstruction_worth(
     chain: Chain,
     sample: Sequence[tuple[Tensor, Tensor]],
 ) -> list[Floats]:
-    """Score the units of all layers by the error that their removal adds, per parameter it frees.
+    """Score the units of all layers by the error that their removal adds, per cost that it frees.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def reconstruction_worth(
     layers : sequence of UnitLayer
         Its prunable units.
     chain : Chain
-        Its widths.
+        Its widths, and the measure of their cost.
     sample : sequence of (Tensor, Tensor)
         As for :func:`activation_gram`.
 

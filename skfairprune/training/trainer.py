@@ -115,9 +115,9 @@ class Trainer:
         network : nn.Module
             The dense network; changed in place.
         dense : Chain
-            Its widths.
+            Its widths, and the measure of sparsity.
         budget : int
-            The most parameters that the small network may have.
+            The most that the small network may cost, by the chain's measure.
         """
         objective = Objective(_STRENGTH, _SURROGATE_TEMPERATURE).to(self.lower.x.device)
         held_out = None if self.held_out is None else self.upper
@@ -216,7 +216,7 @@ class Trainer:
             gates=gates,
             upper=self.upper,
             gate_lr=_GATE_LR,
-            schedule=lambda progress: anneal(progress, chain.n_parameters(), budget),
+            schedule=lambda progress: anneal(progress, chain.cost(), budget),
             n_steps=self.epochs.bilevel * len(Batches(self.lower, self.batch_size)),
             update_multipliers=lambda forward: self._update_multipliers(forward, objective),
         )
