@@ -121,6 +121,10 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         What is counted, over all layers together: trainable parameters (weights and biases), hidden units,
         or MACs (multiplications of one row in the linear layers).
 
+    prune_inputs : bool, default=False
+        Whether encoded inputs (bins of a column) are removed, too, where that loses least for what it frees.
+        A column without any is not read any more. Not with ``sparsity_measure="units"``.
+
     constraint : str or None, default="auto"
         One of "demographic_parity", "equalized_odds", "true_positive_rate_parity",
         "false_positive_rate_parity", "error_rate_parity"; None trains unconstrained; "auto" is
@@ -196,6 +200,10 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     masks_ : list of ndarray of shape (n_units,) of bool
         For each hidden layer of the dense network, which units stayed.
 
+    dropped_columns_ : list
+        The columns of `X` that are not read: constant ones, and with `prune_inputs` those of which no
+        encoded input stayed. Their names, or positions where `X` had none.
+
     sparsity_ : float
         The share of the dense network removed, by `sparsity_measure`.
 
@@ -247,6 +255,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         "n_bins": [Interval(Integral, 1, None, closed="left")],
         "sparsity": [Interval(Real, 0, 1, closed="left")],
         "sparsity_measure": [StrOptions(set(MEASURES))],
+        "prune_inputs": ["boolean"],
         "constraint": [StrOptions({"auto", *CONSTRAINTS}), None],
         "difference_bound": [Interval(Real, 0, 1, closed="both")],
         "min_cell_size": [Interval(Integral, 1, None, closed="left")],
@@ -281,6 +290,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         n_bins: int = 48,
         sparsity: float = 0.9,
         sparsity_measure: str = "parameters",
+        prune_inputs: bool = False,
         constraint: str | None = "auto",
         difference_bound: float = 0.05,
         min_cell_size: int = 30,
@@ -303,6 +313,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.n_bins = n_bins
         self.sparsity = sparsity
         self.sparsity_measure = sparsity_measure
+        self.prune_inputs = prune_inputs
         self.constraint = constraint
         self.difference_bound = difference_bound
         self.min_cell_size = min_cell_size
@@ -429,7 +440,9 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         dtype = _resolve_dtype(self.dtype, knots, tiny)
         encoding = PiecewiseLinearEncoding(knots)
         sizes = tuple(self.hidden_layer_sizes)
-        dense = Chain(encoding.n_outputs, sizes, targets.n_joint, self.sparsity_measure)
+        dense = Chain(
+            encoding.n_outputs, sizes, targets.n_joint, self.sparsity_measure, bool(self.prune_inputs)
+        )
         budget = dense.budget(self.sparsity)
         network = TabularNetwork(encoding, sizes, targets.n_joint, self.activation, self.dropout)
         tensors = Rows(
@@ -541,7 +554,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self._order = targets.order
         self.module_ = DecisionNetwork(network, torch.tensor(weights[self._order], dtype=dtype)).eval()
         self.module_.requires_grad_(False)
-        self.masks_ = outcome.masks
+        self.masks_ = outcome.masks[1:] if dense.prune_inputs else outcome.masks
+        names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
+        encoding = network.get_submodule("encoding")
+        assert isinstance(encoding, PiecewiseLinearEncoding)
+        self.dropped_columns_ = np.delete(names, encoding.kept_columns).tolist()
         small = dense.resized([int(mask.sum()) for mask in outcome.masks])
         self.sparsity_ = 1 - small.cost() / dense.cost()
         self.pruning_report_ = pruning_report(dense, small)

@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     network : nn.Module
         The small network; its outputs are the logits of (label, group).
     masks : list of ndarray of bool
-        The mask of each hidden layer.
+        The mask of each prunable layer.
     rule : RuleFit or None
         The decision rule; None without a constraint.
     gap : Gap or None
@@ -124,7 +124,7 @@ class Trainer:
         self._train("dense", network, objective, self.lower, self.epochs.dense, held_out)
         worth = self._bilevel(network, dense, budget, objective)
         masks = select_units(dense, worth, budget)
-        network = shrink_and_refit(network, find_units(network), masks, self._sample())
+        network = shrink_and_refit(network, find_units(network, dense.prune_inputs), masks, self._sample())
         stack = self._fine_tune(network, objective)
         if self.task is None:
             return Outcome(stack.unstack(0), masks, None, None, None)
@@ -201,7 +201,7 @@ class Trainer:
         self, network: nn.Module, chain: Chain, budget: int, objective: Objective
     ) -> list[NDArray[np.float64]]:
         """Run the bilevel phase; fold the gates into the network and return their scores."""
-        layers = find_units(network)
+        layers = find_units(network, chain.prune_inputs)
         start = reconstruction_worth(network, layers, chain, self._sample())
         gates = BudgetedGates(chain, [torch.from_numpy(scores) for scores in start]).to(self.lower.x)
         gated = GatedNetwork(network, layers)

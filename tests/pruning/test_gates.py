@@ -184,7 +184,8 @@ def test_units_are_the_hidden_layers():
     network = _network((6, 5, 3), dropout=0.1)
     layers = find_units(network)
     assert [layer.n_units for layer in layers] == [6, 5, 3]
-    for layer, following in pairwise(layers):
+    assert find_units(network, inputs=True)[1:] == layers
+    for layer, following in pairwise(find_units(network, inputs=True)):
         assert layer.consumer == following.producer
     for layer in layers:
         assert network.get_submodule(layer.producer).out_features == layer.n_units
