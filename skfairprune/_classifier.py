@@ -31,7 +31,7 @@ from skfairprune._reporting import find_problem, multiplier_table, sparsity_path
 from skfairprune.constraints import CONSTRAINTS
 from skfairprune.modules import ACTIVATIONS, DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.moments import check_moment
-from skfairprune.pruning.budget import Chain, parameter_budget
+from skfairprune.pruning.budget import MEASURES, Chain
 from skfairprune.pruning.criteria import CRITERIA
 from skfairprune.pruning.report import pruning_report
 from skfairprune.training.batches import Rows
@@ -77,9 +77,18 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         The largest number of bins of a column's piecewise-linear encoding.
 
     sparsity : float or "auto", default=0.9
-        The share in [0, 1) of the dense network's trainable parameters to remove, by whole hidden units.
+        The share in [0, 1) of the dense network to remove, by whole units, counted by `sparsity_measure`.
         The smallest removal that reaches it is taken. 0 gives the dense network. "auto" takes the smallest
         network that is as good as the dense one, see `max_accuracy_drop`.
+
+    sparsity_measure : {"parameters", "units", "macs"}, default="parameters"
+        What is counted, over all layers together: trainable parameters (weights and biases), hidden units,
+        or MACs (multiplications of one row in the linear layers).
+
+    prune_inputs : bool, default=False
+        Whether encoded inputs (bins of a column) are removed, too, where that loses least for what it frees.
+        A column without any is not read any more. Not with ``sparsity_measure="units"``, nor with criteria
+        that are published for neurons alone ("magnitude", "fpgm", "lottery").
 
     max_accuracy_drop : float, default=0.003
         With ``sparsity="auto"``: how much less accurate on held-out rows than the dense network, trained and
@@ -206,12 +215,16 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     masks_ : list of ndarray of shape (n_units,) of bool
         For each hidden layer of the dense network, which units stayed.
 
+    dropped_columns_ : list
+        The columns of `X` that are not read: constant ones, and with `prune_inputs` those of which no
+        encoded input stayed. Their names, or positions where `X` had none.
+
     sparsity_ : float
-        The share of the parameters removed.
+        The share of the dense network removed, by `sparsity_measure`.
 
     sparsity_path_ : DataFrame or None
         With ``sparsity="auto"`` one row for each size that was tried, the dense network first: sparsity,
-        hidden_layer_sizes, parameters, held-out accuracy, accuracy_drop and drop_standard_error (both against
+        widths (units of the prunable layers), parameters, held-out accuracy, accuracy_drop and drop_standard_error (both against
         the dense network, on the same rows), gap and gap_standard_error, within (what is allowed), chosen.
 
     pruning_report_ : DataFrame
@@ -262,6 +275,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "n_bins": [Interval(Integral, 1, None, closed="left")],
         "sparsity": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
+        "sparsity_measure": [StrOptions(set(MEASURES))],
+        "prune_inputs": ["boolean"],
         "max_accuracy_drop": [Interval(Real, 0, 1, closed="left")],
         "criterion": [StrOptions({"bilevel", "lottery", *CRITERIA})],
         "order": [StrOptions(set(ORDERS))],
@@ -309,6 +324,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         dropout: float = 0.0,
         n_bins: int = 48,
         sparsity: float | str = 0.9,
+        sparsity_measure: str = "parameters",
+        prune_inputs: bool = False,
         max_accuracy_drop: float = 0.003,
         criterion: str = "bilevel",
         order: str = "joint",
@@ -342,6 +359,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.dropout = dropout
         self.n_bins = n_bins
         self.sparsity = sparsity
+        self.sparsity_measure = sparsity_measure
+        self.prune_inputs = prune_inputs
         self.max_accuracy_drop = max_accuracy_drop
         self.criterion = criterion
         self.order = order
@@ -424,7 +443,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             If the bound is not met on held-out data.
         """
         check_sizes(self.hidden_layer_sizes)
-        check_plan(self.criterion, self.order, self.constrain, self.max_epochs)
+        check_plan(self.criterion, self.order, self.constrain, self.max_epochs, self.prune_inputs)
         device = resolve_device(self.device)
         data = check_fit_data(self, X, y, sample_weight, sensitive_features, control_features)
         classes = np.unique(data.y)
@@ -503,8 +522,9 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         dtype = resolve_dtype(self.dtype, knots, tiny)
         encoding = PiecewiseLinearEncoding(knots)
         sizes = tuple(self.hidden_layer_sizes)
-        dense = Chain(encoding.n_outputs, sizes, targets.n_joint)
-        budget = None if self.sparsity == "auto" else parameter_budget(dense, float(self.sparsity))
+        inputs = bool(self.prune_inputs)
+        dense = Chain(encoding.n_outputs, sizes, targets.n_joint, self.sparsity_measure, inputs)
+        budget = None if self.sparsity == "auto" else dense.budget(float(self.sparsity))
         network = TabularNetwork(encoding, sizes, targets.n_joint, self.activation, self.dropout)
         tensors = Rows(
             torch.tensor(rows.X, dtype=dtype, device=device),
@@ -529,8 +549,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             if budget is not None:
                 outcome = trainer.fit(network, dense, budget)
             else:
-                least = dense.resized([1] * len(sizes)).n_parameters()
-                budgets = geometric_budgets(dense.n_parameters(), least)
+                least = dense.resized([1] * len(dense.widths)).cost()
+                budgets = geometric_budgets(dense.cost(), least)
                 outcome, trials = trainer.fit_smallest(network, dense, budgets, self.max_accuracy_drop)
         finally:
             if runner.progress is not None:
@@ -540,7 +560,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.history_ = pd.DataFrame(runner.history)
         self.n_iter_ = len(self.history_)
         self._store_network(outcome, dense, targets)
-        self.sparsity_path_ = sparsity_path(trials, dense, self.masks_) if trials else None
+        self.sparsity_path_ = sparsity_path(trials, dense, outcome.masks) if trials else None
         self._store_fairness(outcome, targets, split)
 
     def _make_trainer(
@@ -580,9 +600,13 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self._own_weights = own[targets.order]
         self.module_ = DecisionNetwork(network, torch.tensor(weights[targets.order], dtype=dtype)).eval()
         self.module_.requires_grad_(False)
-        self.masks_ = outcome.masks
+        self.masks_ = outcome.masks[1:] if dense.prune_inputs else outcome.masks
+        names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
+        encoding = network.get_submodule("encoding")
+        assert isinstance(encoding, PiecewiseLinearEncoding)
+        self.dropped_columns_ = np.delete(names, encoding.kept_columns).tolist()
         small = dense.resized([int(mask.sum()) for mask in outcome.masks])
-        self.sparsity_ = 1 - small.n_parameters() / dense.n_parameters()
+        self.sparsity_ = 1 - small.cost() / dense.cost()
         self.pruning_report_ = pruning_report(dense, small)
 
     def _store_fairness(self, outcome: Outcome, targets: Targets, split: LevelSplit) -> None:

@@ -33,8 +33,8 @@ def gate_schedule(removal: str | Callable[[float], float], temperatures: Any) ->
     return GateSchedule(REMOVALS[removal] if isinstance(removal, str) else removal, tuple(temperatures))
 
 
-def check_plan(criterion: str, order: str, constrain: str | None, max_epochs: Any) -> None:
-    """Refuse combinations of criterion, order and levels that say nothing or contradict each other."""
+def check_plan(criterion: str, order: str, constrain: str | None, max_epochs: Any, inputs: bool) -> None:
+    """Refuse combinations of parameters that say nothing or contradict each other."""
     if order != "joint" and constrain != "both":
         raise InvalidParameterError(
             f"constrain={constrain!r} says which levels of the joint order carry the constraint; with "
@@ -52,4 +52,9 @@ def check_plan(criterion: str, order: str, constrain: str | None, max_epochs: An
     if order == "prune_then_fair" and isinstance(max_epochs, Integral) and max_epochs < 4:
         raise InvalidParameterError(
             f"order='prune_then_fair' has four phases and needs max_epochs >= 4. Got {max_epochs!r} instead."
+        )
+    if inputs and criterion in ("magnitude", "fpgm", "lottery"):
+        raise InvalidParameterError(
+            f"criterion={criterion!r} scores a unit by its incoming weights, and an input has none: with "
+            "prune_inputs=True choose another criterion."
         )

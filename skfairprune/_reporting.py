@@ -62,8 +62,8 @@ def sparsity_path(trials: list[Trial], dense: Chain, masks: list[NDArray[np.bool
     widths = tuple(int(mask.sum()) for mask in masks)
     return pd.DataFrame(
         {
-            "sparsity": [1 - trial.cost / dense.n_parameters() for trial in trials],
-            "hidden_layer_sizes": [trial.widths for trial in trials],
+            "sparsity": [1 - trial.cost / dense.cost() for trial in trials],
+            "widths": [trial.widths for trial in trials],
             "parameters": [dense.resized(trial.widths).n_parameters() for trial in trials],
             "accuracy": [trial.accuracy for trial in trials],
             "accuracy_drop": [trials[0].accuracy - trial.accuracy for trial in trials],

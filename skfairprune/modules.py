@@ -1,5 +1,6 @@
 """The built-in tabular network and its piecewise-linear encoding of numeric columns."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -106,6 +107,24 @@ class PiecewiseLinearEncoding(nn.Module):
     def n_outputs(self) -> int:
         """The number of encoded values, the bins of all columns."""
         return len(self.columns)
+
+    @property
+    def kept_columns(self) -> NDArray[np.intp]:
+        """The positions of the columns that are read, in order; a column without a bin is not."""
+        return np.unique(self.columns.cpu().numpy())
+
+    def select(self, kept: Tensor) -> "PiecewiseLinearEncoding":
+        """Return an encoding into only some of the encoded values.
+
+        Parameters
+        ----------
+        kept : Tensor of shape (n_kept,) of long
+            Their positions. A column of which none is kept is not read any more.
+        """
+        small = copy.deepcopy(self)
+        for name, buffer in self.named_buffers():
+            setattr(small, name, buffer.index_select(0, kept.to(buffer.device)))
+        return small
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode rows of shape (n_samples, n_columns) into (n_samples, n_outputs), in [0, 1]."""

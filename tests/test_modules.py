@@ -167,6 +167,23 @@ def test_encoding_of_random_columns_equals_its_definition():
     assert encoded.max() == 1
 
 
+@pytest.mark.parametrize("kept", [[0, 1, 2, 3], [2], [0, 3], [1, 2]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_selected_encoding_is_a_part_of_the_encoding(dtype, kept):
+    encoding, x = PiecewiseLinearEncoding(KNOTS).to(dtype), torch.tensor(_rows(), dtype=dtype)
+    expected = encoding(x)
+    part = encoding.select(torch.tensor(kept))
+    assert torch.equal(part(x), expected[:, kept])
+    assert part.n_outputs == len(kept)
+    assert torch.equal(encoding(x), expected)  # the encoding itself is unchanged
+
+
+def test_kept_columns_are_those_with_a_bin():
+    encoding = PiecewiseLinearEncoding(KNOTS)  # the third column is constant
+    assert encoding.kept_columns.tolist() == [0, 1]
+    assert encoding.select(torch.tensor([3])).kept_columns.tolist() == [1]
+
+
 def test_encoding_is_constant_outside_the_knots():
     encoding = PiecewiseLinearEncoding(KNOTS)
     inside = torch.tensor([[-1.0, 0.0, 3.0], [7.0, 1.0, 3.0]], dtype=torch.float64)

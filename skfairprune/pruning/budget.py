@@ -1,24 +1,31 @@
 """The sparsity budget: which units to remove, in a given order of worth, to reach it.
 
-Sparsity is the share of the dense network's trainable parameters (weights and biases) removed. A unit
-takes along its producer's row and bias and its consumer's column, so what it frees depends on how many
-units its neighbours have left: layers are counted together.
+Sparsity is the share of the dense network removed, by one of three measures: its trainable parameters
+(weights and biases), its hidden units, or its MACs (multiplications of one row in the linear layers). A
+unit takes along its producer's row and bias and its consumer's column, so what it frees depends on how
+many units its neighbours have left: layers are counted together.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Chain", "parameter_budget", "select_units"]
+__all__ = ["MEASURES", "Chain", "select_units"]
+
+#: The measures of sparsity.
+MEASURES = ("parameters", "units", "macs")
 
 
 @dataclass(frozen=True)
 class Chain:
     """The widths of a chain of linear layers, and what its units cost.
+
+    Its prunable layers are the hidden layers, after the inputs where these are prunable, too.
 
     Parameters
     ----------
@@ -28,64 +35,100 @@ class Chain:
         The units of each hidden layer.
     n_outputs : int
         The number of outputs.
+    measure : {"parameters", "units", "macs"}, default="parameters"
+        What sparsity and costs are counted in. "units" are hidden units.
+    prune_inputs : bool, default=False
+        Whether inputs are prunable. Not with the measure "units", by which an input frees nothing.
     """
 
     n_inputs: int
     sizes: tuple[int, ...]
     n_outputs: int
+    measure: str = "parameters"
+    prune_inputs: bool = False
 
-    def resized(self, sizes: Sequence[int]) -> "Chain":
-        """Return the chain with other hidden layer sizes."""
-        return replace(self, sizes=tuple(sizes))
+    def __post_init__(self) -> None:
+        if self.prune_inputs and self.measure == "units":
+            raise ValueError(
+                "prune_inputs=True needs sparsity_measure='parameters' or 'macs': inputs are no hidden "
+                "units, so that removing them frees nothing by the measure 'units'."
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The units of each prunable layer: the inputs, if prunable, and the hidden layers."""
+        return (self.n_inputs, *self.sizes) if self.prune_inputs else self.sizes
+
+    def resized(self, widths: Sequence[Any]) -> "Chain":
+        """Return the chain with other widths of the prunable layers, numbers or tensors of soft widths."""
+        if self.prune_inputs:
+            return replace(self, n_inputs=widths[0], sizes=tuple(widths[1:]))
+        return replace(self, sizes=tuple(widths))
 
     def layer_parameters(self) -> list[int]:
         """Return the weights and biases of each linear layer, the output layer last."""
-        widths = [self.n_inputs, *self.sizes, self.n_outputs]
-        return [(a + 1) * b for a, b in pairwise(widths)]
+        return [(a + 1) * b for a, b in pairwise(self._all_widths())]
+
+    def layer_macs(self) -> list[int]:
+        """Return the multiplications of one row in each linear layer, the output layer last."""
+        return [a * b for a, b in pairwise(self._all_widths())]
 
     def n_parameters(self) -> int:
         """Return the weights and biases of all layers."""
         return sum(self.layer_parameters())
 
+    def cost(self) -> int:
+        """Return what the network costs, by the measure."""
+        if self.measure == "units":
+            return sum(self.sizes)
+        return sum(self.layer_macs()) if self.measure == "macs" else self.n_parameters()
+
     def unit_cost(self, layer: int) -> int:
-        """Return the parameters that one unit of a hidden layer takes along."""
-        widths = [self.n_inputs, *self.sizes, self.n_outputs]
-        return widths[layer] + 1 + widths[layer + 2]
+        """Return what one unit of a prunable layer takes along, by the measure."""
+        if self.measure == "units":
+            return 1
+        read_by = self._all_widths()[layer + 1 if self.prune_inputs else layer + 2]
+        if self.prune_inputs and layer == 0:
+            return read_by
+        bias = 1 if self.measure == "parameters" else 0
+        return self._all_widths()[layer - 1 if self.prune_inputs else layer] + bias + read_by
 
+    def budget(self, sparsity: float) -> int:
+        """Return the most that what is left of this network may cost, by the measure.
 
-def parameter_budget(dense: Chain, sparsity: float) -> int:
-    """Return the most parameters that a network of that sparsity may have.
+        Parameters
+        ----------
+        sparsity : float
+            The share of the network to remove, in [0, 1).
 
-    Parameters
-    ----------
-    dense : Chain
-        The dense network.
-    sparsity : float
-        The share of its parameters to remove, in [0, 1).
+        Raises
+        ------
+        ValueError
+            If not even one unit in each prunable layer stays within it.
+        """
+        total, least = self.cost(), self.resized([1] * len(self.widths)).cost()
+        # Rounded before the floor: 1 - 0.9 is a little less than 0.1.
+        budget = math.floor(round((1 - sparsity) * total, 6))
+        if least > budget:
+            reachable = math.floor((1 - least / total) * 1e6) / 1e6
+            name = {"parameters": "parameters", "units": "hidden units", "macs": "MACs"}[self.measure]
+            kept = "one input and one unit" if self.prune_inputs else "one unit"
+            raise ValueError(
+                f"sparsity={sparsity} cannot be reached: with {kept} left in each hidden layer, "
+                f"{least} of the {total} {name} of hidden_layer_sizes={self.sizes} "
+                f"remain, a sparsity of {reachable:.6f}. Ask for at most that, or for larger "
+                "hidden_layer_sizes."
+            )
+        return budget
 
-    Raises
-    ------
-    ValueError
-        If not even one unit in each hidden layer stays within it.
-    """
-    # Rounded before the floor: 1 - 0.9 is a little less than 0.1.
-    budget = math.floor(round((1 - sparsity) * dense.n_parameters(), 6))
-    least = dense.resized([1] * len(dense.sizes)).n_parameters()
-    if least > budget:
-        reachable = math.floor((1 - least / dense.n_parameters()) * 1e6) / 1e6
-        raise ValueError(
-            f"sparsity={sparsity} cannot be reached: with one unit left in each hidden layer, "
-            f"{least} of the {dense.n_parameters()} parameters of hidden_layer_sizes={dense.sizes} "
-            f"remain, a sparsity of {reachable:.6f}. Ask for at most that, or for larger "
-            "hidden_layer_sizes."
-        )
-    return budget
+    def _all_widths(self) -> tuple[int, ...]:
+        return (self.n_inputs, *self.sizes, self.n_outputs)
 
 
 def select_units(
     chain: Chain, worth: Sequence[NDArray[np.floating]], budget: float
 ) -> list[NDArray[np.bool_]]:
-    """Keep the units of most worth: the smallest removal that meets a budget of parameters.
+    """Keep the units of most worth: the smallest removal that meets a budget.
 
     Units leave in increasing order of worth, each layer keeping at least one, until the budget is met;
     then every unit that can come back within it does, the worthiest first.
@@ -93,11 +136,11 @@ def select_units(
     Parameters
     ----------
     chain : Chain
-        The network before the removal.
+        The network before the removal; it has the measure.
     worth : sequence of ndarray of shape (n_units,)
-        The worth of each unit, by layer, comparable across layers. Of equals the later leaves first.
+        The worth of each unit, by prunable layer, comparable across layers. Of equals the later leaves first.
     budget : float
-        The most parameters that may stay, at least those of a network with one unit a layer.
+        The most that may stay, by the chain's measure; at least what one unit a layer costs.
 
     Returns
     -------
@@ -105,11 +148,11 @@ def select_units(
         The mask of each layer, True for the units that stay. No unit can be put back within the budget.
     """
     masks = [np.ones(len(w), dtype=bool) for w in worth]
-    sizes = list(chain.sizes)
+    sizes = list(chain.widths)
     order = sorted((w, -unit, layer) for layer, ws in enumerate(worth) for unit, w in enumerate(ws))
     removed = []
     for _, negative, layer in order:
-        if chain.resized(sizes).n_parameters() <= budget:
+        if chain.resized(sizes).cost() <= budget:
             break
         if sizes[layer] > 1:
             masks[layer][-negative] = False
@@ -117,7 +160,7 @@ def select_units(
             removed.append((layer, -negative))
     for layer, unit in reversed(removed):
         sizes[layer] += 1
-        if chain.resized(sizes).n_parameters() <= budget:
+        if chain.resized(sizes).cost() <= budget:
             masks[layer][unit] = True
         else:
             sizes[layer] -= 1

@@ -1,7 +1,6 @@
 """Gates: the relaxed mask, one scalar in [0, 1] a unit, always at the budget."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +15,22 @@ _GRID, _GRID_ROUNDS, _NEWTON_ROUNDS = 32, 2, 3
 
 
 class BudgetedGates(nn.Module):
-    r"""Gates that are a soft choice of the best-scored units under a budget of parameters.
+    r"""Gates that are a soft choice of the best-scored units under a budget.
 
     The gate of unit :math:`u` with score :math:`s_u` is
 
     .. math:: m_u = \sigma\big((s_u - \tau) / T\big),
 
-    with the threshold :math:`\tau` set so that the parameter count at the soft layer widths
-    :math:`\sum_{u \in l} m_u` equals the budget. Gradients pass through :math:`\tau` (implicit function
-    theorem), so that a step on the scores trades units against each other and never the budget. As the
-    temperature :math:`T` falls to 0 the gates become the binary mask of the best-scored units.
+    with the threshold :math:`\tau` set so that what the network costs at the soft layer widths
+    :math:`\sum_{u \in l} m_u`, by the chain's measure, equals the budget. Gradients pass through
+    :math:`\tau` (implicit function theorem), so that a step on the scores trades units against each other
+    and never the budget. As the temperature :math:`T` falls to 0 the gates become the binary mask of the
+    best-scored units.
 
     Parameters
     ----------
     chain : Chain
-        Counts the parameters.
+        Counts the cost.
     scores : sequence of Tensor of shape (n_units,)
         The starting scores, by layer, of spread about 1.
     """
@@ -40,42 +40,40 @@ class BudgetedGates(nn.Module):
         self.chain = chain
         self.scores = nn.Parameter(torch.cat(list(scores)))
         self.sizes = [len(s) for s in scores]
-        self.budget = float(chain.n_parameters())
+        self.budget = float(chain.cost())
         self.temperature = 1.0
 
     def _relaxed(self, threshold: Tensor, scores: Tensor) -> Tensor:
         return torch.sigmoid((scores - threshold) / self.temperature)
 
-    def _n_parameters(self, gates: Tensor) -> Tensor:
-        """Count the parameters at the soft widths of gates of shape (..., n_units_total)."""
-        sizes = [layer.sum(-1) for layer in gates.split(self.sizes, dim=-1)]
-        ones = torch.ones_like(sizes[0])
-        widths = [self.chain.n_inputs * ones, *sizes, self.chain.n_outputs * ones]
-        return torch.stack([(a + 1) * b for a, b in pairwise(widths)]).sum(0)
+    def _count(self, gates: Tensor) -> Tensor:
+        """Return the cost at the soft widths of gates of shape (..., n_units_total)."""
+        return self._soft(gates).cost()  # type: ignore[return-value]
+
+    def _soft(self, gates: Tensor) -> Chain:
+        return self.chain.resized([layer.sum(-1) for layer in gates.split(self.sizes, dim=-1)])
 
     def _costs(self, gates: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the parameter count and, for each unit, its derivative by the unit's gate."""
-        with torch.enable_grad():
-            gates = gates.requires_grad_()
-            count = self._n_parameters(gates)
-            (cost,) = torch.autograd.grad(count, gates)
-        return count.detach(), cost
+        """Return the cost and, for each unit, its derivative by the unit's gate."""
+        soft = self._soft(gates)
+        costs = [gates.new_ones(size) * soft.unit_cost(layer) for layer, size in enumerate(self.sizes)]
+        return soft.cost(), torch.cat(costs)  # type: ignore[return-value]
 
     def _threshold(self) -> Tensor:
-        """Find the threshold at which the parameter count meets the budget."""
+        """Find the threshold at which the cost meets the budget."""
         scores = self.scores.detach()
         low = scores.min() - 40 * self.temperature
         width = scores.max() + 40 * self.temperature - low
         steps = torch.arange(_GRID + 1, device=scores.device, dtype=scores.dtype) / _GRID
         for _ in range(_GRID_ROUNDS):
             grid = low + width * steps
-            over = self._n_parameters(self._relaxed(grid[:, None], scores)) > self.budget
+            over = self._count(self._relaxed(grid[:, None], scores)) > self.budget
             low, width = grid[(over.sum() - 1).clamp(min=0)], width / _GRID
         threshold = low + width / 2
         for _ in range(_NEWTON_ROUNDS):
             gates = self._relaxed(threshold, scores)
             count, cost = self._costs(gates)
-            slope = (cost * gates * (1 - gates)).sum().detach() / self.temperature
+            slope = (cost * gates * (1 - gates)).sum() / self.temperature
             step = (count - self.budget) / slope.clamp(min=torch.finfo(slope.dtype).tiny)
             threshold = threshold + step.clamp(-width, width)
         return threshold
@@ -84,7 +82,7 @@ class BudgetedGates(nn.Module):
         """Return the gates of all layers in one tensor of shape (n_units_total,)."""
         threshold, scores = self._threshold(), self.scores.detach()
         gates = self._relaxed(threshold, scores)
-        _, cost = self._costs(gates.clone())
+        _, cost = self._costs(gates)
         # dτ/ds = cost·m' / Σ cost·m' keeps the count constant; m' = m(1 - m)/T.
         share = cost * gates * (1 - gates)
         share = share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)

@@ -8,13 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skfairprune.modules import PiecewiseLinearEncoding
 from skfairprune.pruning.units import UnitLayer
 
 __all__ = ["shrink"]
 
 
 def shrink(network: nn.Module, layers: Sequence[UnitLayer], masks: Sequence[NDArray[np.bool_]]) -> nn.Module:
-    """Return a copy of a network without the masked units.
+    """Return a copy of a network without the masked units, or inputs.
 
     Its outputs equal those of the network with the gates of these units at 0.
 
@@ -35,7 +36,11 @@ def shrink(network: nn.Module, layers: Sequence[UnitLayer], masks: Sequence[NDAr
     small = copy.deepcopy(network)
     for layer, mask in zip(layers, masks, strict=True):
         kept = torch.from_numpy(np.flatnonzero(mask))
-        _keep(small, layer.producer, kept, dim=0)
+        encoding = small.get_submodule(layer.producer)
+        if isinstance(encoding, PiecewiseLinearEncoding):
+            small.set_submodule(layer.producer, encoding.select(kept))
+        else:
+            _keep(small, layer.producer, kept, dim=0)
         _keep(small, layer.consumer, kept, dim=1)
     return small
 

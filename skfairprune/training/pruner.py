@@ -30,7 +30,7 @@ Masks = list[NDArray[np.bool_]]
 
 
 class Pruned(NamedTuple):
-    """A small network and the mask of each hidden layer of the dense one."""
+    """A small network and the mask of each prunable layer of the dense one."""
 
     network: nn.Module
     masks: Masks
@@ -99,7 +99,7 @@ class Pruner:
         else:
             worth = CRITERIA[self.criterion](self._scoring_data(network, initial, chain))
         masks = select_units(chain, worth, budget)
-        layers = find_units(network)
+        layers = find_units(network, chain.prune_inputs)
         if self.criterion in ("bilevel", "obs"):
             return Pruned(shrink_and_refit(network, layers, masks, self.levels.sample()), masks)
         return Pruned(shrink(initial if self.criterion == "snip" else network, layers, masks), masks)
@@ -116,7 +116,7 @@ class Pruner:
         return ScoringData(
             network=network,
             initial=initial,
-            layers=find_units(network),
+            layers=find_units(network, chain.prune_inputs),
             chain=chain,
             batches=self.levels.lower_batches(self.runner.batch_size),
             n_groups=self.n_groups,
@@ -130,14 +130,14 @@ class Pruner:
         Frankle and Carbin, "The lottery ticket hypothesis" (2019), iterative pruning with rewinding: every
         round removes the same share of what is there.
         """
-        dense_size, whole = chain.n_parameters(), chain
-        masks: Masks = [np.ones(size, dtype=bool) for size in chain.sizes]
+        dense_cost, whole = chain.cost(), chain
+        masks: Masks = [np.ones(size, dtype=bool) for size in chain.widths]
         for number in range(1, _LOTTERY_ROUNDS + 1):
             if number > 1:
                 network = shrink(initial, find_units(initial), masks)
                 self._train(network, self.plan.dense // _LOTTERY_ROUNDS)
             worth = CRITERIA["magnitude"](self._scoring_data(network, network, chain))
-            target = dense_size * (budget / dense_size) ** (number / _LOTTERY_ROUNDS)
+            target = dense_cost * (budget / dense_cost) ** (number / _LOTTERY_ROUNDS)
             for mask, kept in zip(masks, select_units(chain, worth, max(target, budget)), strict=True):
                 mask[mask] = kept
             chain = whole.resized([int(mask.sum()) for mask in masks])
@@ -145,11 +145,11 @@ class Pruner:
 
     def _bilevel(self, network: nn.Module, chain: Chain, budget: int) -> list[NDArray[np.float64]]:
         """Run the bilevel phase; fold the gates into the network and return their scores."""
-        layers, levels = find_units(network), self.levels
+        layers, levels = find_units(network, chain.prune_inputs), self.levels
         start = reconstruction_worth(network, layers, chain, levels.sample())
         gates = BudgetedGates(chain, [torch.from_numpy(scores) for scores in start]).to(levels.lower.x)
         gated = GatedNetwork(network, layers)
-        full, n_batches = chain.n_parameters(), self.runner.n_steps(levels.lower, 1)
+        full, n_batches = chain.cost(), self.runner.n_steps(levels.lower, 1)
         lower, upper = self.lagrangian.objective(), self.lagrangian.objective()
         update = self.lagrangian.constrain(lower, "weights", n_batches)
         if "gates" in self.lagrangian.constrained:

@@ -16,7 +16,7 @@ class Trial(NamedTuple):
     budget : float
         The most that the network was allowed to cost.
     widths : tuple of int
-        The units left in each hidden layer.
+        The units left in each prunable layer.
     cost : float
         What it costs.
     accuracy : float

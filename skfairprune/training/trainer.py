@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
     network : nn.Module
         The small network; its outputs are the logits of the joint classes.
     masks : list of ndarray of bool
-        The mask of each hidden layer.
+        The mask of each prunable layer.
     rule : RuleFit or None
         The decision rule; None without a constraint.
     gap : Gap or None
@@ -139,12 +139,12 @@ class Trainer:
         """
         initial = self._train_dense(network)
         self.runner.trial = 0
-        whole: Masks = [np.ones(size, dtype=bool) for size in chain.sizes]
+        whole: Masks = [np.ones(size, dtype=bool) for size in chain.widths]
         stack = self._fine_tune(network)
         dense = self._evaluate(stack)
         best = (stack, whole, dense)
-        cost = chain.n_parameters()
-        trials = [Trial(cost, tuple(chain.sizes), cost, dense.accuracy, 0.0, dense.gap, True)]
+        cost = chain.cost()
+        trials = [Trial(cost, chain.widths, cost, dense.accuracy, 0.0, dense.gap, True)]
 
         def within(number: int) -> bool:
             nonlocal best
@@ -157,9 +157,8 @@ class Trainer:
                 limit = max(self.lagrangian.task.bound, dense.gap.value)
                 good = good and found.gap.value - found.gap.standard_error <= limit
             small = chain.resized([int(mask.sum()) for mask in pruned.masks])
-            cost = small.n_parameters()
             error = float(np.std(dense.correct - found.correct) * np.sqrt(len(dense.correct)))
-            trials.append(Trial(budgets[number], small.sizes, cost, found.accuracy, error, found.gap, good))
+            trials.append(Trial(budgets[number], small.widths, small.cost(), found.accuracy, error, found.gap, good))
             if good:
                 best = (stack, pruned.masks, found)
             return good

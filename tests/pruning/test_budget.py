@@ -5,40 +5,44 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose
 from torch import nn
 
 from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork
-from skfairprune.pruning.budget import Chain, parameter_budget, select_units
+from skfairprune.pruning.budget import MEASURES, Chain, select_units
 
-chains = st.builds(
-    Chain,
-    st.integers(1, 60),
-    st.lists(st.integers(1, 12), min_size=1, max_size=3).map(tuple),
-    st.integers(1, 6),
-)
+#: Measure, and whether inputs are prunable.
+KINDS = [*((measure, False) for measure in MEASURES), ("parameters", True), ("macs", True)]
+
+
+@st.composite
+def chains(draw):
+    sizes = tuple(draw(st.lists(st.integers(1, 12), min_size=1, max_size=3)))
+    return Chain(draw(st.integers(1, 30)), sizes, draw(st.integers(1, 6)), *draw(st.sampled_from(KINDS)))
 
 
 @st.composite
 def selections(draw):
-    chain = draw(chains)
+    chain = draw(chains())
     # few values: many ties
-    worth = [np.array(draw(st.lists(st.integers(0, 5), min_size=n, max_size=n)), float) for n in chain.sizes]
-    least, full = _count(chain.n_inputs, [1] * len(chain.sizes), chain.n_outputs), _count_chain(chain)
-    return chain, worth, draw(st.integers(least, full))
+    worth = [np.array(draw(st.lists(st.integers(0, 5), min_size=n, max_size=n)), float) for n in chain.widths]
+    return chain, worth, draw(st.integers(_least(chain), _count(chain, chain.widths)))
 
 
-def _count(n_inputs, sizes, n_outputs):
-    widths = [n_inputs, *sizes, n_outputs]
-    return sum(a * b + b for a, b in pairwise(widths))
+def _count(chain, widths):
+    """Count what a network of these prunable widths costs, unit by unit."""
+    sizes = [*(() if chain.prune_inputs else (chain.n_inputs,)), *widths, chain.n_outputs]
+    if chain.measure == "units":
+        return sum(sizes[1:-1])
+    bias = 1 if chain.measure == "parameters" else 0
+    return sum(a * b + bias * b for a, b in pairwise(sizes))
 
 
-def _count_chain(chain):
-    return _count(chain.n_inputs, chain.sizes, chain.n_outputs)
+def _least(chain):
+    return _count(chain, [1] * len(chain.widths))
 
 
 def _count_masks(chain, masks):
-    return _count(chain.n_inputs, [int(mask.sum()) for mask in masks], chain.n_outputs)
+    return _count(chain, [int(mask.sum()) for mask in masks])
 
 
 @pytest.mark.parametrize("sizes", [(), (1,), (16,), (16, 8), (5, 7, 3)])
@@ -50,14 +54,29 @@ def test_chain_counts_the_parameters_of_the_network(sizes):
     assert chain.layer_parameters() == [sum(p.numel() for p in m.parameters()) for m in linear]
 
 
+def test_chain_counts_the_macs_of_the_network():
+    # 13·5 + 5·3 + 3·4, and one multiplication for each weight
+    assert Chain(13, (5, 3), 4).layer_macs() == [65, 15, 12]
+    network = TabularNetwork(PiecewiseLinearEncoding([np.arange(11.0), np.arange(4.0)]), (5, 3), 4)
+    weights = sum(p.numel() for name, p in network.named_parameters() if name.endswith("weight"))
+    assert Chain(13, (5, 3), 4, "macs").cost() == weights
+
+
 @settings(deadline=None, max_examples=60)
-@given(chains)
+@given(chains())
+def test_cost_follows_the_measure(chain):
+    assert chain.cost() == _count(chain, chain.widths)
+    assert chain.resized([1] * len(chain.widths)).cost() == _least(chain)
+
+
+@settings(deadline=None, max_examples=60)
+@given(chains())
 def test_unit_cost_is_what_one_unit_less_saves(chain):
-    for layer, size in enumerate(chain.sizes):
-        smaller = [*chain.sizes[:layer], size - 1, *chain.sizes[layer + 1 :]]
-        expected = _count_chain(chain) - _count(chain.n_inputs, smaller, chain.n_outputs)
+    for layer, size in enumerate(chain.widths):
+        smaller = [*chain.widths[:layer], size - 1, *chain.widths[layer + 1 :]]
+        expected = _count(chain, chain.widths) - _count(chain, smaller)
         assert chain.unit_cost(layer) == expected
-        assert chain.resized(smaller).n_parameters() == _count_chain(chain) - expected
+        assert chain.resized(smaller).cost() == _count(chain, chain.widths) - expected
 
 
 @pytest.mark.parametrize(
@@ -65,24 +84,31 @@ def test_unit_cost_is_what_one_unit_less_saves(chain):
     [(0.0, 992), (0.75, 248), (0.5, 496), (0.1, 892), (0.9, 99), (1 - 100 / 992, 100), (1 - 13 / 992, 13)],
 )
 def test_budget_is_the_share_that_stays(sparsity, expected):
-    assert parameter_budget(Chain(7, (99,), 2), sparsity) == expected
+    assert Chain(7, (99,), 2).budget(sparsity) == expected
+
+
+@pytest.mark.parametrize(("measure", "expected"), [("parameters", 99), ("units", 9), ("macs", 89)])
+def test_budget_is_counted_in_the_measure(measure, expected):
+    assert Chain(7, (99,), 2, measure).budget(0.9) == expected
 
 
 @settings(deadline=None, max_examples=60)
-@given(chains, st.floats(0, 1, exclude_max=True))
+@given(chains(), st.floats(0, 1, exclude_max=True))
 def test_budget_reaches_the_sparsity_or_says_which_it_can(chain, sparsity):
-    full, least = _count_chain(chain), _count(chain.n_inputs, [1] * len(chain.sizes), chain.n_outputs)
+    full, least = _count(chain, chain.widths), _least(chain)
+    name = {"parameters": "parameters", "units": "hidden units", "macs": "MACs"}[chain.measure]
+    kept = "one input and one unit" if chain.prune_inputs else "one unit"
     try:
-        budget = parameter_budget(chain, sparsity)
+        budget = chain.budget(sparsity)
     except ValueError as error:
         assert least > (1 - sparsity) * full - 1e-6
         text = str(error)
-        assert f"with one unit left in each hidden layer, {least} of the {full} parameters" in text
+        assert f"with {kept} left in each hidden layer, {least} of the {full} {name}" in text
         reachable = float(re.search(r"a sparsity of ([\d.]+)\. Ask", text)[1])
-        assert parameter_budget(chain, reachable) >= least
+        assert chain.budget(reachable) >= least
         if reachable + 2e-6 < 1:
             with pytest.raises(ValueError, match="cannot be reached"):
-                parameter_budget(chain, reachable + 2e-6)
+                chain.budget(reachable + 2e-6)
     else:
         assert least <= budget <= full
         assert abs(budget - (1 - sparsity) * full) < 1
@@ -95,7 +121,12 @@ def test_unreachable_sparsity():
         match=r"^sparsity=0\.999 cannot be reached.* 18 of the 118 parameters of hidden_layer_sizes=\(6, 6\) "
         r"remain, a sparsity of 0\.847457\..*larger hidden_layer_sizes",
     ):
-        parameter_budget(Chain(7, (6, 6), 4), 0.999)
+        Chain(7, (6, 6), 4).budget(0.999)
+
+
+def test_inputs_free_no_hidden_unit():
+    with pytest.raises(ValueError, match="prune_inputs=True needs sparsity_measure"):
+        Chain(7, (6, 6), 4, "units", prune_inputs=True)
 
 
 @settings(deadline=None, max_examples=60)
@@ -141,9 +172,7 @@ def test_the_order_of_worth_runs_across_layers(selection):
     best = [max(unit for unit in units if unit[2] == layer) for layer in range(len(worth))]
 
     def count(kept):
-        return _count(
-            chain.n_inputs, [sum(k[2] == i for k in kept) for i in range(len(worth))], chain.n_outputs
-        )
+        return _count(chain, [sum(k[2] == i for k in kept) for i in range(len(worth))])
 
     # the smallest removal from the lower end, but for the best unit of each layer ...
     ends = ({u for u in units if u >= least or u in best} for least in [*sorted(units), (np.inf, 0, 0)])
@@ -157,7 +186,7 @@ def test_the_order_of_worth_runs_across_layers(selection):
 
 def test_full_budget_removes_nothing():
     chain = Chain(5, (4, 3), 2)
-    masks = select_units(chain, [np.zeros(4), np.zeros(3)], chain.n_parameters())
+    masks = select_units(chain, [np.zeros(4), np.zeros(3)], chain.cost())
     assert all(mask.all() for mask in masks)
 
 
@@ -179,10 +208,15 @@ def test_a_cheap_unit_comes_back_where_a_dear_one_does_not_fit():
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9, 0.95])
-def test_sparsity_of_a_selected_network_is_reached_and_not_overshot(sparsity):
-    dense = Chain(120, (64, 64), 4)
-    worth = [np.random.default_rng(0).normal(size=64) for _ in range(2)]
-    masks = select_units(dense, worth, parameter_budget(dense, sparsity))
-    reached = 1 - _count_masks(dense, masks) / dense.n_parameters()
+@pytest.mark.parametrize(("measure", "prune_inputs"), KINDS)
+def test_sparsity_of_a_selected_network_is_reached_and_not_overshot(measure, prune_inputs, sparsity):
+    dense = Chain(120, (64, 64), 4, measure, prune_inputs)
+    worth = [np.random.default_rng(0).normal(size=n) for n in dense.widths]
+    masks = select_units(dense, worth, dense.budget(sparsity))
+    reached = 1 - _count_masks(dense, masks) / dense.cost()
     assert reached >= sparsity
-    assert_allclose(reached, sparsity, atol=0.002)
+    # by less than the cheapest unit that left; by parameters, and with inputs kept, that is .002
+    small = dense.resized([int(mask.sum()) for mask in masks])
+    cheapest = min(small.unit_cost(layer) + 1 for layer in range(len(masks)))
+    assert reached - sparsity <= cheapest / dense.cost()
+    assert (measure, prune_inputs) != ("parameters", False) or reached - sparsity <= 0.002

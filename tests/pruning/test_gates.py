@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork
-from skfairprune.pruning.budget import Chain, select_units
+from skfairprune.pruning.budget import MEASURES, Chain, select_units
 from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
 from skfairprune.pruning.units import find_units
 
@@ -17,28 +18,33 @@ CHAIN = Chain(20, (12, 9, 7), 4)
 
 def _gates(chain=CHAIN, *, budget, temperature, seed=0, spread=1.0, dtype=torch.float64):
     rng = np.random.default_rng(seed)
-    scores = [torch.tensor(spread * rng.normal(size=n), dtype=dtype) for n in chain.sizes]
+    scores = [torch.tensor(spread * rng.normal(size=n), dtype=dtype) for n in chain.widths]
     gates = BudgetedGates(chain, scores)
     gates.budget, gates.temperature = float(budget), temperature
     return gates
 
 
 def _count(chain, gates):
-    """Count the parameters at the soft widths, in numpy."""
-    widths = [part.sum() for part in np.split(gates, np.cumsum(chain.sizes)[:-1])]
-    return sum((a + 1) * b for a, b in pairwise([chain.n_inputs, *widths, chain.n_outputs]))
+    """Count the cost at the soft widths, in numpy."""
+    soft = [part.sum() for part in np.split(gates, np.cumsum(chain.widths)[:-1])]
+    widths = [*(() if chain.prune_inputs else (chain.n_inputs,)), *soft, chain.n_outputs]
+    if chain.measure == "units":
+        return sum(widths[1:-1])
+    bias = 1 if chain.measure == "parameters" else 0
+    return sum((a + bias) * b for a, b in pairwise(widths))
 
 
 def _least(chain):
-    return chain.resized([1] * len(chain.sizes)).n_parameters()
+    return chain.resized([1] * len(chain.widths)).cost()
 
 
 @st.composite
 def settings_of_gates(draw):
     sizes = tuple(draw(st.lists(st.integers(1, 30), min_size=1, max_size=3)))
-    chain = Chain(draw(st.integers(1, 60)), sizes, draw(st.integers(1, 6)))
+    kind = draw(st.sampled_from([*((m, False) for m in MEASURES), ("parameters", True), ("macs", True)]))
+    chain = Chain(draw(st.integers(1, 60)), sizes, draw(st.integers(1, 6)), *kind)
     share = draw(st.floats(0, 1))
-    budget = _least(chain) + share * (chain.n_parameters() - _least(chain))
+    budget = _least(chain) + share * (chain.cost() - _least(chain))
     return _gates(
         chain,
         budget=budget,
@@ -101,9 +107,11 @@ def test_single_precision():
 
 @pytest.mark.parametrize("temperature", [0.1, 0.4, 1.0])
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
-def test_gradient_equals_finite_differences(share, temperature):
-    gates = _gates(budget=share * CHAIN.n_parameters(), temperature=temperature)
-    direction = torch.tensor(np.random.default_rng(1).normal(size=sum(CHAIN.sizes)))
+@pytest.mark.parametrize("kind", [("parameters", False), ("units", False), ("macs", True)])
+def test_gradient_equals_finite_differences(kind, share, temperature):
+    chain = replace(CHAIN, measure=kind[0], prune_inputs=kind[1])
+    gates = _gates(chain, budget=share * chain.cost(), temperature=temperature)
+    direction = torch.tensor(np.random.default_rng(1).normal(size=sum(chain.widths)))
     (found,) = torch.autograd.grad(direction @ gates(), gates.scores)
     step, expected = 1e-6, []
     for unit in range(len(gates.scores)):
@@ -121,7 +129,7 @@ def test_no_gradient_along_the_budget():
     """The count is constant: its gradient by the scores is 0, and so is that of a common shift."""
     gates = _gates(budget=150, temperature=0.5)
     found = gates()
-    (count_gradient,) = torch.autograd.grad(gates._n_parameters(found), gates.scores, retain_graph=True)
+    (count_gradient,) = torch.autograd.grad(gates._count(found), gates.scores, retain_graph=True)
     assert_allclose(count_gradient, 0, atol=1e-10)
     weights = torch.linspace(-1, 2, len(found), dtype=torch.float64)
     (gradient,) = torch.autograd.grad(weights @ found, gates.scores)
@@ -176,7 +184,8 @@ def test_units_are_the_hidden_layers():
     network = _network((6, 5, 3), dropout=0.1)
     layers = find_units(network)
     assert [layer.n_units for layer in layers] == [6, 5, 3]
-    for layer, following in pairwise(layers):
+    assert find_units(network, inputs=True)[1:] == layers
+    for layer, following in pairwise(find_units(network, inputs=True)):
         assert layer.consumer == following.producer
     for layer in layers:
         assert network.get_submodule(layer.producer).out_features == layer.n_units

@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork
-from skfairprune.pruning.budget import Chain
+from skfairprune.pruning.budget import MEASURES, Chain
 from skfairprune.pruning.report import pruning_report
 from skfairprune.pruning.shrink import shrink
 from skfairprune.pruning.units import find_units
@@ -60,6 +60,34 @@ def test_sparsity_of_each_layer():
     # (9 + 1)·10 → (9 + 1)·3, (10 + 1)·6 → (3 + 1)·2, (6 + 1)·4 → (2 + 1)·4
     expected = [1 - 30 / 100, 1 - 8 / 66, 1 - 12 / 28, 1 - 50 / 194]
     assert_allclose(report["sparsity"], expected)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_sparsity_follows_the_measure(measure):
+    dense, small = Chain(9, (10, 6), 4, measure), Chain(9, (3, 2), 4, measure)
+    report = pruning_report(dense, small)
+    removed = 1 - report[f"{measure}_after"] / report[f"{measure}_before"]
+    assert_allclose(report["sparsity"], removed)
+    assert_allclose(report.loc["total", "sparsity"], 1 - small.cost() / dense.cost())
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_totals_are_the_sums_of_the_layers(measure):
+    report = pruning_report(Chain(9, (10, 6), 4, measure), Chain(9, (3, 2), 4, measure))
+    expected = report.iloc[:-1].sum().drop("sparsity")
+    expected[["units_before", "units_after"]] -= 4  # the outputs are no hidden units
+    assert report.loc["total"].drop("sparsity").equals(expected)
+
+
+def test_prunable_inputs_have_a_row():
+    report = pruning_report(Chain(9, (10, 6), 4, prune_inputs=True), Chain(5, (3, 2), 4, prune_inputs=True))
+    assert report.index.tolist() == ["input", "hidden 1", "hidden 2", "output", "total"]
+    assert report.loc["input", ["units_before", "units_after"]].tolist() == [9, 5]
+    assert report.loc["input", "parameters_before":"macs_after"].tolist() == [0] * 4
+    assert np.isnan(report.loc["input", "sparsity"])
+    assert report.loc["total", ["units_before", "units_after"]].tolist() == [16, 5]
+    assert report.loc["hidden 1", ["macs_before", "macs_after"]].tolist() == [90, 15]
+    assert_allclose(report.loc["total", "sparsity"], 1 - (6 * 3 + 4 * 2 + 3 * 4) / 194)
 
 
 def test_columns_are_in_reading_order():

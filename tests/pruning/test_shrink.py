@@ -33,20 +33,20 @@ def cases(draw):
         n_columns,
         draw(st.integers(1, 5)),
     ).eval()
+    layers = find_units(network, inputs=draw(st.booleans()))
     masks = []
-    for size in sizes:
+    for size in [layer.n_units for layer in layers]:
         mask = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
         mask[draw(st.integers(0, size - 1))] = True
         masks.append(mask)
     x = 2 * torch.randn(draw(st.integers(1, 40)), n_columns)
-    return network, masks, x.to(network.layers[0].weight.dtype)
+    return network, layers, masks, x.to(network.layers[0].weight.dtype)
 
 
 @settings(deadline=None, max_examples=120)
 @given(cases())
 def test_masked_equals_shrunk(case):
-    network, masks, x = case
-    layers = find_units(network)
+    network, layers, masks, x = case
     small = shrink(network, layers, masks)
     gated = GatedNetwork(network, layers)
     gates = torch.from_numpy(np.concatenate(masks)).to(x)
@@ -55,17 +55,19 @@ def test_masked_equals_shrunk(case):
     found = small(x).detach()
     assert found.dtype == x.dtype
     assert_allclose(found, expected, rtol=TOLERANCE[x.dtype], atol=TOLERANCE[x.dtype])
-    chain = Chain(network.encoding.n_outputs, tuple(int(m.sum()) for m in masks), expected.shape[1])
+    sizes, inputs = [layer.n_units for layer in find_units(network)], len(masks) > len(find_units(network))
+    dense = Chain(network.encoding.n_outputs, tuple(sizes), expected.shape[1], prune_inputs=inputs)
+    chain = dense.resized([int(m.sum()) for m in masks])
     assert sum(p.numel() for p in small.parameters()) == chain.n_parameters()
 
 
 @settings(deadline=None, max_examples=30)
 @given(cases())
 def test_the_network_itself_is_unchanged(case):
-    network, masks, x = case
+    network, layers, masks, x = case
     before = {name: value.clone() for name, value in network.state_dict().items()}
     expected = network(x)
-    small = shrink(network, find_units(network), masks)
+    small = shrink(network, layers, masks)
     with torch.no_grad():
         for value in [*small.parameters(), *small.buffers()]:
             value.zero_()
@@ -78,11 +80,12 @@ def test_the_network_itself_is_unchanged(case):
 @settings(deadline=None, max_examples=30)
 @given(cases())
 def test_shrinking_in_steps_is_shrinking_at_once(case):
-    network, masks, x = case
+    network, layers, masks, x = case
     small = network
     for position, mask in enumerate(masks):
-        small = shrink(small, [find_units(small)[position]], [mask])
-    assert torch.equal(small(x), shrink(network, find_units(network), masks)(x))
+        inputs = len(layers) > len(find_units(network))
+        small = shrink(small, [find_units(small, inputs)[position]], [mask])
+    assert torch.equal(small(x), shrink(network, layers, masks)(x))
 
 
 def test_full_masks_copy_the_network():
@@ -136,3 +139,23 @@ def test_the_global_generator_is_not_used():
     torch.manual_seed(3)
     shrink(network, find_units(network), [np.arange(5) < 2, np.arange(4) < 2])
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_column_without_inputs_is_not_read():
+    network = _network((5, 4), n_columns=3).eval()  # 3, 4 and 5 bins
+    columns = network.encoding.columns.numpy()
+    assert network.encoding.kept_columns.tolist() == [0, 1, 2]
+    small = shrink(network, find_units(network, inputs=True)[:1], [(columns == 2) | (np.arange(12) == 1)])
+    assert small.encoding.kept_columns.tolist() == [0, 2]
+    assert small.encoding.n_outputs == small.layers[0].in_features == 6
+    assert torch.equal(small.layers[0].weight, network.layers[0].weight[:, [1, 7, 8, 9, 10, 11]])
+    x = torch.randn(9, 3, dtype=torch.float64)
+    expected = small(x)
+    x[:, 1] = torch.nan
+    assert torch.equal(small(x), expected)
+    assert network.encoding.n_outputs == 12
+
+
+def test_inputs_need_an_encoding():
+    with pytest.raises(ValueError, match="this Sequential has 0 encodings"):
+        find_units(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), inputs=True)
