@@ -159,7 +159,10 @@ BAD_FITS = {
         ({"constraint": "dp"}, {"sensitive_features": A}),
         r"'constraint' parameter.*'demographic_parity'.*Got 'dp' instead",
     ),
-    "sparsity 1": (_params(sparsity=1), r"'sparsity'.*in the range \[0\.0, 1\.0\) or .*'auto'.*Got 1 instead"),
+    "sparsity 1": (
+        _params(sparsity=1),
+        r"'sparsity'.*in the range \[0\.0, 1\.0\) or .*'auto'.*Got 1 instead",
+    ),
     "sparsity below 0": (_params(sparsity=-0.1), r"'sparsity'.*\[0\.0, 1\.0\) or .*Got -0\.1 instead"),
     "sparsity NaN": (_params(sparsity=NAN), r"'sparsity'.*\[0\.0, 1\.0\) or .*Got nan instead"),
     "sparsity text": (_params(sparsity="high"), r"'sparsity'.*\[0\.0, 1\.0\) or .*Got 'high' instead"),

@@ -151,7 +151,9 @@ def test_cells_are_named_with_their_stratum():
 
 def test_a_stratum_of_one_large_group_leaves_the_constraint():
     counts = [[[50, 50], [50, 50]], [[50, 3], [50, 4]]]
-    with pytest.warns(UserWarning, match=r"\(all \| 'nd'\) 'b' with 7\. The events \"all \| 'nd'\" have fewer"):
+    with pytest.warns(
+        UserWarning, match=r"\(all \| 'nd'\) 'b' with 7\. The events \"all \| 'nd'\" have fewer"
+    ):
         cells = _stratified("demographic_parity", counts)[-1]
     assert_array_equal(cells.included, [[True, True], [False, False]])
 
@@ -187,5 +189,7 @@ def test_held_out_rows_need_every_covered_cell(missing):
     if not missing:
         require_held_out_cells(*arguments)
         return
-    with pytest.raises(ValueError, match="has 320 rows, and none in the event \"y=1 | 'nd'\" of the group 'b'"):
+    with pytest.raises(
+        ValueError, match="has 320 rows, and none in the event \"y=1 | 'nd'\" of the group 'b'"
+    ):
         require_held_out_cells(*arguments)

@@ -178,7 +178,9 @@ def test_accuracy_is_near_the_best_linear_rules(bound, class_weight):
     # a network trained with class weights gives tilted scores
     tilted = rows.proba * class_weight[:, None]
     tilted /= tilted.sum(axis=(1, 2), keepdims=True)
-    fit = _fit(ScoredRows(tilted, rows.kind, rows.group, rows.weight), "demographic_parity", bound, class_weight)
+    fit = _fit(
+        ScoredRows(tilted, rows.kind, rows.group, rows.weight), "demographic_parity", bound, class_weight
+    )
     decision = fit.rule.decide(tilted)
     assert _gap(rows, "demographic_parity", decision) <= bound
     assert_allclose(fit.accuracy, accuracy_score(rows.kind, decision, sample_weight=weight), atol=1e-12)
@@ -204,7 +206,9 @@ def test_class_weights_without_a_constraint_move_the_threshold():
     rows, class_weight = _rows(), np.array([1.0, 3.0])
     tilted = rows.proba * class_weight[:, None]
     tilted /= tilted.sum(axis=(1, 2), keepdims=True)
-    fit = _fit(ScoredRows(tilted, rows.kind, rows.group, rows.weight), "demographic_parity", 1.0, class_weight)
+    fit = _fit(
+        ScoredRows(tilted, rows.kind, rows.group, rows.weight), "demographic_parity", 1.0, class_weight
+    )
     assert_array_equal(fit.rule.decide(tilted), rows.proba[:, 1].sum(axis=1) > 1 / 4)
 
 

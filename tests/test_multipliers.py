@@ -51,9 +51,7 @@ def _rows(n_groups, seed=1, n_samples=1500, n_classes=2):
     proba = softmax(logits, axis=1)
     code = (rng.uniform(size=(n_samples, 1)) > proba.cumsum(axis=1)).sum(axis=1)
     weight = rng.uniform(0.2, 2, n_samples)
-    return ScoredRows(
-        proba.reshape(-1, n_classes, n_groups), code // n_groups, code % n_groups, weight
-    )
+    return ScoredRows(proba.reshape(-1, n_classes, n_groups), code // n_groups, code % n_groups, weight)
 
 
 class _Programme:
@@ -70,7 +68,9 @@ class _Programme:
         for members, utility in _terms(name, n_classes):
             change = members[:, None] * (utility - utility[:, :1])[:, 1:]
             for g in range(n_groups):
-                mass = np.array([weight[(rows.kind == k) & (rows.group == g)].sum() for k in range(n_classes)])
+                mass = np.array(
+                    [weight[(rows.kind == k) & (rows.group == g)].sum() for k in range(n_classes)]
+                )
                 size = mass @ members
                 slope.append(weight * (rows.proba[:, :, g] @ change).T / size)
                 fixed.append(mass @ (members * utility[:, 0]) / size)

@@ -158,7 +158,9 @@ class Trainer:
                 good = good and found.gap.value - found.gap.standard_error <= limit
             small = chain.resized([int(mask.sum()) for mask in pruned.masks])
             error = float(np.std(dense.correct - found.correct) * np.sqrt(len(dense.correct)))
-            trials.append(Trial(budgets[number], small.widths, small.cost(), found.accuracy, error, found.gap, good))
+            trials.append(
+                Trial(budgets[number], small.widths, small.cost(), found.accuracy, error, found.gap, good)
+            )
             if good:
                 best = (stack, pruned.masks, found)
             return good
