@@ -1,0 +1,179 @@
+"""The experiments: which methods, sets, constraints and sparsities each table and figure needs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pandas as pd
+from baselines.outside import OUTSIDE
+from method import TOLERANCES
+from methods import CRITERIA, METHODS, SKIPPED, is_possible
+from protocol import SETS
+from store import Task
+
+__all__ = ["EXPERIMENTS", "Experiment", "dense_task", "plan", "shorten"]
+
+_DP, _EO = "demographic_parity", "equalized_odds"
+_ORDERS = ("prune_then_fair", "fair_then_prune")
+_OUTSIDE = tuple(method.name for method in OUTSIDE)
+_FEW = ("adult", "compas", "law_school")
+_ABLATIONS = tuple(
+    name + end for end in ("", "_raw") for name in ("bilevel", "no_gates", "no_weights", "no_constraint")
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is fitted for a table or figure.
+
+    ``bounds`` limits the tolerances of the methods that take a bound; None leaves them their own.
+    """
+
+    title: str
+    sets: tuple[str, ...]
+    methods: tuple[str, ...]
+    constraints: tuple[str | None, ...]
+    sparsities: tuple[float, ...] = (0.9,)
+    bounds: dict[str, tuple[float, ...]] | tuple[float, ...] | None = None
+    epochs: tuple[int | str, ...] = ("auto",)
+    seeds: int = 10
+
+    def tolerances(self, method: str, constraint: str | None) -> tuple[float | None, ...]:
+        """Return the tolerances of a method under a constraint."""
+        grid = METHODS[method].tolerances
+        if constraint is None or grid is None:
+            return (None,)
+        if grid != "bound" or self.bounds is None:
+            return TOLERANCES[grid]
+        return self.bounds if isinstance(self.bounds, tuple) else self.bounds[constraint]
+
+    def select(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of the store that belong to this experiment, on whatever sets and seeds."""
+        wanted = frame["method"].isin(self.methods)
+        wanted &= frame["constraint"].isin([constraint or "none" for constraint in self.constraints])
+        wanted &= frame["sparsity"].isna() | frame["sparsity"].isin(self.sparsities)
+        wanted &= frame["max_epochs"].isin([str(n) for n in self.epochs])
+        kept = frame[wanted]
+        asked = [
+            tolerance is None
+            or pd.isna(tolerance)
+            or tolerance in self.tolerances(method, None if constraint == "none" else constraint)
+            for method, constraint, tolerance in zip(
+                kept["method"], kept["constraint"], kept["tolerance"], strict=True
+            )
+        ]
+        return kept[pd.Series(asked, index=kept.index, dtype=bool)]
+
+
+EXPERIMENTS = {
+    "means": Experiment(
+        "Accuracy and gaps at 90 % sparsity",
+        ("adult",),
+        ("bilevel", "scratch", "dense", "hgb", "lr"),
+        (None, _DP, _EO),
+        bounds={_DP: (0.02,), _EO: (0.03,)},
+        seeds=5,
+    ),
+    "frontier": Experiment(
+        "The frontier of accuracy and gap",
+        SETS,
+        ("bilevel", "bilevel_raw", "bilevel_refit", *CRITERIA, *_ORDERS, "scratch", "dense", *_OUTSIDE),
+        (None, _DP, _EO),
+    ),
+    "sparsity": Experiment(
+        "Accuracy and gap against sparsity",
+        _FEW,
+        ("bilevel", "scratch", *CRITERIA, *_ORDERS),
+        (_EO,),
+        sparsities=(0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99),
+        bounds=(0.05,),
+        seeds=5,
+    ),
+    "tradeoff": Experiment(
+        "Trade-off at 70, 90 and 98 % sparsity",
+        _FEW,
+        ("bilevel", "scratch", "magnitude", "fpgm", "snip", "lottery", *_ORDERS),
+        (_EO,),
+        sparsities=(0.7, 0.9, 0.98),
+        seeds=5,
+    ),
+    "iterations": Experiment(
+        "Training iterations against prune-then-fair",
+        _FEW,
+        ("bilevel", "prune_then_fair"),
+        (_EO,),
+        sparsities=(0.7, 0.9),
+        bounds=(0.05,),
+        epochs=(5, 10, 20, 40, 80),
+        seeds=5,
+    ),
+    "ablation": Experiment(
+        "The constraint in one level, both, or none",
+        SETS,
+        _ABLATIONS,
+        (_DP, _EO),
+        sparsities=(0.9, 0.98),
+        bounds=(0.02, 0.05),
+    ),
+    "bound": Experiment(
+        "The bound on unseen data",
+        SETS,
+        ("bilevel",),
+        (_DP, _EO, "true_positive_rate_parity", "error_rate_parity"),
+        bounds=(0.02, 0.05, 0.1),
+    ),
+    "degradation": Experiment(
+        "Degradation parity",
+        SETS,
+        ("bilevel", "magnitude", "fpgm", "obs", "random"),
+        (None, "degradation_parity"),
+        sparsities=(0.9, 0.98),
+        bounds=(0.02,),
+    ),
+    "auto": Experiment(
+        "The smallest network",
+        SETS,
+        ("auto", "dense"),
+        (None, _DP, _EO),
+        bounds=(0.05,),
+    ),
+}
+
+
+def shorten(experiment: Experiment) -> Experiment:
+    """Return the smoke version: two seeds, six epochs, at most two sparsities and two bounds."""
+    bounds = experiment.bounds if isinstance(experiment.bounds, dict) else (0.02, 0.1)
+    if isinstance(experiment.bounds, tuple):
+        bounds = experiment.bounds[:2]
+    return replace(
+        experiment,
+        sets=("compas", "german_credit"),
+        sparsities=experiment.sparsities[:: max(len(experiment.sparsities) - 1, 1)],
+        bounds=bounds,
+        epochs=(6,) if experiment.epochs == ("auto",) else (4, 8),
+        seeds=2,
+    )
+
+
+def dense_task(dataset: str, seed: int, max_epochs: int | str) -> Task:
+    """Return the dense, unconstrained network that degradation is measured against."""
+    return Task(dataset, seed, "dense", None, None, max_epochs)
+
+
+def plan(experiment: Experiment) -> Iterator[tuple[Task, tuple[float | None, ...]]]:
+    """Yield the tasks of an experiment with their tolerances, and the tasks that they refer to."""
+    asked = [name for name in experiment.methods if name not in SKIPPED]
+    sizes = [name for name in (METHODS[name].sized_by for name in asked) if name is not None]
+    names = list(dict.fromkeys([*sizes, *asked]))
+    for dataset in experiment.sets:
+        for seed in range(experiment.seeds):
+            for epochs in experiment.epochs:
+                yield dense_task(dataset, seed, epochs), (None,)
+                for name in names:
+                    method = METHODS[name]
+                    for constraint in experiment.constraints:
+                        if not is_possible(method, constraint):
+                            continue
+                        follows = method.pruned or method.sized_by
+                        for sparsity in experiment.sparsities if follows else (None,):
+                            task = Task(dataset, seed, name, constraint, sparsity, epochs)
+                            yield task, experiment.tolerances(name, constraint)
