@@ -47,12 +47,20 @@ class Experiment:
         return self.bounds if isinstance(self.bounds, tuple) else self.bounds[constraint]
 
     def select(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows of the store that belong to this experiment, on whatever sets and seeds."""
+        """Return the rows of the store that belong to this experiment, on whatever seeds.
+
+        Sets that it was not planned on are shown if other experiments have all its sparsities.
+        """
         wanted = frame["method"].isin(self.methods)
         wanted &= frame["constraint"].isin([constraint or "none" for constraint in self.constraints])
         wanted &= frame["sparsity"].isna() | frame["sparsity"].isin(self.sparsities)
         wanted &= frame["max_epochs"].isin([str(n) for n in self.epochs])
-        kept = frame[wanted]
+        complete = [
+            dataset
+            for dataset, rows in frame[wanted].groupby("dataset")
+            if dataset in self.sets or set(self.sparsities) <= set(rows["sparsity"])
+        ]
+        kept = frame[wanted & frame["dataset"].isin(complete)]
         asked = [
             tolerance is None
             or pd.isna(tolerance)

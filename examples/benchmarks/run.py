@@ -5,7 +5,7 @@
     python examples/benchmarks/run.py frontier --sets compas --list
 
 Without a name all experiments are run. Results are in build/benchmarks/<run>, one file of JSON lines a
-fit; `tables.py` and `figures.py` turn them into what is under docs/benchmarks.
+fit; `report.py` turns them into what is under docs/benchmarks.
 """
 
 import argparse
@@ -113,17 +113,17 @@ def execute(store: Store, work: list[Work], jobs: int, max_minutes: float) -> in
 
 
 def tell_skipped(experiments: Iterable[tuple[str, Experiment]]) -> list[str]:
-    """Return a line for each method or constraint of the experiments that the estimator does not have."""
-    lines = {}
+    """Return a line for each reason why methods or constraints of the experiments are left out."""
+    reasons: dict[str, list[str]] = {}
     for name, experiment in experiments:
         for method in experiment.methods:
-            if method in SKIPPED:
-                lines[method] = f"skipped: {method} ({SKIPPED[method]})"
+            if method in SKIPPED and method not in reasons.setdefault(SKIPPED[method], []):
+                reasons[SKIPPED[method]].append(method)
         known = [METHODS[method] for method in experiment.methods if method not in SKIPPED]
         for constraint in experiment.constraints:
             if not any(is_possible(method, constraint) for method in known):
-                lines[f"{name} {constraint}"] = f"skipped: {constraint} in {name} (no method can keep it)"
-    return list(lines.values())
+                reasons.setdefault("no method can keep it", []).append(f"{constraint} in {name}")
+    return [f"skipped, {reason}: {', '.join(names)}" for reason, names in reasons.items()]
 
 
 def choose(args: argparse.Namespace) -> dict[str, Experiment]:
@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"failed fits (reasons in {store.folder}/*/*/*.errors.jsonl):", file=sys.stderr)
         print(counts.to_string(), file=sys.stderr)
     if args.print:
-        from tables import render
+        from report import render
 
         frame = store.frame()
         print("\n".join(render(name, frame, args.smoke) for name in chosen))
