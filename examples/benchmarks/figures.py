@@ -21,7 +21,7 @@ _COLOURS = {
     "ours": ["black"],
     "ablation": [_SKY, _ORANGE, _PINK],
     "pruning": [_BLUE, _SKY, _GREEN, _ORANGE, _PINK],
-    "network": [_RED, _SKY],
+    "network": [_RED],
     "reduction": [_ORANGE, _ORANGE, _ORANGE, _BLUE],
     "penalty": [_GREEN, _PINK, _PINK, _PINK],
     "reference": ["0.45"],
@@ -135,11 +135,12 @@ def _draw_frontier(axis: Axes, rows: pd.DataFrame, names: Iterable[str], gap: st
 
 
 def _limit_accuracy(axis: Axes, points: pd.DataFrame, majority: float) -> None:
-    """Show the accuracies around ours; a network that collapsed would press all others together."""
+    """Leave out what collapsed, at most a quarter of the points: it would press all others together."""
     ours, top = points.loc[points["method"] == "bilevel", "accuracy"], points["accuracy"].max()
     if ours.empty:
         return
-    low = max(top - 1.9 * (top - ours.min()), min(majority, ours.min())) - 0.1 * (top - ours.min())
+    low = max(top - 1.9 * (top - ours.min()), min(majority, ours.min()))
+    low = min(low, points["accuracy"].quantile(0.25)) - 0.1 * (top - ours.min())
     axis.set_ylim(low, top + 0.12 * (top - low))
 
 

@@ -17,6 +17,7 @@ __all__ = ["TOLERANCES", "Method", "Setting", "Solution", "Solver"]
 TOLERANCES: dict[str, tuple[float, ...]] = {
     "bound": (0.01, 0.02, 0.03, 0.05, 0.1, 0.2),
     "reduction": (0.005, 0.01, 0.02, 0.05, 0.1),
+    "exact": (0.0,),
     "network reduction": (0.01, 0.05),  # each is up to 15 fits of a dense network
     "difference weight": (0.1, 0.2, 0.5, 1.0, 2.0, 4.0),
     "hsic weight": (10.0, 50.0, 100.0, 300.0, 1000.0),

@@ -51,6 +51,7 @@ def _add_estimator(
     if reason := _why_not(params):
         SKIPPED[name] = reason
         return
+    pruned = "sparsity" not in params
     # Without the rule a bound takes effect in training only.
     serves = hasattr(FairPrunedClassifier, "set_bound") and params.get("decision_rule", True) and not refit
 
@@ -62,7 +63,7 @@ def _add_estimator(
             if shared:
                 clf = fitted[0]
             else:
-                settings: dict[str, Any] = {"sparsity": setting.sparsity or 0, **params}
+                settings = {"sparsity": setting.sparsity, **params} if pruned else dict(params)
                 if setting.sizes is not None:
                     settings["hidden_layer_sizes"] = setting.sizes
                 if bound is not None and not serves:
@@ -83,7 +84,6 @@ def _add_estimator(
 
         return solve
 
-    pruned = "sparsity" not in params and sized_by is None
     _add(Method(name, label, family, start, pruned=pruned, sized_by=sized_by))
 
 
@@ -109,6 +109,6 @@ for _name in CRITERIA:
 for _name in ("prune_then_fair", "fair_then_prune"):
     _add_raw(_name, _name.replace("_", "-"), "pruning", order=_name)
 # Networks that are not pruned.
-_add_raw("scratch", "small from scratch", "network", sized_by="bilevel")
+_add_raw("scratch", "small from scratch", "network", sized_by="bilevel", sparsity=0)
 _add_raw("dense", "dense 256-256", "network", sparsity=0)
 METHODS.update({method.name: method for method in OUTSIDE})

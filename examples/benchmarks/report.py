@@ -34,24 +34,22 @@ def tell_origin(rows: pd.DataFrame, name: str, smoke: bool) -> str:
     return f"{', '.join(parts)}.\n\n```sh\n{command}\n```"
 
 
-def render(name: str, frame: pd.DataFrame, smoke: bool, images: list[str] | None = None) -> str:
+def render(name: str, experiment: Experiment, frame: pd.DataFrame, smoke: bool, images: list[str]) -> str:
     """Return the page of an experiment, or one line if none of its rows are there."""
-    experiment: Experiment = shorten(EXPERIMENTS[name]) if smoke else EXPERIMENTS[name]
     rows = experiment.select(frame)
     title = f"# {experiment.title}"
     if rows.empty:
         return f"{title}\n\nNot run yet.\n"
     absent = [method for method in experiment.methods if method in SKIPPED]
     notes = [f"Not in this version of the estimator: {', '.join(absent)}."] if absent else []
-    links = [f"![{image.removesuffix('.png')}]({image})" for image in images or ()]
+    links = [f"![{image.removesuffix('.png')}]({image})" for image in images]
     return "\n\n".join([title, tell_origin(rows, name, smoke), *notes, *links, TABLES[name](rows)]) + "\n"
 
 
-def draw(name: str, frame: pd.DataFrame, smoke: bool, folder: Path) -> list[str]:
+def draw(name: str, experiment: Experiment, frame: pd.DataFrame, folder: Path) -> list[str]:
     """Write the figures of an experiment and return their names."""
     if name not in FIGURES:
         return []
-    experiment = shorten(EXPERIMENTS[name]) if smoke else EXPERIMENTS[name]
     rows, written = experiment.select(frame), []
     with mpl.rc_context(STYLE):
         for end, figure in FIGURES[name](rows).items() if len(rows) else ():
@@ -67,11 +65,12 @@ def write(store: Store, docs: Path, smoke: bool) -> list[Path]:
     docs.mkdir(parents=True, exist_ok=True)
     frame, failures = store.frame(), store.failures()
     pages = []
-    for name in EXPERIMENTS:
-        if EXPERIMENTS[name].methods and not frame.empty:
-            page = docs / f"{name}.md"
-            page.write_text(render(name, frame, smoke, draw(name, frame, smoke, docs)), encoding="utf-8")
-            pages.append(page)
+    for name, whole in EXPERIMENTS.items():
+        experiment = shorten(whole) if smoke else whole
+        page = docs / f"{name}.md"
+        images = draw(name, experiment, frame, docs)
+        page.write_text(render(name, experiment, frame, smoke, images), encoding="utf-8")
+        pages.append(page)
     frame.to_parquet(docs / "results.parquet", index=False)
     index = ["# Benchmark", "", f"{len(frame)} rows in `results.parquet`, {len(failures)} failed fits.", ""]
     index += [f"- [{EXPERIMENTS[page.stem].title}]({page.name})" for page in pages]

@@ -112,8 +112,8 @@ def execute(store: Store, work: list[Work], jobs: int, max_minutes: float) -> in
     return len(work) - started
 
 
-def tell_skipped(experiments: Iterable[tuple[str, Experiment]]) -> list[str]:
-    """Return a line for each reason why methods or constraints of the experiments are left out."""
+def tell_skipped(experiments: Iterable[tuple[str, Experiment]]) -> None:
+    """Print a line for each reason why methods or constraints of the experiments are left out."""
     reasons: dict[str, list[str]] = {}
     for name, experiment in experiments:
         for method in experiment.methods:
@@ -123,7 +123,8 @@ def tell_skipped(experiments: Iterable[tuple[str, Experiment]]) -> list[str]:
         for constraint in experiment.constraints:
             if not any(is_possible(method, constraint) for method in known):
                 reasons.setdefault("no method can keep it", []).append(f"{constraint} in {name}")
-    return [f"skipped, {reason}: {', '.join(names)}" for reason, names in reasons.items()]
+    for reason, names in reasons.items():
+        print(f"skipped, {reason}: {', '.join(names)}", file=sys.stderr)
 
 
 def choose(args: argparse.Namespace) -> dict[str, Experiment]:
@@ -183,9 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     store = Store(args.folder / (args.run or ("smoke" if args.smoke else "main")))
     chosen = choose(args)
-    for line in tell_skipped(chosen.items()):
-        print(line, file=sys.stderr)
     if args.list:
+        tell_skipped(chosen.items())
         for name, experiment in chosen.items():
             tasks = collect([experiment])
             left = sum(len(store.open(task, asked, True)) for task, asked in tasks.items())
@@ -199,6 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     except (FileNotFoundError, ImportError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
+    tell_skipped(chosen.items())
     work = []
     for task, tolerances in collect(chosen.values()).items():
         if args.retry_failed:
@@ -217,7 +218,8 @@ def main(argv: list[str] | None = None) -> int:
         from report import render
 
         frame = store.frame()
-        print("\n".join(render(name, frame, args.smoke) for name in chosen))
+        for name, experiment in chosen.items():
+            print(render(name, experiment, frame, args.smoke, []))
     return 1 if len(failures) else 0
 
 

@@ -33,15 +33,16 @@ def mean_error(values: pd.Series) -> tuple[float, float]:
 
 
 def paired(ours: pd.DataFrame, other: pd.DataFrame, column: str) -> tuple[float, float]:
-    """Return the mean of other - ours over common seeds, and its standard error."""
-    both = ours[["seed", column]].merge(other[["seed", column]], on="seed", suffixes=("", "_other"))
-    return mean_error(both[f"{column}_other"] - both[column])
+    """Return the mean of other - ours over common seeds and tolerances, and its standard error."""
+    keys = ["seed", "tolerance"]
+    both = ours[[*keys, column]].merge(other[[*keys, column]], on=keys, suffixes=("", "_other"))
+    return mean_error((both[f"{column}_other"] - both[column]).groupby(both["seed"]).mean())
 
 
 def frontier(frame: pd.DataFrame, gap: str) -> pd.DataFrame:
     """Return the mean point of each method and tolerance, with standard errors, by rising gap."""
     groups = frame.groupby(["method", "tolerance"], dropna=False)[["accuracy", gap]]
-    points = groups.mean().join(groups.sem(), rsuffix="_error").reset_index()
+    points = groups.mean().join(groups.sem().add_suffix("_error")).reset_index()
     return points.rename(columns={gap: "gap", f"{gap}_error": "gap_error"}).sort_values(["method", "gap"])
 
 

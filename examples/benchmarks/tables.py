@@ -69,10 +69,11 @@ def means(frame: pd.DataFrame) -> str:
             for name in _in_order(held["method"]):
                 for bound, group in held[held["method"] == name].groupby("tolerance", dropna=False):
                     line = [label(name), _TITLES[constraint], "-" if pd.isna(bound) else f"{bound:g}"]
-                    lines.append(line + [_column(group, key, digits) for key, digits in columns.items()])
+                    line += [_column(group, key, digits) for key, digits in columns.items()]
+                    lines.append([*line, str(len(group))])
         error = ", ".join(f"{rows[f'{name}_se'].mean():.3f} ({name.upper()})" for name in ("dp", "eo"))
         note = f"Sampling standard error of one split's gap: {error} on average."
-        parts += [f"## {dataset}", markdown([*header, "parameters", "fit s"], lines), note]
+        parts += [f"## {dataset}", markdown([*header, "parameters", "fit s", "splits"], lines), note]
     return "\n\n".join(parts)
 
 

@@ -87,7 +87,7 @@ def _threshold(setting: Setting, bound: float | None) -> ThresholdOptimizer:
         estimator=_boosting(setting, None),
         constraints=setting.constraint,
         predict_method="predict_proba",
-        tol=bound,
+        tol=bound or None,  # fairlearn relaxes demographic parity only
     )
 
 
@@ -121,7 +121,12 @@ OUTSIDE = (
         Method(name, label, "reduction", start, grid, tuple(_MOMENTS), mark="‡")
         for name, (label, start, grid) in _EG.items()
     ),
-    Method("threshold_hgb", "thresholds of HGB", "reduction", _THRESHOLDS, "bound", _PARITY, mark="†‡"),
+    Method(
+        "threshold_hgb_dp", "thresholds of HGB", "reduction", _THRESHOLDS, "bound", _PARITY[:1], mark="†‡"
+    ),
+    Method(
+        "threshold_hgb_eo", "thresholds of HGB", "reduction", _THRESHOLDS, "exact", _PARITY[1:], mark="†‡"
+    ),
     Method("adversarial", "adversarial", "penalty", _ADVERSARY, "adversary weight", _PARITY),
     Method("diff_dp", "DiffDP", "penalty", _penalised("diff_dp"), "difference weight", _PARITY[:1]),
     Method("diff_eodd", "DiffEOdd", "penalty", _penalised("diff_eodd"), "difference weight", _PARITY[1:]),
