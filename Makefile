@@ -8,10 +8,10 @@ JOBS   ?= 2
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types doctest check clean
+.PHONY: help env demo test lint types doctest check benchmark benchmark-smoke clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 env: $(STAMP)  ## create the environment in .venv and install the package
 
@@ -39,6 +39,21 @@ doctest: $(STAMP)  ## run the examples in docstrings, docs and README alone
 	$(THREADS) $(BIN)/python -m pytest -q skfairprune docs README.md
 
 check: lint types test  ## everything that CI checks
+
+# A status of 1 says that some fits failed: the report names them.
+benchmark: $(STAMP)  ## every table and figure of docs/benchmarks (days on 2 cores; stop and go on as you like)
+	$(THREADS) $(BIN)/python examples/benchmarks/run.py --jobs $(JOBS) $(ARGS) || [ $$? -eq 1 ]
+	$(THREADS) $(BIN)/python examples/benchmarks/loss_surface.py
+	$(THREADS) $(BIN)/python examples/benchmarks/report.py
+
+# The set "synthetic" needs no file; compas is added where the data are.
+DATA_HOME := $(or $(SKFAIRPRUNE_DATA),../shared/data)
+SMOKE := --sets synthetic$(if $(wildcard $(DATA_HOME)/compas.parquet),$(shell echo ,)compas) \
+	--methods bilevel,scratch,dense,hgb,lr,eg_lr,diff_dp,diff_eodd,magnitude,prune_then_fair,no_gates,no_weights,auto
+
+benchmark-smoke: $(STAMP)  ## the benchmark in minutes: short fits, two seeds; writes to build/benchmarks
+	$(THREADS) $(BIN)/python examples/benchmarks/run.py --smoke --jobs $(JOBS) $(SMOKE) $(ARGS)
+	$(THREADS) $(BIN)/python examples/benchmarks/report.py --smoke
 
 clean:  ## remove the environment and what the tools left
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -47,9 +47,11 @@ def test_quickstart_prints_the_table_and_writes_the_figure(tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("script", ["quickstart.py", "benchmarks/adult.py"])
-def test_missing_data_is_one_clear_message(script, tmp_path):
-    done = run_example(script, "--data", "adult", SKFAIRPRUNE_DATA=str(tmp_path))
+@pytest.mark.parametrize(
+    "command", [["quickstart.py", "--data", "adult"], ["benchmarks/run.py", "means", "--sets", "adult"]]
+)
+def test_missing_data_is_one_clear_message(command, tmp_path):
+    done = run_example(*command, SKFAIRPRUNE_DATA=str(tmp_path))
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("Cannot load 'adult': ")

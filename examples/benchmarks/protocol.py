@@ -1,6 +1,7 @@
 """The protocol that the benchmarks share: where the data are, and how they are split and encoded."""
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,9 +9,15 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 
-from skfairprune.datasets import load_benchmark, make_preprocessor
+from skfairprune.datasets import load_benchmark, make_biased_classification, make_preprocessor
 
-__all__ = ["Part", "load", "split"]
+__all__ = ["SETS", "Part", "load", "load_split", "split"]
+
+#: The six development sets. "synthetic" needs no file: it is for tests and smoke runs.
+SETS = ("adult", "compas", "german_credit", "bank_marketing", "law_school", "acs_income")
+#: The most rows of a set that are used; which ones is drawn once, the same for every seed.
+LIMITS = {"acs_income": 40_000}
+_SYNTHETIC_ROWS = 2_500
 
 
 class Part(NamedTuple):
@@ -22,10 +29,24 @@ class Part(NamedTuple):
 
 
 def load(name: str) -> Bunch:
-    """Load a set from SKFAIRPRUNE_DATA, or from ../shared/data beside the repository."""
-    folder = Path(__file__).resolve().parents[3] / "shared" / "data"
-    default = folder if folder.is_dir() else None
-    return load_benchmark(name, data_home=os.environ.get("SKFAIRPRUNE_DATA") or default)
+    """Load a set from SKFAIRPRUNE_DATA, or from ../shared/data beside the repository.
+
+    Of a set named in LIMITS only that many rows, drawn at random.
+    """
+    if name == "synthetic":
+        data = make_biased_classification(
+            _SYNTHETIC_ROWS, base_rates=(0.6, 0.2), as_frame=True, random_state=0
+        )
+    else:
+        folder = Path(__file__).resolve().parents[3] / "shared" / "data"
+        default = folder if folder.is_dir() else None
+        data = load_benchmark(name, data_home=os.environ.get("SKFAIRPRUNE_DATA") or default)
+    limit = LIMITS.get(name, len(data.y))
+    if limit < len(data.y):
+        rows = np.sort(np.random.default_rng(0).choice(len(data.y), limit, replace=False))
+        for key in ("X", "y", "sensitive_features"):
+            data[key] = data[key].iloc[rows].reset_index(drop=True)
+    return data
 
 
 def split(data: Bunch, seed: int) -> tuple[Part, Part]:
@@ -39,3 +60,12 @@ def split(data: Bunch, seed: int) -> tuple[Part, Part]:
     y, group = data.y.to_numpy(), data.sensitive_features.to_numpy()
     train, test = (Part(X[part], y[part], group[part]) for part in parts)
     return train, test
+
+
+_load_once = lru_cache(maxsize=1)(load)
+
+
+@lru_cache(maxsize=1)
+def load_split(name: str, seed: int) -> tuple[Part, Part]:
+    """Load and split a set; the last one is kept, since the next task is mostly on it."""
+    return split(_load_once(name), seed)

@@ -1,0 +1,184 @@
+"""The experiments: which methods, sets, constraints and sparsities each table and figure needs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pandas as pd
+from baselines.outside import OUTSIDE
+from method import TOLERANCES
+from methods import CRITERIA, METHODS, SKIPPED, is_possible
+from protocol import SETS
+from store import Task
+
+__all__ = ["EXPERIMENTS", "Experiment", "dense_task", "plan", "shorten"]
+
+_DP, _EO = "demographic_parity", "equalized_odds"
+_ORDERS = ("prune_then_fair", "fair_then_prune")
+_OUTSIDE = tuple(method.name for method in OUTSIDE)
+_FEW = ("adult", "compas", "law_school")
+_ABLATIONS = tuple(
+    name + end for end in ("", "_raw") for name in ("bilevel", "no_gates", "no_weights", "no_constraint")
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is fitted for a table or figure.
+
+    ``bounds`` limits the tolerances of the methods that take a bound; None leaves them their own.
+    """
+
+    title: str
+    sets: tuple[str, ...]
+    methods: tuple[str, ...]
+    constraints: tuple[str | None, ...]
+    sparsities: tuple[float, ...] = (0.9,)
+    bounds: dict[str, tuple[float, ...]] | tuple[float, ...] | None = None
+    epochs: tuple[int | str, ...] = ("auto",)
+    seeds: int = 10
+
+    def tolerances(self, method: str, constraint: str | None) -> tuple[float | None, ...]:
+        """Return the tolerances of a method under a constraint."""
+        grid = METHODS[method].tolerances
+        if constraint is None or grid is None:
+            return (None,)
+        if grid != "bound" or self.bounds is None:
+            return TOLERANCES[grid]
+        return self.bounds if isinstance(self.bounds, tuple) else self.bounds[constraint]
+
+    def cells(self) -> Iterator[tuple[str, str | None, float | None, int | str]]:
+        """Yield method, constraint, sparsity and epochs of each fit on a split; sparsity None if not used."""
+        for name in (name for name in self.methods if name not in SKIPPED):
+            method = METHODS[name]
+            levels = self.sparsities if method.pruned or method.sized_by else (None,)
+            for constraint in (c for c in self.constraints if is_possible(method, c)):
+                yield from ((name, constraint, level, n) for level in levels for n in self.epochs)
+
+    def select(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of the store that belong to this experiment, on whatever seeds.
+
+        Sets that it was not planned on are shown if other experiments left all that it needs of its first
+        method.
+        """
+        wanted = {
+            (name, constraint or "none", level, str(epochs), tolerance)
+            for name, constraint, level, epochs in self.cells()
+            for tolerance in self.tolerances(name, constraint)
+        }
+        columns = ["method", "constraint", "sparsity", "max_epochs", "tolerance"]
+        keys = frame[columns].astype(object)
+        found = pd.Series(
+            list(keys.where(keys.notna(), None).itertuples(index=False, name=None)), frame.index
+        )
+        frame, found = frame[found.isin(wanted)], found[found.isin(wanted)]
+        needed = {cell for cell in wanted if cell[0] == self.methods[0]}
+        there = found.groupby(frame["dataset"]).agg(lambda cells: needed <= set(cells))
+        return frame[frame["dataset"].map(there).astype(bool) | frame["dataset"].isin(self.sets)]
+
+
+EXPERIMENTS = {
+    "means": Experiment(
+        "Accuracy and gaps at 90 % sparsity",
+        ("adult",),
+        ("bilevel", "scratch", "dense", "hgb", "lr"),
+        (None, _DP, _EO),
+        bounds={_DP: (0.02,), _EO: (0.04,)},
+        seeds=5,
+    ),
+    "frontier": Experiment(
+        "The frontier of accuracy and gap",
+        SETS,
+        ("bilevel", "bilevel_raw", "bilevel_refit", *CRITERIA, *_ORDERS, "scratch", "dense", *_OUTSIDE),
+        (None, _DP, _EO),
+    ),
+    "sparsity": Experiment(
+        "Accuracy and gap against sparsity",
+        _FEW,
+        ("bilevel", "scratch", *CRITERIA, *_ORDERS),
+        (_EO,),
+        sparsities=(0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99),
+        bounds=(0.05,),
+        seeds=5,
+    ),
+    "tradeoff": Experiment(
+        "Trade-off at 70, 90 and 98 % sparsity",
+        _FEW,
+        ("bilevel", "scratch", "magnitude", "fpgm", "snip", "lottery", *_ORDERS),
+        (_EO,),
+        sparsities=(0.7, 0.9, 0.98),
+        seeds=5,
+    ),
+    "iterations": Experiment(
+        "Training iterations against prune-then-fair",
+        _FEW,
+        ("bilevel", "prune_then_fair"),
+        (_EO,),
+        sparsities=(0.7, 0.9),
+        bounds=(0.05,),
+        epochs=(5, 10, 20, 40, 80),
+        seeds=5,
+    ),
+    "ablation": Experiment(
+        "The constraint in one level, both, or none",
+        SETS,
+        _ABLATIONS,
+        (_DP, _EO),
+        sparsities=(0.9, 0.98),
+        bounds=(0.02, 0.05),
+    ),
+    "bound": Experiment(
+        "The bound on unseen data",
+        SETS,
+        ("bilevel",),
+        (_DP, _EO, "true_positive_rate_parity", "error_rate_parity"),
+        bounds=(0.02, 0.05, 0.1),
+    ),
+    "degradation": Experiment(
+        "Degradation parity",
+        SETS,
+        ("bilevel", "magnitude", "fpgm", "obs", "random"),
+        (None, "degradation_parity"),
+        sparsities=(0.9, 0.98),
+        bounds=(0.02,),
+    ),
+    "auto": Experiment(
+        "The smallest network",
+        SETS,
+        ("auto", "dense"),
+        (None, _DP, _EO),
+        bounds=(0.05,),
+    ),
+}
+
+
+def shorten(experiment: Experiment) -> Experiment:
+    """Return the smoke version: two seeds, six epochs, at most two sparsities and two bounds."""
+    bounds = experiment.bounds if isinstance(experiment.bounds, dict) else (0.02, 0.1)
+    if isinstance(experiment.bounds, tuple):
+        bounds = experiment.bounds[:2]
+    return replace(
+        experiment,
+        sets=("synthetic", "compas", "german_credit"),
+        sparsities=experiment.sparsities[:: max(len(experiment.sparsities) - 1, 1)],
+        bounds=bounds,
+        epochs=(6,) if experiment.epochs == ("auto",) else (4, 8),
+        seeds=2,
+    )
+
+
+def dense_task(dataset: str, seed: int, max_epochs: int | str) -> Task:
+    """Return the dense, unconstrained network that degradation is measured against."""
+    return Task(dataset, seed, "dense", None, None, max_epochs)
+
+
+def plan(experiment: Experiment) -> Iterator[tuple[Task, tuple[float | None, ...]]]:
+    """Yield the tasks of an experiment with their tolerances, and the tasks that they refer to."""
+    for dataset in experiment.sets:
+        for seed in range(experiment.seeds):
+            for name, constraint, level, epochs in experiment.cells():
+                tolerances = experiment.tolerances(name, constraint)
+                task = Task(dataset, seed, name, constraint, level, epochs)
+                yield dense_task(dataset, seed, epochs), (None,)
+                if (sized_by := METHODS[name].sized_by) is not None:
+                    yield task._replace(method=sized_by), tolerances
+                yield task, tolerances

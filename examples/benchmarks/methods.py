@@ -1,0 +1,114 @@
+"""The methods that are compared: the registry, and every way in which the estimator itself is called.
+
+A network that serves several bounds (`set_bound`) is fitted once. A method whose parameters the estimator
+does not have is listed in SKIPPED with the reason.
+"""
+
+from typing import Any
+
+from baselines.outside import OUTSIDE
+from method import Method, Setting, Solution, Solver
+from sklearn.utils._param_validation import InvalidParameterError
+
+from skfairprune import FairPrunedClassifier
+
+__all__ = ["CRITERIA", "METHODS", "SKIPPED", "is_possible"]
+
+CRITERIA = ("magnitude", "fpgm", "snip", "taylor", "lottery", "obs", "fairgrape", "fairprune", "random")
+
+#: All methods by name, in the order of tables.
+METHODS: dict[str, Method] = {}
+#: Why a method is missing.
+SKIPPED: dict[str, str] = {}
+
+
+def _add(method: Method) -> None:
+    METHODS[method.name] = method
+
+
+def _why_not(params: dict[str, Any]) -> str | None:
+    """Return why the estimator does not take these parameters, or None if it does."""
+    try:
+        FairPrunedClassifier(**params)._validate_params()
+    except (TypeError, InvalidParameterError) as error:
+        return str(error).replace("FairPrunedClassifier.__init__() ", "")
+    return None
+
+
+def is_possible(method: Method, constraint: str | None) -> bool:
+    """Tell whether a method knows a constraint."""
+    if constraint is None or method.tolerances is None:
+        return constraint is None and method.constraints is None
+    if method.constraints is None:
+        return _why_not({"constraint": constraint}) is None
+    return constraint in method.constraints
+
+
+def _add_estimator(
+    name: str, label: str, family: str, *, refit: bool = False, sized_by: str | None = None, **params: Any
+) -> None:
+    """Register a way of calling FairPrunedClassifier, if it takes these parameters."""
+    if reason := _why_not(params):
+        SKIPPED[name] = reason
+        return
+    pruned = "sparsity" not in params
+    # Without the rule a bound takes effect in training only.
+    serves = hasattr(FairPrunedClassifier, "set_bound") and params.get("decision_rule", True) and not refit
+
+    def start(setting: Setting) -> Solver:
+        fitted: list[FairPrunedClassifier] = []
+
+        def solve(bound: float | None) -> Solution:
+            shared = bool(fitted)
+            if shared:
+                clf = fitted[0]
+            else:
+                settings = {"sparsity": setting.sparsity, **params} if pruned else dict(params)
+                if setting.sizes is not None:
+                    settings["hidden_layer_sizes"] = setting.sizes
+                if bound is not None and not serves:
+                    settings["difference_bound"] = bound
+                clf = FairPrunedClassifier(
+                    constraint=setting.constraint,
+                    max_epochs=setting.max_epochs,
+                    random_state=setting.seed,
+                    **settings,
+                )
+                X, y, group = setting.train
+                # The criteria that know groups need them without a constraint, too.
+                clf.fit(X, y, sensitive_features=group)
+            if bound is not None and serves:
+                fitted[:] = [clf]
+                clf.set_bound(bound)
+            return Solution(lambda test: clf.predict(test.X), clf, shared)
+
+        return solve
+
+    _add(Method(name, label, family, start, pruned=pruned, sized_by=sized_by))
+
+
+def _add_raw(name: str, label: str, family: str, **params: Any) -> None:
+    """Register a method with the final decision rule and without it."""
+    _add_estimator(name, label, family, **params)
+    _add_estimator(f"{name}_raw", f"{label}, no rule", family, decision_rule=False, **params)
+
+
+# Ours and its ablations; "refit" trains a network for each bound, where one can serve all.
+_add_raw("bilevel", "bi-level (ours)", "ours")
+if hasattr(FairPrunedClassifier, "set_bound"):
+    _add_estimator("bilevel_refit", "bi-level (ours), refit per bound", "ours", refit=True)
+else:
+    SKIPPED["bilevel_refit"] = "every bound is a fit of its own: the estimator has no set_bound"
+_add_raw("no_gates", "w/o gates' constraint", "ablation", constrain="weights")
+_add_raw("no_weights", "w/o weights' constraint", "ablation", constrain="gates")
+_add_raw("no_constraint", "w/o both", "ablation", constrain=None)
+_add_estimator("auto", "smallest network (auto)", "ours", sparsity="auto", max_accuracy_drop=0.003)
+for _name in CRITERIA:
+    _label = _name.upper() if _name in ("fpgm", "snip", "obs") else _name
+    _add_raw(_name, _label, "pruning", criterion=_name)
+for _name in ("prune_then_fair", "fair_then_prune"):
+    _add_raw(_name, _name.replace("_", "-"), "pruning", order=_name)
+# Networks that are not pruned.
+_add_raw("scratch", "small from scratch", "network", sized_by="bilevel", sparsity=0)
+_add_raw("dense", "dense 256-256", "network", sparsity=0)
+METHODS.update({method.name: method for method in OUTSIDE})

@@ -1,0 +1,108 @@
+"""Write the pages of the benchmark: for each experiment its tables and figures, and all rows as Parquet.
+
+python examples/benchmarks/report.py --docs docs/benchmarks
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from experiments import EXPERIMENTS, Experiment, shorten
+from figures import FIGURES, STYLE
+from methods import METHODS, SKIPPED
+from store import Store
+from tables import TABLES
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def tell_origin(rows: pd.DataFrame, name: str, smoke: bool) -> str:
+    """Return the seeds, the date, the machine, the versions and the command of some rows."""
+    seeds = rows.groupby("dataset")["seed"].nunique()
+    of_seeds = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    dates = sorted(rows["date"].unique())
+    parts = [
+        f"{of_seeds} resampled 70/30 splits",
+        dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
+        *("; ".join(sorted(rows[column].unique())) for column in ("machine", "versions")),
+        "commit " + ", ".join(sorted(rows["commit"].unique())),
+    ]
+    command = f"python examples/benchmarks/run.py {name}{' --smoke' if smoke else ''}"
+    return f"{', '.join(parts)}.\n\n```sh\n{command}\n```"
+
+
+def render(name: str, experiment: Experiment, frame: pd.DataFrame, smoke: bool, images: list[str]) -> str:
+    """Return the page of an experiment, or one line if none of its rows are there."""
+    rows = experiment.select(frame)
+    title = f"# {experiment.title}"
+    if rows.empty:
+        return f"{title}\n\nNot run yet.\n"
+    absent = [method for method in experiment.methods if method in SKIPPED]
+    notes = [f"Not in this version of the estimator: {', '.join(absent)}."] if absent else []
+    links = [f"![{image.removesuffix('.png')}]({image})" for image in images]
+    return "\n\n".join([title, tell_origin(rows, name, smoke), *notes, *links, TABLES[name](rows)]) + "\n"
+
+
+def draw(name: str, experiment: Experiment, frame: pd.DataFrame, folder: Path) -> list[str]:
+    """Write the figures of an experiment and return their names."""
+    if name not in FIGURES:
+        return []
+    rows, written = experiment.select(frame), []
+    with mpl.rc_context(STYLE):
+        for end, figure in FIGURES[name](rows).items() if len(rows) else ():
+            if figure is not None:
+                file = f"{name}-{end.replace('_', '-')}.png"
+                figure.savefig(folder / file)
+                written.append(file)
+    return written
+
+
+def write(store: Store, docs: Path, smoke: bool) -> list[Path]:
+    """Write every page, the index and the rows; return the files."""
+    docs.mkdir(parents=True, exist_ok=True)
+    frame, failures = store.frame(), store.failures()
+    pages = []
+    for name, whole in EXPERIMENTS.items():
+        experiment = shorten(whole) if smoke else whole
+        page = docs / f"{name}.md"
+        images = draw(name, experiment, frame, docs)
+        page.write_text(render(name, experiment, frame, smoke, images), encoding="utf-8")
+        pages.append(page)
+    frame.to_parquet(docs / "results.parquet", index=False)
+    index = ["# Benchmark", "", f"{len(frame)} rows in `results.parquet`, {len(failures)} failed fits.", ""]
+    index += [f"- [{EXPERIMENTS[page.stem].title}]({page.name})" for page in pages]
+    if len(failures):
+        last = failures["error"].map(lambda text: re.sub(r"\s+", " ", text.strip().splitlines()[-1])[:100])
+        counts = failures.assign(error=last).groupby(["dataset", "method", "error"]).size()
+        index += ["", "Failed fits:", ""]
+        index += [
+            f"- {dataset}, {METHODS[method].label if method in METHODS else method}: {count} x `{error}`"
+            for (dataset, method, error), count in counts.items()
+        ]
+    (docs / "README.md").write_text("\n".join(index) + "\n", encoding="utf-8")
+    return pages
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the pages; the status is 2 if there is nothing to write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=_ROOT / "build" / "benchmarks")
+    parser.add_argument("--run", help='the name of the store (default "main", or "smoke")')
+    parser.add_argument("--smoke", action="store_true", help="of a smoke run")
+    parser.add_argument("--docs", type=Path, help="default: docs/benchmarks, or build/benchmarks/smoke-docs")
+    args = parser.parse_args(argv)
+    store = Store(args.folder / (args.run or ("smoke" if args.smoke else "main")))
+    if store.frame().empty:
+        print(f"No results in {store.folder}: run examples/benchmarks/run.py first.", file=sys.stderr)
+        return 2
+    docs = args.docs or (args.folder / "smoke-docs" if args.smoke else _ROOT / "docs" / "benchmarks")
+    for page in write(store, docs, args.smoke):
+        print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

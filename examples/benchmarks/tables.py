@@ -1,0 +1,296 @@
+"""The tables of the benchmark, as Markdown, from the rows of the store."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from methods import METHODS
+from summary import compare, find_reference, frontier, gap_column, mean_error, paired
+
+__all__ = ["TABLES", "label", "markdown"]
+
+_TITLES = {
+    "demographic_parity": "demographic parity",
+    "equalized_odds": "equalized odds",
+    "true_positive_rate_parity": "true positive rate parity",
+    "error_rate_parity": "error rate parity",
+    "degradation_parity": "degradation parity",
+    "none": "unconstrained",
+}
+_MARKS = "† reads the group to predict; ‡ decides at random, one draw a split."
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; columns after the first are aligned to the right."""
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def label(name: str) -> str:
+    """Return the label of a method with its marks."""
+    method = METHODS[name]
+    return method.label + method.mark
+
+
+def _value(mean: float, error: float, digits: int = 4, sign: bool = False) -> str:
+    """Return a figure with its error."""
+    if np.isnan(mean):
+        return "-"
+    text = f"{mean:{'+' if sign else ''},.{digits}f}"
+    return text if np.isnan(error) else f"{text} ± {error:,.{digits}f}"
+
+
+def _column(frame: pd.DataFrame, name: str, digits: int = 4) -> str:
+    values = frame[name].dropna() if name in frame else pd.Series(dtype=float)
+    return _value(*mean_error(values), digits) if len(values) else "-"
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Return methods in the order of the registry."""
+    known = set(names)
+    return [name for name in METHODS if name in known]
+
+
+def _constraints(frame: pd.DataFrame) -> list[str]:
+    return [name for name in _TITLES if name in set(frame["constraint"])]
+
+
+def means(frame: pd.DataFrame) -> str:
+    """Accuracy, gaps and size of each method: means over the seeds and their standard errors."""
+    columns = {"accuracy": 4, "dp_gap": 4, "eo_gap": 4, "degradation_gap": 4, "sparsity_parameters": 3}
+    columns |= {"parameters": 0, "fit_seconds": 1}
+    header = ["method", "constraint", "bound", "accuracy", "DP gap", "EO gap", "degradation gap", "sparsity"]
+    parts = []
+    for dataset, rows in frame.groupby("dataset"):
+        lines = []
+        for constraint in _constraints(rows):
+            held = rows[rows["constraint"] == constraint]
+            for name in _in_order(held["method"]):
+                for bound, group in held[held["method"] == name].groupby("tolerance", dropna=False):
+                    line = [label(name), _TITLES[constraint], "-" if pd.isna(bound) else f"{bound:g}"]
+                    line += [_column(group, key, digits) for key, digits in columns.items()]
+                    lines.append([*line, str(len(group))])
+        error = ", ".join(f"{rows[f'{name}_se'].mean():.3f} ({name.upper()})" for name in ("dp", "eo"))
+        note = f"Sampling standard error of one split's gap: {error} on average."
+        parts += [f"## {dataset}", markdown([*header, "parameters", "fit s", "splits"], lines), note]
+    return "\n\n".join(parts)
+
+
+def _accuracy_at(points: pd.DataFrame, gap: float) -> str:
+    """Return the best mean accuracy of the points within a gap."""
+    within = points.loc[points["gap"] <= gap, "accuracy"]
+    return f"{within.max():.4f}" if len(within) else "-"
+
+
+def _frontier_table(frame: pd.DataFrame, references: pd.DataFrame, constraint: str) -> str:
+    gap = gap_column(constraint)
+    reference = find_reference(references, gap)
+    points = frontier(frame[frame["tolerance"].notna()], gap)
+    lines = []
+    for name, row in compare(frame, gap, reference).iterrows():
+        mine, scale = points[points["method"] == name], 100
+        volume = f"{scale * row['value']:.1f} [{scale * row['low']:.1f}, {scale * row['high']:.1f}]"
+        ends = [scale * row[f"difference{end}"] for end in ("", "_low", "_high")]
+        difference = "-" if np.isnan(ends[0]) else f"{ends[0]:+.1f} [{ends[1]:+.1f}, {ends[2]:+.1f}]"
+        at = [_accuracy_at(mine, bound) for bound in (0.02, 0.05, 0.1)]
+        lines.append([label(str(name)), volume, difference, *at, f"{row['n_seeds']:.0f}"])
+        lines[-1].append(f"{row['seconds']:.1f}")
+    header = ["method", "hypervolume %", "difference to ours", "accuracy at gap ≤ .02", "≤ .05", "≤ .1"]
+    note = f"Reference: accuracy {reference.accuracy:.4f}, gap {reference.gap:.4f}; "
+    note += f"100 % is accuracy {reference.top:.4f} at gap 0."
+    return markdown([*header, "seeds", "fit s"], lines) + f"\n\n{note}"
+
+
+def frontiers(frame: pd.DataFrame) -> str:
+    """Hypervolume with intervals and accuracy at equal gap, for each set and constraint."""
+    parts = [
+        "Hypervolume of the mean (accuracy, gap) points over the tolerances, in per cent of the rectangle "
+        "between the reference point and boosting's accuracy at gap 0, with 95 % bootstrap intervals over "
+        "the seeds; differences are paired by seed. The reference point is the accuracy of the majority "
+        "class and the mean gap of unconstrained boosting. " + _MARKS
+    ]
+    for dataset, rows in frame.groupby("dataset"):
+        for constraint in [name for name in _constraints(rows) if name != "none"]:
+            held = rows[rows["constraint"] == constraint]
+            parts += [f"## {dataset}, {_TITLES[constraint]}", _frontier_table(held, rows, constraint)]
+    return "\n\n".join(parts)
+
+
+def by_sparsity(frame: pd.DataFrame) -> str:
+    """Accuracy and gap of each method at each sparsity."""
+    parts = []
+    for (dataset, constraint), rows in frame[frame["sparsity"].notna()].groupby(["dataset", "constraint"]):
+        levels, gap = sorted(rows["sparsity"].unique()), gap_column(constraint)
+        for title, column in (("accuracy", "accuracy"), (f"{_TITLES[constraint]} gap", gap)):
+            lines = []
+            for name in _in_order(rows["method"]):
+                mine = rows[rows["method"] == name]
+                lines.append(
+                    [label(name), *(_column(mine[mine["sparsity"] == level], column) for level in levels)]
+                )
+            header = ["method", *(f"{level:.0%}" for level in levels)]
+            parts += [f"## {dataset}, {title}", markdown(header, lines)]
+    return "\n\n".join(parts)
+
+
+def tradeoff(frame: pd.DataFrame) -> str:
+    """The points of the trade-off curves."""
+    parts = []
+    pruned = frame[frame["sparsity"].notna() & frame["tolerance"].notna()]
+    for (dataset, constraint), rows in pruned.groupby(["dataset", "constraint"]):
+        gap, levels = gap_column(constraint), sorted(rows["sparsity"].unique())
+        lines = []
+        for name in _in_order(rows["method"]):
+            for bound, mine in rows[rows["method"] == name].groupby("tolerance"):
+                cells = []
+                for level in levels:
+                    part = mine[mine["sparsity"] == level]
+                    cells += [_column(part, "accuracy"), _column(part, gap)]
+                lines.append([label(name), f"{bound:g}", *cells])
+        header = [f"{what}, {level:.0%}" for level in levels for what in ("accuracy", "gap")]
+        table = markdown(["method", "bound", *header], lines)
+        parts += [f"## {dataset}, {_TITLES[constraint]}", table]
+    return "\n\n".join(parts)
+
+
+def iterations(frame: pd.DataFrame) -> str:
+    """The least training with which each order reaches what prune-then-fair reaches with the most."""
+    cost = "updates" if frame["updates"].notna().all() else "n_iter"
+    lines = []
+    for (dataset, constraint, level), rows in frame[frame["sparsity"].notna()].groupby(
+        ["dataset", "constraint", "sparsity"]
+    ):
+        gap = gap_column(constraint)
+        table = rows.groupby(["method", "max_epochs"])[["accuracy", gap, cost, "fit_seconds"]].mean()
+        if "prune_then_fair" not in table.index:
+            continue
+        theirs = table.loc["prune_then_fair"].sort_values(cost)
+        goal, needed = theirs.iloc[-1], {}
+        for name in _in_order(rows["method"]):
+            mine = table.loc[name].sort_values(cost)
+            reached = (mine["accuracy"] >= goal["accuracy"] - 0.002) & (mine[gap] <= goal[gap] + 0.005)
+            needed[name] = mine[reached].iloc[0] if reached.any() else None
+        ours, other = needed.get("bilevel"), needed["prune_then_fair"]
+        told = [f"{need[cost]:.0f} ({need['fit_seconds']:.1f} s)" if need is not None else "not reached"
+                for need in (other, ours)]  # fmt: skip
+        saved = "-" if ours is None or other is None else f"{1 - ours[cost] / other[cost]:+.0%}"
+        target = [f"{goal['accuracy']:.4f}", f"{goal[gap]:.4f}"]
+        lines.append([dataset, f"{level:.0%}", *target, *told, saved])
+    unit = "updates of the weights" if cost == "updates" else "epochs over all phases"
+    header = ["set", "sparsity", "accuracy to reach", "gap to reach", "prune-then-fair", "ours", "saved"]
+    return (
+        "What prune-then-fair reaches with its longest training is the goal; a training reaches it within "
+        f".002 of accuracy and .005 of gap, in means over the seeds. Cost in {unit} and in seconds.\n\n"
+        + markdown(header, lines)
+    )
+
+
+def ablation(frame: pd.DataFrame) -> str:
+    """Differences of the ablations to the whole method, paired by seed."""
+    parts = [
+        "Differences to the constraint in both levels, paired by seed, ± standard error; * marks those "
+        "beyond two standard errors. Accuracy: higher is better; gap: lower is better."
+    ]
+    for rule, end in (("with the decision rule", ""), ("without it", "_raw")):
+        names = [f"{name}{end}" for name in ("bilevel", "no_gates", "no_weights", "no_constraint")]
+        rows = frame[frame["method"].isin(names)]
+        if rows["method"].nunique() < 2 or names[0] not in set(rows["method"]):
+            continue
+        others = [name for name in names[1:] if name in set(rows["method"])]
+        lines = []
+        keys = ["constraint", "dataset", "sparsity", "tolerance"]
+        for (constraint, dataset, level, bound), cell in rows.groupby(keys):
+            gap, whole = gap_column(constraint), cell[cell["method"] == names[0]]
+            line = [f"{dataset}, {_TITLES[constraint]}", f"{level:.0%}", f"{bound:g}"]
+            line += [_column(whole, "accuracy"), _column(whole, gap)]
+            for name in others:
+                for column in ("accuracy", gap):
+                    mean, error = paired(whole, cell[cell["method"] == name], column)
+                    line.append(_value(mean, error, sign=True) + ("*" if abs(mean) > 2 * error else ""))
+            lines.append(line)
+        header = ["set, constraint", "sparsity", "bound", "accuracy, both", "gap, both"]
+        for name in others:
+            short = METHODS[name].label.removesuffix(", no rule")
+            header += [f"accuracy, {short}", f"gap, {short}"]
+        parts += [f"## {rule.capitalize()}", markdown(header, lines)]
+    return "\n\n".join(parts)
+
+
+def bound(frame: pd.DataFrame) -> str:
+    """How often the test gap exceeds the bound by more than two sampling standard errors."""
+    frame = frame[frame["tolerance"].notna()].copy()
+    gaps = [gap_column(constraint) for constraint in frame["constraint"]]
+    values = np.array([frame[gap].iloc[i] for i, gap in enumerate(gaps)], float)
+    errors = np.array([frame[gap.replace("_gap", "_se")].iloc[i] for i, gap in enumerate(gaps)], float)
+    frame["exceeds"] = values > frame["tolerance"] + 2 * errors
+    frame["above"] = values > frame["tolerance"]
+
+    def tell(cells: pd.DataFrame) -> str:
+        return f"{cells['exceeds'].sum()}/{len(cells)}" if len(cells) else "-"
+
+    keys = [(name, level) for name in _constraints(frame) for level in sorted(frame["tolerance"].unique())]
+    lines: list[list[str]] = []
+    for title, rows in [*frame.groupby("dataset"), ("all sets", frame)]:
+        cells = [rows[(rows["constraint"] == name) & (rows["tolerance"] == level)] for name, level in keys]
+        lines.append([str(title), *map(tell, cells), f"{rows['exceeds'].mean():.1%}"])
+        lines[-1].append(f"{rows['above'].mean():.0%}")
+    header = ["set", *(f"{_TITLES[name]}, {level:g}" for name, level in keys), "all", "above the bound"]
+    return (
+        "Splits whose test gap exceeds the bound by more than two sampling standard errors; the last column "
+        "counts every gap above the bound, however little.\n\n" + markdown(header, lines)
+    )
+
+
+def degradation(frame: pd.DataFrame) -> str:
+    """What pruning costs one group more than another."""
+    lines = []
+    pruned = frame[frame["sparsity"].notna()]
+    for (dataset, level), rows in pruned.groupby(["dataset", "sparsity"]):
+        for name in _in_order(rows["method"]):
+            for constraint in _constraints(rows):
+                mine = rows[(rows["method"] == name) & (rows["constraint"] == constraint)]
+                if len(mine):
+                    line = [dataset, f"{level:.0%}", label(name), _TITLES[constraint]]
+                    gaps = [_column(mine, "degradation_gap"), f"{mine['degradation_se'].mean():.4f}"]
+                    lines.append([*line, _column(mine, "accuracy"), *gaps])
+    header = ["set", "sparsity", "method", "constraint", "accuracy", "degradation gap", "sampling error"]
+    return (
+        "The degradation gap is the largest minus the smallest accuracy lost by a group against the dense, "
+        "unconstrained network of the same split (Def. 3 of the paper); the sampling error is that of one "
+        "split.\n\n" + markdown(header, lines)
+    )
+
+
+def auto(frame: pd.DataFrame) -> str:
+    """The smallest network whose accuracy stays within the allowed drop."""
+    lines = []
+    small = frame[frame["method"] == "auto"]
+    for (dataset, constraint), rows in small.groupby(["dataset", "constraint"]):
+        dense = frame[(frame["method"] == "dense") & (frame["dataset"] == dataset)]
+        mean, error = paired(dense[dense["constraint"] == constraint], rows, "accuracy")
+        gap = None if constraint == "none" else gap_column(constraint)
+        kept = "-"
+        if gap is not None:
+            error_of_gap = rows[gap.replace("_gap", "_se")]
+            kept = f"{(rows[gap] <= rows['tolerance'] + 2 * error_of_gap).mean():.0%}"
+        removed = f"{rows['sparsity_parameters'].median():.2%}"
+        line = [dataset, _TITLES[constraint], removed, f"{rows['parameters'].median():,.0f}"]
+        line += [_column(rows, "accuracy"), _value(mean, error, sign=True)]
+        lines.append([*line, "-" if gap is None else _column(rows, gap), kept])
+    header = ["set", "constraint", "removed (median)", "parameters (median)", "accuracy", "against dense"]
+    return markdown([*header, "gap", "bound kept within 2 errors"], lines)
+
+
+#: The body of each experiment's page.
+TABLES: dict[str, Callable[[pd.DataFrame], Any]] = {
+    "means": means,
+    "frontier": frontiers,
+    "sparsity": by_sparsity,
+    "tradeoff": tradeoff,
+    "iterations": iterations,
+    "ablation": ablation,
+    "bound": bound,
+    "degradation": degradation,
+    "auto": auto,
+}
