@@ -35,6 +35,7 @@ from skfairprune.pruning.budget import MEASURES, Chain
 from skfairprune.pruning.criteria import CRITERIA
 from skfairprune.pruning.report import pruning_report
 from skfairprune.training.batches import Rows
+from skfairprune.training.distillation import TEACHERS
 from skfairprune.training.hypergradient import HYPERGRADIENTS
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
@@ -122,8 +123,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         ``*_difference`` metrics (for equalized odds, the larger of the two gaps).
 
     decision_rule : bool, default=True
-        Whether a group-blind decision rule that meets the bound is fitted and merged into the network. If not,
-        the constraint acts in training only, and the network has to meet the bound by itself.
+        Whether a group-blind decision rule that meets the bound is fitted and merged into the network. If
+        not, the constraint acts in training only, and the network has to meet the bound by itself.
 
     constraint_strength : float, default=0.5
         The weight of the constraint's Lagrangian in the loss, at least 0.
@@ -149,6 +150,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         The gates' temperature at the start and the end of the bilevel phase, above 0, in units of the
         scores' spread; it falls geometrically, so that the gates end all but binary.
 
+    distill : {"dense", "boosting"} or None, default=None
+        The teacher whose soft (label, group) probabilities the fine-tuning learns beside the labels: the
+        dense network, or gradient boosting that saw neither the row it speaks of nor the fold that a copy
+        is blind to (five models, on half of the rows each).
+
     min_cell_size : int, default=30
         A cell, that is a group within an event (all rows, or the rows of one label), with fewer training
         samples leaves the constraint with a warning.
@@ -163,8 +169,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         The weight decay of AdamW, at least 0.
 
     max_epochs : int or "auto", default="auto"
-        The epochs of all phases together, at least 3 (of every network tried, with ``sparsity="auto"``). "auto"
-        is 20, or on small data as many as make about 1,000 updates, up to 200.
+        The epochs of all phases together, at least 3; with ``sparsity="auto"`` those of each network that is
+        tried. "auto" is 20, or on small data as many as make about 1,000 updates, up to 200.
 
     batch_size : int or "auto", default="auto"
         The rows of a batch. "auto" is a sixty-fourth of the data, from 32 to 512; with at most 200
@@ -224,8 +230,9 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
 
     sparsity_path_ : DataFrame or None
         With ``sparsity="auto"`` one row for each size that was tried, the dense network first: sparsity,
-        widths (units of the prunable layers), parameters, held-out accuracy, accuracy_drop and drop_standard_error (both against
-        the dense network, on the same rows), gap and gap_standard_error, within (what is allowed), chosen.
+        widths (units of the prunable layers), parameters, held-out accuracy, accuracy_drop and
+        drop_standard_error (both against the dense network, on the same rows), gap and gap_standard_error,
+        within (what is allowed), chosen.
 
     pruning_report_ : DataFrame
         For each layer and in total: units, parameters and MACs before and after.
@@ -244,9 +251,9 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
 
     history_ : DataFrame
         One row for each epoch, with the columns phase ("dense", "bilevel", "fine-tune", "repair"), epoch
-        (within the phase), train_loss, valid_loss (NaN where nothing is held out, or the multipliers move) and
-        seconds; trial, with ``sparsity="auto"``. In the fine-tuning train_loss is the sum over the network
-        and its copies.
+        (within the phase), train_loss, valid_loss (NaN where nothing is held out, or the multipliers move)
+        and seconds; trial, with ``sparsity="auto"``. In the fine-tuning train_loss is the sum over the
+        network and its copies.
 
     n_iter_ : int
         The epochs run, over all phases.
@@ -291,6 +298,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         "hypergradient_damping": [Interval(Real, 0, None, closed="neither")],
         "sparsity_schedule": [StrOptions(set(REMOVALS)), callable],
         "gate_temperature": [tuple, list],
+        "distill": [StrOptions(set(TEACHERS)), None],
         "min_cell_size": [Interval(Integral, 1, None, closed="left")],
         "pos_label": "no_validation",
         "lr": [Interval(Real, 0, None, closed="neither")],
@@ -340,6 +348,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         hypergradient_damping: float = 1.0,
         sparsity_schedule: str | Callable[[float], float] = "cubic",
         gate_temperature: tuple[float, float] = (1.0, 0.05),
+        distill: str | None = None,
         min_cell_size: int = 30,
         pos_label: Any = None,
         lr: float = 5e-3,
@@ -375,6 +384,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.hypergradient_damping = hypergradient_damping
         self.sparsity_schedule = sparsity_schedule
         self.gate_temperature = gate_temperature
+        self.distill = distill
         self.min_cell_size = min_cell_size
         self.pos_label = pos_label
         self.lr = lr
@@ -542,7 +552,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             generator=torch.Generator().manual_seed(seed),
             progress=ProgressBar(plan.n_epochs if budget is not None else None) if self.verbose else None,
         )
-        trainer = self._make_trainer(Levels.from_split(tensors, split), runner, plan, targets, split)
+        trainer = self._make_trainer(Levels.from_split(tensors, split), runner, plan, targets, split, seed)
         try:
             network = network.to(device, dtype)
             trials: list[Trial] = []
@@ -564,7 +574,13 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self._store_fairness(outcome, targets, split)
 
     def _make_trainer(
-        self, levels: Levels, runner: PhaseRunner, plan: Plan, targets: Targets, split: LevelSplit
+        self,
+        levels: Levels,
+        runner: PhaseRunner,
+        plan: Plan,
+        targets: Targets,
+        split: LevelSplit,
+        seed: int,
     ) -> Trainer:
         """Put the parts of a fit together."""
         lagrangian = Lagrangian(
@@ -586,7 +602,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             damping=self.hypergradient_damping,
             schedule=gate_schedule(self.sparsity_schedule, self.gate_temperature),
         )
-        return Trainer(levels, split.rule_fold, runner, plan, lagrangian, pruner)
+        return Trainer(levels, split.rule_fold, runner, plan, lagrangian, pruner, self.distill, seed)
 
     def _store_network(self, outcome: Outcome, dense: Chain, targets: Targets) -> None:
         """Set the attributes that describe the network."""

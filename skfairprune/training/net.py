@@ -273,12 +273,23 @@ class FineTuneNet(PhaseNet):
     fold : Tensor of shape (n_total,) of long
         Which copy is blind to each row; a number above all copies where none is, -1 for rows that are
         only held out.
+    soft_target : Tensor of shape (n_networks, n_total, n_joint) or None
+        Distributions to learn in place of the joint classes.
     **kwargs
         As for :class:`PhaseNet`.
     """
 
-    def __init__(self, module: nn.Module, criterion: nn.Module, *, fold: Tensor, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        criterion: nn.Module,
+        *,
+        fold: Tensor,
+        soft_target: Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.fold = fold
+        self.soft_target = soft_target
         super().__init__(module, criterion, **kwargs)
 
     def batch_loss(self, batch: Batch, training: bool) -> Tensor:
@@ -289,9 +300,9 @@ class FineTuneNet(PhaseNet):
         n_networks = len(logits)
         blind = self.fold[batch.position] == torch.arange(-1, n_networks - 1, device=logits.device)[:, None]
         # The criterion divides by all the pairs of network and row; a row's weight counts once.
-        return n_networks * self.criterion_(
-            logits.flatten(0, 1), batch.target.repeat(n_networks), (~blind * batch.weight).flatten()
-        )
+        rows = (logits.flatten(0, 1), batch.target.repeat(n_networks), (~blind * batch.weight).flatten())
+        soft = None if self.soft_target is None else self.soft_target[:, batch.position].flatten(0, 1)
+        return n_networks * self.criterion_(*rows, soft)
 
     def held_out_logits(self, batch: Batch) -> Tensor:
         """Return logits of each row under the copy that is blind to it."""

@@ -72,10 +72,27 @@ class Objective(nn.Module):
         """Set :math:`C` and :math:`V`, of shape (n_joint, n_decisions); before, it is the cross-entropy."""
         self.coefficients, self.values = coefficients, values
 
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        """Return the mean loss over rows of logits (n_samples, n_joint), weights of mean about 1."""
+    def forward(
+        self, logits: Tensor, target: Tensor, weight: Tensor, soft_target: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean loss over rows.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (n_samples, n_joint)
+            The network's outputs.
+        target : Tensor of shape (n_samples,) of long
+            Joint classes.
+        weight : Tensor of shape (n_samples,)
+            Weights of mean about 1.
+        soft_target : Tensor of shape (n_samples, n_joint), default=None
+            Distributions in place of the joint classes in the cross-entropy.
+        """
         log_proba = torch.log_softmax(logits, dim=1)
-        loss = -log_proba.gather(1, target[:, None]).squeeze(1)
+        if soft_target is None:
+            loss = -log_proba.gather(1, target[:, None]).squeeze(1)
+        else:
+            loss = -(soft_target * log_proba).sum(dim=1)
         if self.coefficients is not None and self.values is not None and self.strength > 0:
             score = log_proba.exp() @ self.coefficients / self.temperature
             decision = SURROGATES[self.surrogate](score)

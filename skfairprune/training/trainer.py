@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from skfairprune.constraints import Floats, Gap
 from skfairprune.decision import RuleFit
 from skfairprune.pruning.budget import Chain
 from skfairprune.training.batches import Batch
+from skfairprune.training.distillation import soft_targets
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
 from skfairprune.training.net import FineTuneNet, NetworkStack, joint_proba
@@ -85,6 +86,10 @@ class Trainer:
         The constraint; makes the phases' objectives.
     pruner : Pruner
         Makes the small network.
+    distill : str or None
+        The teacher of the fine-tuning.
+    seed : int
+        Of the teacher.
     """
 
     levels: Levels
@@ -93,6 +98,9 @@ class Trainer:
     plan: Plan
     lagrangian: Lagrangian
     pruner: Pruner
+    distill: str | None
+    seed: int
+    _soft_target: torch.Tensor | None = field(default=None, init=False)
 
     def fit(self, network: nn.Module, chain: Chain, budget: int) -> Outcome:
         """Train, prune and fit the rule.
@@ -106,7 +114,7 @@ class Trainer:
         budget : int
             The most that the small network may cost.
         """
-        initial = self._train_dense(network)
+        initial = self._train_dense(network, chain)
         pruned = self.pruner.prune(network, initial, chain, budget)
         stack = self._fine_tune(pruned.network)
         if self.lagrangian.task is None:
@@ -137,7 +145,7 @@ class Trainer:
         trials : list of Trial
             The dense network, then the sizes in the order they were tried.
         """
-        initial = self._train_dense(network)
+        initial = self._train_dense(network, chain)
         self.runner.trial = 0
         whole: Masks = [np.ones(size, dtype=bool) for size in chain.widths]
         stack = self._fine_tune(network)
@@ -168,11 +176,13 @@ class Trainer:
         find_smallest(len(budgets), within)
         return self._decide(*best), trials
 
-    def _train_dense(self, network: nn.Module) -> nn.Module:
-        """Run the dense phase in place, and return the network as it was before."""
+    def _train_dense(self, network: nn.Module, chain: Chain) -> nn.Module:
+        """Run the dense phase in place, let it teach, and return the network as it was before."""
         initial = copy.deepcopy(network)
         self.pruner.train_dense(network)
         self._know_dense_decisions(network)
+        if self.distill is not None:
+            self._soft_target = soft_targets(self.distill, network, self.levels, chain.n_outputs, self.seed)
         return initial
 
     def _know_dense_decisions(self, network: nn.Module) -> None:
@@ -205,6 +215,7 @@ class Trainer:
                 FineTuneNet,
                 update,
                 fold=levels.fold,
+                soft_target=self._soft_target,
             )
         return stack
 
