@@ -23,8 +23,8 @@ from skfairprune.multipliers import DualProblem, ScoredRows, flat_differences
 
 __all__ = ["DecisionRule", "RuleFit", "condition_on_group", "cross_fitted_gap", "fit_rule"]
 
-# Standard errors of its gap that the rule keeps each event clear of the bound, and the least share of the
-# bound that it aims at: below that, on very small data, accuracy would be paid for noise.
+# Standard errors of its gap that the rule keeps each event clear of the bound between two groups, and the least
+# share of the bound that it aims at: below that, on very small data, accuracy would be paid for noise.
 _MARGIN, _LEAST_TARGET = 1.0, 0.5
 # What a gap above the target costs in accuracy, when rules are compared. Where noise leaves only wild rules
 # within the target, one that is near it is better.
@@ -165,6 +165,8 @@ class RuleProblem:
         errors = [gap.standard_error for gap in self.unconstrained.event_gaps]
         #: Sampling standard error of the unconstrained gap in each event; 0 where it is undefined.
         self.errors = np.nan_to_num(np.array(errors))
+        # The extremes of n groups grow by chance as the root of log n does.
+        self.margin = _MARGIN * self.errors * np.sqrt(np.log2(np.maximum(self.included.sum(axis=1), 2)))
 
     def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""
@@ -184,7 +186,7 @@ class RuleProblem:
 
     def target(self, bound: float) -> Floats:
         """Return the gap that each event aims at: clear of the bound by its own sampling error."""
-        return np.maximum(bound - _MARGIN * self.errors, _LEAST_TARGET * bound)
+        return np.maximum(bound - self.margin, _LEAST_TARGET * bound)
 
     def fit(self, bound: float, multipliers: Floats | None = None, shift: Floats | None = None) -> RuleFit:
         """Fit the rule under a bound, see :func:`fit_rule`; from multipliers and shift of a rule near it."""
