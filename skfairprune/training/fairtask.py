@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats, Gap
 from skfairprune.decision import DecisionRule, RuleFit, cross_fitted_gap, fit_rule
+from skfairprune.frontier import RuleFrontier, fit_frontier
 from skfairprune.multipliers import ScoredRows
 
 __all__ = ["FairTask"]
@@ -87,6 +88,17 @@ class FairTask:
         """Fit the rule on joint probabilities (n_samples, n_joint) of the rows of that index."""
         return fit_rule(
             self._scored(joint, index),
+            self.constraint,
+            self.included,
+            self.bound,
+            self.class_weight,
+        )
+
+    def fit_frontier(self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp]) -> RuleFrontier:
+        """Fit rules for many bounds, the task's own among them, on out-of-fold joint probabilities."""
+        return fit_frontier(
+            self._scored(joint, index),
+            fold,
             self.constraint,
             self.included,
             self.bound,
