@@ -23,14 +23,15 @@ from skfairprune.multipliers import DualProblem, ScoredRows, flat_differences
 
 __all__ = ["DecisionRule", "RuleFit", "condition_on_group", "cross_fitted_gap", "fit_rule"]
 
-# Standard errors of its gap that the rule keeps each event clear of the bound, and the least share of the
-# bound that it aims at: below that, on very small data, accuracy would be paid for noise.
+# Standard errors of its gap that the rule keeps each event clear of the bound between two groups, and the least
+# share of the bound that it aims at: below that, on very small data, accuracy would be paid for noise.
 _MARGIN, _LEAST_TARGET = 1.0, 0.5
 # What a gap above the target costs in accuracy, when rules are compared. Where noise leaves only wild rules
 # within the target, one that is near it is better.
 _PRICE = 5.0
-# Rounds of solving and measuring, and those without a better rule after which noise is all that moves.
-_MAX_ROUNDS, _PATIENCE = 20, 5
+# Rounds of solving and measuring, and those without a better rule after which noise is all that moves; it is
+# seen sooner from a rule under a bound near by.
+_MAX_ROUNDS, _PATIENCE, _PATIENCE_NEAR = 20, 5, 2
 
 
 def condition_on_group(proba: Floats, group: NDArray[np.intp]) -> Floats:
@@ -165,6 +166,8 @@ class RuleProblem:
         errors = [gap.standard_error for gap in self.unconstrained.event_gaps]
         #: Sampling standard error of the unconstrained gap in each event; 0 where it is undefined.
         self.errors = np.nan_to_num(np.array(errors))
+        # The extremes of n groups grow by chance as the root of log n does.
+        self.margin = _MARGIN * self.errors * np.sqrt(np.log2(np.maximum(self.included.sum(axis=1), 2)))
 
     def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""
@@ -184,23 +187,45 @@ class RuleProblem:
 
     def target(self, bound: float) -> Floats:
         """Return the gap that each event aims at: clear of the bound by its own sampling error."""
-        return np.maximum(bound - _MARGIN * self.errors, _LEAST_TARGET * bound)
+        return np.maximum(bound - self.margin, _LEAST_TARGET * bound)
 
-    def fit(self, bound: float, multipliers: Floats | None = None, shift: Floats | None = None) -> RuleFit:
-        """Fit the rule under a bound, see :func:`fit_rule`; from multipliers and shift of a rule near it."""
+    @property
+    def unconstrained_bound(self) -> float:
+        """The least bound that the unconstrained rule keeps; 0 if no gap is defined."""
+        gaps = np.nan_to_num(np.array([gap.value for gap in self.unconstrained.event_gaps]))
+        return float(np.minimum(gaps + self.margin, gaps / _LEAST_TARGET).max())
+
+    def fit(self, bound: float, near: RuleFit | None = None, multipliers: Floats | None = None) -> RuleFit:
+        """Fit the rule under a bound, see :func:`fit_rule`.
+
+        Parameters
+        ----------
+        bound : float
+            The largest gap allowed, in [0, 1].
+        near : RuleFit, default=None
+            The rule under a bound near it, to start from.
+        multipliers : ndarray of shape (n_events, n_groups), default=None
+            Multipliers near the solution, to start from without ``near``.
+
+        Returns
+        -------
+        RuleFit
+        """
         target = self.target(bound)
         if self.unconstrained.excess(target) <= 0:
             return self.unconstrained
         tolerance = 0.05 * self.errors.max()
         candidates, step, best = [self.unconstrained], 1.0, 0
-        shift = np.zeros(self.included.shape) if shift is None else shift
+        shift, patience = np.zeros(self.included.shape), _PATIENCE
+        if near is not None:
+            multipliers, shift, patience = near.multipliers, near.rate_shift, _PATIENCE_NEAR
         for number in range(1, _MAX_ROUNDS + 1):
             multipliers = self.dual.solve(target, shift, multipliers)
             fit, difference = self.evaluate(multipliers, shift)
             candidates.append(fit)
             if _merit(fit, target + tolerance) > _merit(candidates[best], target + tolerance):
                 best = number
-            if abs(fit.excess(target)) <= tolerance or number - best >= _PATIENCE:
+            if abs(fit.excess(target)) <= tolerance or number - best >= patience:
                 break
             if len(candidates) > 2 and fit.excess(target) * candidates[-2].excess(target) < 0:
                 step /= 2  # it went past the target
@@ -242,7 +267,7 @@ def fit_rule(
     -------
     RuleFit
     """
-    return RuleProblem(rows, constraint, included, class_weight).fit(bound, start)
+    return RuleProblem(rows, constraint, included, class_weight).fit(bound, multipliers=start)
 
 
 def _merit(fit: RuleFit, target: Floats) -> float:

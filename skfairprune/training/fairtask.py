@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats, Gap, GroupCounts
 from skfairprune.decision import DecisionRule, RuleFit, RuleProblem
+from skfairprune.frontier import RuleFrontier, fit_frontier
 from skfairprune.multipliers import ScoredRows
 
 __all__ = ["FairTask"]
@@ -96,11 +97,22 @@ class FairTask:
 
     def _fit(self, rows: ScoredRows, start: Floats | None) -> RuleFit:
         problem = self._problem(rows)
-        return problem.fit(self.bound, start) if self.with_rule else problem.unconstrained
+        return problem.fit(self.bound, multipliers=start) if self.with_rule else problem.unconstrained
 
     def fit_rule(self, joint: Floats, index: NDArray[np.intp]) -> RuleFit:
         """Fit the rule on joint probabilities (n_samples, n_joint) of the rows of that index."""
         return self._fit(self._scored(joint, index), None)
+
+    def fit_frontier(self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp]) -> RuleFrontier:
+        """Fit rules for many bounds, the task's own among them, on out-of-fold joint probabilities."""
+        return fit_frontier(
+            self._scored(joint, index),
+            fold,
+            self.constraint,
+            self.included,
+            self.bound,
+            self.class_weight,
+        )
 
     def decide(
         self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp], start: Floats
