@@ -27,8 +27,16 @@ from skfairprune._preparation import (
     resolve_lengths,
     share_rows,
 )
-from skfairprune._reporting import find_problem, multiplier_table, sparsity_path, validation_gap
-from skfairprune.constraints import CONSTRAINTS
+from skfairprune._reporting import (
+    ValidationGap,
+    describe_rows,
+    find_problem,
+    multiplier_table,
+    sparsity_path,
+    validation_gap,
+)
+from skfairprune._rules import AwareRules, frontier_table
+from skfairprune.constraints import CONSTRAINTS, Gap
 from skfairprune.modules import ACTIVATIONS, DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.moments import check_moment
 from skfairprune.pruning.budget import MEASURES, Chain
@@ -125,6 +133,10 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     decision_rule : bool, default=True
         Whether a group-blind decision rule that meets the bound is fitted and merged into the network. If
         not, the constraint acts in training only, and the network has to meet the bound by itself.
+
+    attribute_aware : bool, default=False
+        Whether rules that are told the group of each row are fitted beside the blind ones. They are used only
+        where `predict` is given `sensitive_features`.
 
     constraint_strength : float, default=0.5
         The weight of the constraint's Lagrangian in the loss, at least 0.
@@ -243,6 +255,13 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     groups_ : list or None
         The labels of the groups under the constraint; with several sensitive columns, tuples.
 
+    bound_ : float or None
+        The bound in force: `difference_bound`, or what :meth:`set_bound` set.
+
+    frontier_ : DataFrame or None
+        What :meth:`set_bound` can choose from: one row for each bound, with the gap, gap_standard_error and
+        accuracy on rows that neither the weights nor the rule behind a decision saw.
+
     multipliers_ : DataFrame or None
         The constraint's multipliers, in accuracy per unit of rate; events by groups.
 
@@ -291,6 +310,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         "constraint": [StrOptions({"auto", *CONSTRAINTS}), Moment, None],
         "difference_bound": [Interval(Real, 0, 1, closed="both")],
         "decision_rule": ["boolean"],
+        "attribute_aware": ["boolean"],
         "constraint_strength": [Interval(Real, 0, None, closed="left")],
         "surrogate": [StrOptions(set(SURROGATES))],
         "surrogate_temperature": [Interval(Real, 0, None, closed="neither")],
@@ -341,6 +361,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         constraint: str | UtilityParity | None = "auto",
         difference_bound: float = 0.05,
         decision_rule: bool = True,
+        attribute_aware: bool = False,
         constraint_strength: float = 0.5,
         surrogate: str = "sigmoid",
         surrogate_temperature: float = 0.3,
@@ -377,6 +398,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.constraint = constraint
         self.difference_bound = difference_bound
         self.decision_rule = decision_rule
+        self.attribute_aware = attribute_aware
         self.constraint_strength = constraint_strength
         self.surrogate = surrogate
         self.surrogate_temperature = surrogate_temperature
@@ -602,19 +624,29 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             damping=self.hypergradient_damping,
             schedule=gate_schedule(self.sparsity_schedule, self.gate_temperature),
         )
-        return Trainer(levels, split.rule_fold, runner, plan, lagrangian, pruner, self.distill, seed)
+        teacher = (self.distill, seed)
+        return Trainer(
+            *(levels, split.rule_fold, runner, plan, lagrangian, pruner, *teacher, self.attribute_aware)
+        )
 
     def _store_network(self, outcome: Outcome, dense: Chain, targets: Targets) -> None:
         """Set the attributes that describe the network."""
-        own = weights = np.eye(len(targets.order))
-        if targets.task is not None and outcome.rule is not None:
-            own = targets.task.unconstrained.output_weights()
-            weights = outcome.rule.rule.output_weights()
-        network = outcome.network.cpu()
+        network, rule, frontier = outcome.network.cpu(), outcome.rule, outcome.frontier
         dtype = next(network.parameters()).dtype
-        # The rows of both last layers, the rule's and the network's own, are in the order of classes_.
+
+        # The rows of a last layer, the rule's or the network's own, are in the order of classes_.
+        def layer(weights: NDArray[np.float64]) -> torch.Tensor:
+            return torch.tensor(weights[targets.order], dtype=dtype)
+
+        task = targets.task
+        own = np.eye(len(targets.order)) if task is None else task.unconstrained.output_weights()
         self._own_weights = own[targets.order]
-        self.module_ = DecisionNetwork(network, torch.tensor(weights[targets.order], dtype=dtype)).eval()
+        weights = own if rule is None else rule.rule.output_weights()
+        rules: tuple[torch.Tensor, ...] = ()
+        if frontier is not None:
+            layers = [layer(fit.rule.output_weights()) for fit in frontier.fits]
+            rules = (torch.tensor(frontier.bounds, dtype=dtype), torch.stack(layers))
+        self.module_ = DecisionNetwork(network, layer(weights), *rules).eval()
         self.module_.requires_grad_(False)
         self.masks_ = outcome.masks[1:] if dense.prune_inputs else outcome.masks
         names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
@@ -627,27 +659,82 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
 
     def _store_fairness(self, outcome: Outcome, targets: Targets, split: LevelSplit) -> None:
         """Set the attributes that describe the constraint, and warn if the bound is not met."""
-        self.groups_, self.multipliers_, self.validation_gap_ = targets.group_labels, None, None
-        task, rule, gap, labels = targets.task, outcome.rule, outcome.gap, targets.group_labels
-        if task is None or rule is None or gap is None or labels is None:
+        self.groups_ = targets.group_labels
+        self.bound_: float | None = None
+        self.multipliers_: pd.DataFrame | None = None
+        self.validation_gap_: ValidationGap | None = None
+        self.frontier_: pd.DataFrame | None = None
+        self._frontier, self._aware = outcome.frontier, None
+        task, rule, gap = targets.task, outcome.rule, outcome.gap
+        if task is None or rule is None or gap is None:
             return
-        events = task.constraint.events
-        self.multipliers_ = multiplier_table(rule.multipliers, events, labels)
-        self.validation_gap_ = validation_gap(gap, events, labels, split)
+        self._events, self._statement = task.constraint.events, describe_rows(split)
+        self._describe(task.bound, rule.multipliers, gap)
+        if outcome.frontier is not None:
+            self.frontier_ = frontier_table(outcome.frontier)
+        if outcome.aware is not None:
+            self._aware = AwareRules(outcome.aware, targets.group_codes, targets.order)
         problem = find_problem(outcome, targets, self.difference_bound, self.n_iter_, len(split.upper))
         if problem is not None:
             warnings.warn(problem, ConvergenceWarning, stacklevel=5)
 
-    def _joint_proba(self, X: ArrayLike) -> Iterator[torch.Tensor]:
-        """Yield the joint probabilities of rows, a batch at a time."""
-        rows = check_inputs(self, X)
+    def _describe(self, bound: float, multipliers: NDArray[np.float64], gap: Gap) -> None:
+        """Set the attributes that describe the rule of one bound."""
+        assert self.groups_ is not None
+        self.bound_ = bound
+        self.multipliers_ = multiplier_table(multipliers, self._events, self.groups_)
+        self.validation_gap_ = validation_gap(gap, self._events, self.groups_, self._statement)
+
+    def set_bound(self, difference_bound: float) -> "FairPrunedClassifier":
+        """Set the bound of the fitted network, without training.
+
+        The network carries rules for a grid of bounds, from 0 to its unconstrained gap; `frontier_` shows
+        what each reaches on held-out rows. The rule of the largest bound not above the one asked for is
+        taken.
+        ``module_``, ``bound_``, ``multipliers_`` and ``validation_gap_`` follow; the parameter
+        `difference_bound` stays what `fit` was asked for.
+
+        Parameters
+        ----------
+        difference_bound : float
+            The largest difference in [0, 1] allowed between any two groups' rates.
+
+        Returns
+        -------
+        FairPrunedClassifier
+            The estimator itself.
+
+        Raises
+        ------
+        NotFittedError
+            If it is not fitted.
+        ValueError
+            If the bound is not in [0, 1], or no rule was fitted.
+        """
+        check_is_fitted(self, "module_")
+        if not (isinstance(difference_bound, Real) and 0 <= difference_bound <= 1):
+            raise ValueError(f"difference_bound must be a number in [0, 1]; got {difference_bound!r}.")
+        if self._frontier is None:
+            raise ValueError(
+                "set_bound needs the decision rules of a constraint, and this model was fitted with "
+                f"constraint_={self.constraint_!r}, decision_rule={self.decision_rule!r}. Fit it with a "
+                "constraint and decision_rule=True."
+            )
+        position = self.module_.set_bound(float(difference_bound))
+        frontier = self._frontier
+        multipliers = frontier.fits[position].multipliers
+        self._describe(float(difference_bound), multipliers, frontier.gaps[position])
+        return self
+
+    def _joint_proba(self, rows: NDArray[np.floating]) -> Iterator[torch.Tensor]:
+        """Yield the joint probabilities of checked rows, a batch at a time."""
         dtype = self.module_.output_weights.dtype
         for start in range(0, len(rows), _PREDICT_ROWS):
             batch = torch.tensor(rows[start : start + _PREDICT_ROWS], dtype=dtype)
             with torch.inference_mode():
                 yield torch.softmax(self.module_.network(batch).double(), dim=1)
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.floating]:
+    def predict_proba(self, X: ArrayLike, *, sensitive_features: Any = None) -> NDArray[np.floating]:
         """Predict class probabilities, after the decision rule.
 
         Under a constraint these are the merged rule's outputs: their argmax is the decision, and they are
@@ -657,6 +744,9 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         ----------
         X : {array-like, CSR matrix} of shape (n_samples, n_features)
             Rows; no sensitive feature is needed.
+        sensitive_features : like in `fit`, default=None
+            The group of each row, for the rules that are told it: only with ``attribute_aware=True``. Such
+            decisions treat rows alike but for their group differently, which may be unlawful.
 
         Returns
         -------
@@ -664,9 +754,23 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             Probabilities in the order of ``classes_``.
         """
         check_is_fitted(self, "module_")
+        rows = check_inputs(self, X)
+        if sensitive_features is not None:
+            return self._aware_proba(rows, sensitive_features)
         weights = self.module_.output_weights.T.double()
-        parts = [(joint @ weights).numpy() for joint in self._joint_proba(X)]
+        parts = [(joint @ weights).numpy() for joint in self._joint_proba(rows)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _aware_proba(self, rows: NDArray[np.floating], sensitive_features: Any) -> NDArray[np.floating]:
+        """Predict class probabilities of rows whose groups are told."""
+        if self._aware is None or self.bound_ is None:
+            raise ValueError(
+                "predict got sensitive_features, but no attribute-aware rule was fitted. Predict without "
+                "them, or fit with attribute_aware=True and a constraint."
+            )
+        group = self._aware.encode(sensitive_features, len(rows))
+        joint = np.concatenate([part.numpy() for part in self._joint_proba(rows)])
+        return self._aware.proba(joint, group, self.bound_)
 
     def predict_uncorrected_proba(self, X: ArrayLike) -> NDArray[np.floating]:
         """Predict the network's own class probabilities, before the decision rule.
@@ -682,15 +786,18 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             Probabilities in the order of ``classes_``.
         """
         check_is_fitted(self, "module_")
-        return np.concatenate([joint.numpy() for joint in self._joint_proba(X)]) @ self._own_weights.T
+        rows = check_inputs(self, X)
+        return np.concatenate([joint.numpy() for joint in self._joint_proba(rows)]) @ self._own_weights.T
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
+    def decision_function(self, X: ArrayLike, *, sensitive_features: Any = None) -> NDArray[np.floating]:
         """Return the score whose sign or argmax is the decision.
 
         Parameters
         ----------
         X : {array-like, CSR matrix} of shape (n_samples, n_features)
             Rows.
+        sensitive_features : like in `fit`, default=None
+            As in :meth:`predict_proba`.
 
         Returns
         -------
@@ -698,23 +805,25 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             With two classes the probability of ``classes_[1]`` minus that of ``classes_[0]``, in [-1, 1];
             with more the probabilities.
         """
-        proba = self.predict_proba(X)
+        proba = self.predict_proba(X, sensitive_features=sensitive_features)
         return proba[:, 1] - proba[:, 0] if len(self.classes_) == 2 else proba
 
-    def predict(self, X: ArrayLike) -> NDArray:
+    def predict(self, X: ArrayLike, *, sensitive_features: Any = None) -> NDArray:
         """Predict class labels: the classes of the largest probability.
 
         Parameters
         ----------
         X : {array-like, CSR matrix} of shape (n_samples, n_features)
             Rows; no sensitive feature is needed.
+        sensitive_features : like in `fit`, default=None
+            As in :meth:`predict_proba`.
 
         Returns
         -------
         ndarray of shape (n_samples,)
             Labels from ``classes_``.
         """
-        proba = self.predict_proba(X)
+        proba = self.predict_proba(X, sensitive_features=sensitive_features)
         return self.classes_[proba.argmax(axis=1)]
 
     def __sklearn_tags__(self):  # type: ignore[no-untyped-def]

@@ -1,6 +1,6 @@
 """From checked data and parameters to what a fit starts from: targets, shares of the rows, knots."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +49,8 @@ class Targets(NamedTuple):
         The constraint on these rows.
     group_labels : list or None
         The labels of the groups under it.
+    group_codes : dict
+        The code of every group that was seen.
     """
 
     joint: NDArray[np.intp]
@@ -57,6 +59,7 @@ class Targets(NamedTuple):
     order: NDArray[np.intp]
     task: FairTask | None
     group_labels: list[Any] | None
+    group_codes: dict[Hashable, int]
 
 
 def encode_targets(
@@ -91,7 +94,7 @@ def encode_targets(
     by_code = _class_weights(class_weight, data, classes)[np.argsort(order)]
     weight = rows.weight * by_code[codes]
     if constraint is None or data.group is None or rows.group is None:
-        return Targets(codes, len(classes), weight, order, None, None)
+        return Targets(codes, len(classes), weight, order, None, None, {})
     if isinstance(constraint, UtilityParity):
         terms, kind = take_over(
             constraint,
@@ -113,7 +116,8 @@ def encode_targets(
     group = cells.recode[rows.group]
     included, bound = cells.included, float(bound)
     task = FairTask(terms, included, bound, kind, group, rows.weight, by_code, with_rule)
-    return Targets(task.joint, task.n_joint, weight, order, task, cells.labels)
+    group_codes = dict(zip(data.group_labels, cells.recode.tolist(), strict=True))
+    return Targets(task.joint, task.n_joint, weight, order, task, cells.labels, group_codes)
 
 
 def _class_weights(given: dict | str | None, data: FitData, classes: NDArray) -> NDArray[np.float64]:

@@ -13,7 +13,14 @@ from skfairprune.training.search import Trial
 from skfairprune.training.splits import LevelSplit
 from skfairprune.training.trainer import Outcome
 
-__all__ = ["ValidationGap", "find_problem", "multiplier_table", "sparsity_path", "validation_gap"]
+__all__ = [
+    "ValidationGap",
+    "describe_rows",
+    "find_problem",
+    "multiplier_table",
+    "sparsity_path",
+    "validation_gap",
+]
 
 
 class ValidationGap(NamedTuple):
@@ -41,18 +48,21 @@ class ValidationGap(NamedTuple):
     rows: str
 
 
-def validation_gap(gap: Gap, events: tuple[str, ...], labels: list[Any], split: LevelSplit) -> ValidationGap:
-    """Name the event, the groups and the rows of a gap."""
+def describe_rows(split: LevelSplit) -> str:
+    """Say on which rows the gap is measured, and what saw them."""
     if split.n_folds:
-        rows = (
+        return (
             f"{len(split.upper)} training rows, each decided by a network and a rule that did not see "
             "its fold; the choice of the units and early stopping saw them"
         )
-    else:
-        rows = (
-            f"{len(split.upper)} rows of X_val, each decided by a rule that did not see its fold; the "
-            "weights did not see them, the choice of the units and early stopping did"
-        )
+    return (
+        f"{len(split.upper)} rows of X_val, each decided by a rule that did not see its fold; the "
+        "weights did not see them, the choice of the units and early stopping did"
+    )
+
+
+def validation_gap(gap: Gap, events: tuple[str, ...], labels: list[Any], rows: str) -> ValidationGap:
+    """Name the event, the groups and the rows of a gap."""
     where = (events[gap.event], labels[gap.lowest], labels[gap.highest])
     return ValidationGap(gap.value, gap.standard_error, *where, rows)
 

@@ -176,20 +176,58 @@ class TabularNetwork(nn.Module):
 class DecisionNetwork(nn.Module):
     """A network with the decision rule merged in: linear → softmax → linear.
 
+    It carries the rules for other bounds, so that what is deployed can be set to any of them.
+
     Parameters
     ----------
     network : nn.Module
         Gives the logits of the joint classes (label, group), of shape (n_samples, n_joint).
     output_weights : Tensor of shape (n_classes, n_joint)
         Non-negative, every column sums to 1, so that the outputs are probabilities.
+    bounds : Tensor of shape (n_bounds,), default=None
+        Increasing bounds on the gap.
+    rules : Tensor of shape (n_bounds, n_classes, n_joint), default=None
+        The output weights for each.
     """
 
     output_weights: Tensor
+    bounds: Tensor
+    rules: Tensor
 
-    def __init__(self, network: nn.Module, output_weights: Tensor) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        output_weights: Tensor,
+        bounds: Tensor | None = None,
+        rules: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("output_weights", output_weights)
+        self.register_buffer("bounds", output_weights.new_empty(0) if bounds is None else bounds)
+        empty = output_weights.new_empty(0, *output_weights.shape)
+        self.register_buffer("rules", empty if rules is None else rules)
+
+    def set_bound(self, bound: float) -> int:
+        """Take the rule of the largest bound that is not above this one, and return its position.
+
+        Parameters
+        ----------
+        bound : float
+            At least the smallest of ``bounds``.
+
+        Raises
+        ------
+        ValueError
+            If there is no rule for it.
+        """
+        # A bound asked for in double precision must find itself in single.
+        position = int(torch.searchsorted(self.bounds, bound * (1 + 1e-6), right=True)) - 1
+        if position < 0:
+            known = f"the smallest is {float(self.bounds[0]):g}" if len(self.bounds) else "there is none"
+            raise ValueError(f"There is no rule for a bound of {bound!r}: {known}.")
+        self.output_weights = self.rules[position].clone()
+        return position
 
     def joint_proba(self, x: Tensor) -> Tensor:
         """Return the probabilities of (label, group), of shape (n_samples, n_joint)."""

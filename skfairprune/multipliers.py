@@ -183,9 +183,7 @@ class DualProblem:
             z = self._newton(z, width, offset, half_bound, max_steps)
         return (self.basis @ z).reshape(self.included.shape)
 
-    def _newton(
-        self, z: Floats, width: float, offset: Floats, half_bound: Floats, max_steps: int
-    ) -> Floats:
+    def _newton(self, z: Floats, width: float, offset: Floats, half_bound: Floats, max_steps: int) -> Floats:
         """Minimise the dual smoothed at one width, from z.
 
         Steps are damped as in the method of Levenberg and Marquardt. The curvature of the smoothed absolute

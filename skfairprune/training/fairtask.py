@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats, Gap, GroupCounts
-from skfairprune.decision import DecisionRule, RuleFit, RuleProblem
+from skfairprune.decision import DecisionRule, RuleFit, RuleProblem, condition_on_group
 from skfairprune.frontier import RuleFrontier, fit_frontier
 from skfairprune.multipliers import ScoredRows
 
@@ -103,16 +103,24 @@ class FairTask:
         """Fit the rule on joint probabilities (n_samples, n_joint) of the rows of that index."""
         return self._fit(self._scored(joint, index), None)
 
-    def fit_frontier(self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp]) -> RuleFrontier:
-        """Fit rules for many bounds, the task's own among them, on out-of-fold joint probabilities."""
-        return fit_frontier(
-            self._scored(joint, index),
-            fold,
-            self.constraint,
-            self.included,
-            self.bound,
-            self.class_weight,
-        )
+    def fit_frontier(
+        self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp], aware: bool = False
+    ) -> RuleFrontier:
+        """Fit rules for many bounds, the task's own among them, on out-of-fold joint probabilities.
+
+        Parameters
+        ----------
+        joint : ndarray of shape (n_samples, n_joint)
+            The scores of each row from a network that did not see its fold.
+        index, fold : ndarray of shape (n_samples,)
+            The rows' positions and their folds.
+        aware : bool
+            Whether the rules are told the group of each row.
+        """
+        rows = self._scored(joint, index)
+        if aware:
+            rows = replace(rows, proba=condition_on_group(rows.proba, rows.group))
+        return fit_frontier(rows, fold, self.constraint, self.included, self.bound, self.class_weight)
 
     def decide(
         self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp], start: Floats

@@ -12,6 +12,7 @@ from torch import nn
 
 from skfairprune.constraints import Floats, Gap
 from skfairprune.decision import RuleFit
+from skfairprune.frontier import RuleFrontier
 from skfairprune.pruning.budget import Chain
 from skfairprune.training.batches import Batch
 from skfairprune.training.distillation import soft_targets
@@ -43,14 +44,20 @@ class Outcome(NamedTuple):
         The gap on rows that neither the weights nor the rule behind it saw.
     not_carried : Gap or None
         None where the rule fitted on the copies carries over to the network. Else the network's gap under
-        that rule on the upper rows; the rule is then fitted on the network's own scores of these rows.
+        that rule on the upper rows; rules are then fitted on the network's own scores of these rows.
+    frontier : RuleFrontier or None
+        The rules for other bounds; None without a rule.
+    aware : RuleFrontier or None
+        The rules that are told the group of each row, if they were asked for.
     """
 
     network: nn.Module
     masks: Masks
-    rule: RuleFit | None
-    gap: Gap | None
-    not_carried: Gap | None
+    rule: RuleFit | None = None
+    gap: Gap | None = None
+    not_carried: Gap | None = None
+    frontier: RuleFrontier | None = None
+    aware: RuleFrontier | None = None
 
 
 class _HeldOut(NamedTuple):
@@ -90,6 +97,8 @@ class Trainer:
         The teacher of the fine-tuning.
     seed : int
         Of the teacher.
+    attribute_aware : bool
+        Whether rules that are told the group of each row are fitted, too.
     """
 
     levels: Levels
@@ -100,6 +109,7 @@ class Trainer:
     pruner: Pruner
     distill: str | None
     seed: int
+    attribute_aware: bool
     _soft_target: torch.Tensor | None = field(default=None, init=False)
 
     def fit(self, network: nn.Module, chain: Chain, budget: int) -> Outcome:
@@ -118,7 +128,7 @@ class Trainer:
         pruned = self.pruner.prune(network, initial, chain, budget)
         stack = self._fine_tune(pruned.network)
         if self.lagrangian.task is None:
-            return Outcome(stack.unstack(0), pruned.masks, None, None, None)
+            return Outcome(stack.unstack(0), pruned.masks)
         return self._decide(stack, pruned.masks, self._evaluate(stack))
 
     def fit_smallest(
@@ -239,13 +249,21 @@ class Trainer:
         return _HeldOut(joint, index, rule, gap, (decision == label) * weight / weight.sum())
 
     def _decide(self, stack: NetworkStack, masks: Masks, held_out: _HeldOut) -> Outcome:
-        """Put the rule on the network, and see that it carries over from the copies."""
+        """Put the rules on the network, and see that the one asked for carries over from the copies."""
         network, task, rule = stack.unstack(0), self.lagrangian.task, held_out.rule
         if task is None or rule is None:
-            return Outcome(network, masks, None, None, None)
+            return Outcome(network, masks)
+        if not task.with_rule:
+            return Outcome(network, masks, rule, held_out.gap)
+        joint, position, fold = held_out.joint, held_out.position, self.rule_fold
+        frontier = task.fit_frontier(joint, position, fold)
+        asked = frontier.position(task.bound)
+        rule, gap = frontier.fits[asked], frontier.gaps[asked]
         own = joint_proba(lambda batch: network(batch.x), self.levels.upper)
-        carried = task.gap(task.apply(rule.rule, own), held_out.position)
+        carried = task.gap(task.apply(rule.rule, own), position)
         strays = carried.value - _CARRY_ERRORS * carried.standard_error > task.bound
-        if not (task.with_rule and strays):
-            return Outcome(network, masks, rule, held_out.gap, None)
-        return Outcome(network, masks, task.fit_rule(own, held_out.position), held_out.gap, carried)
+        if strays:
+            joint, frontier = own, task.fit_frontier(own, position, fold)
+            rule = frontier.fits[frontier.position(task.bound)]
+        aware = task.fit_frontier(joint, position, fold, aware=True) if self.attribute_aware else None
+        return Outcome(network, masks, rule, gap, carried if strays else None, frontier, aware)

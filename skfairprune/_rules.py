@@ -1,0 +1,71 @@
+"""The fitted rules of an estimator: one for each bound, blind or told the group of each row."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from skfairprune._validation import encode_sensitive
+from skfairprune.constraints import Floats
+from skfairprune.decision import condition_on_group
+from skfairprune.frontier import RuleFrontier
+
+__all__ = ["AwareRules", "frontier_table"]
+
+
+def frontier_table(frontier: RuleFrontier) -> pd.DataFrame:
+    """Tabulate what the rule of each bound reaches on rows that neither it nor the weights saw."""
+    return pd.DataFrame(
+        {
+            "bound": frontier.bounds,
+            "gap": [gap.value for gap in frontier.gaps],
+            "gap_standard_error": [gap.standard_error for gap in frontier.gaps],
+            "accuracy": frontier.accuracies,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class AwareRules:
+    """Rules that are told the group of each row.
+
+    Attributes
+    ----------
+    frontier : RuleFrontier
+        The rules by bound.
+    codes : dict
+        The code of each group label.
+    order : ndarray of shape (n_classes,)
+        The label code of each class.
+    """
+
+    frontier: RuleFrontier
+    codes: dict[Hashable, int]
+    order: NDArray[np.intp]
+
+    def encode(self, sensitive_features: Any, n_samples: int) -> NDArray[np.intp]:
+        """Return the group code of each row.
+
+        Raises
+        ------
+        ValueError
+            If there are groups that were not seen in fit.
+        """
+        groups = encode_sensitive(sensitive_features, n_samples)
+        strange = [label for label in groups.labels if label not in self.codes]
+        if strange:
+            raise ValueError(
+                f"sensitive_features has the groups {strange}, which fit has not seen; it has seen "
+                f"{list(self.codes)}. Predict these rows without sensitive_features."
+            )
+        return np.array([self.codes[label] for label in groups.labels], dtype=np.intp)[groups.codes]
+
+    def proba(self, joint: Floats, group: NDArray[np.intp], bound: float) -> Floats:
+        """Return class probabilities (n_samples, n_classes) from joint ones (n_samples, n_joint)."""
+        rule = self.frontier.fits[self.frontier.position(bound)].rule
+        n_groups = rule.coefficients.shape[1]
+        own = condition_on_group(joint.reshape(len(joint), -1, n_groups), group)
+        return (own.reshape(len(joint), -1) @ rule.output_weights().T)[:, self.order]
