@@ -165,9 +165,7 @@ class Constraint:
         kind = label * self.n_dense + (label if self.n_dense > 1 else 0)
         return kind if stratum is None else stratum * (self.n_kinds // self.n_strata) + kind
 
-    def with_dense_decisions(
-        self, kind: NDArray[np.intp], decision: NDArray[np.intp]
-    ) -> NDArray[np.intp]:
+    def with_dense_decisions(self, kind: NDArray[np.intp], decision: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the kinds of rows given what the dense network decided on them.
 
         Parameters
@@ -200,7 +198,7 @@ class Constraint:
             self.name,
             tuple(f"{event} | {stratum!r}" for stratum in strata for event in self.events),
             np.tile(self.labels, n),
-            np.kron(np.eye(n), self.members),
+            np.kron(np.eye(n), self.members).astype(np.float64),
             utilities.reshape(n * self.n_events, n * self.n_kinds, self.n_decisions),
             n,
             self.n_dense,
@@ -248,9 +246,7 @@ def _degradation_parity(classes: Sequence[Any]) -> Constraint:
     return Constraint("degradation_parity", ("all",), labels, np.ones((1, n * n)), utilities, n_dense=n)
 
 
-def _binary_only(
-    name: str, events: dict[str, tuple[int, int]]
-) -> Callable[[Sequence[Any]], Constraint]:
+def _binary_only(name: str, events: dict[str, tuple[int, int]]) -> Callable[[Sequence[Any]], Constraint]:
     def build(classes: Sequence[Any]) -> Constraint:
         if len(classes) != 2:
             raise ValueError(

@@ -82,9 +82,7 @@ def test_standard_errors_are_the_spread_over_samples(constraint):
     rng = np.random.default_rng(0)
     kind = rng.integers(0, constraint.n_kinds, (3000, 200))
     decision = rng.uniform(size=kind.shape) < 0.2 + 0.5 * constraint.labels[kind]
-    drawn = [
-        _count(constraint, k, d, np.zeros(200, int), 1) for k, d in zip(kind, decision, strict=True)
-    ]
+    drawn = [_count(constraint, k, d, np.zeros(200, int), 1) for k, d in zip(kind, decision, strict=True)]
     spread = np.std([counts.rates(constraint) for counts in drawn], axis=0)
     mean_error = np.mean([counts.standard_errors(constraint) for counts in drawn], axis=0)
     assert_allclose(mean_error, spread, rtol=0.05)

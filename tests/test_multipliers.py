@@ -25,7 +25,7 @@ every_multi_class = pytest.mark.parametrize(
 
 
 def _terms(name, n_classes):
-    """Write the constraints once more, by hand: the labels and the utility (label, decision) of each event."""
+    """Write the constraints by hand: the labels and the utility (label, decision) of each event."""
     labels, decisions = np.ogrid[:n_classes, :n_classes]
     some = [1] if n_classes == 2 else range(n_classes)
     everything = np.ones(n_classes, bool)
@@ -51,9 +51,7 @@ def _rows(n_groups, seed=1, n_samples=1500, n_classes=2):
     proba = softmax(logits, axis=1)
     code = (rng.uniform(size=(n_samples, 1)) > proba.cumsum(axis=1)).sum(axis=1)
     weight = rng.uniform(0.2, 2, n_samples)
-    return ScoredRows(
-        proba.reshape(-1, n_classes, n_groups), code // n_groups, code % n_groups, weight
-    )
+    return ScoredRows(proba.reshape(-1, n_classes, n_groups), code // n_groups, code % n_groups, weight)
 
 
 class _Programme:
@@ -70,7 +68,7 @@ class _Programme:
         for members, utility in _terms(name, n_classes):
             change = members[:, None] * (utility - utility[:, :1])[:, 1:]
             for g in range(n_groups):
-                mass = np.array([weight[(rows.kind == k) & (rows.group == g)].sum() for k in range(n_classes)])
+                mass = np.bincount(rows.kind, weight * (rows.group == g), n_classes)
                 size = mass @ members
                 slope.append(weight * (rows.proba[:, :, g] @ change).T / size)
                 fixed.append(mass @ (members * utility[:, 0]) / size)

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats, Gap
-from skfairprune.decision import DecisionRule, RuleFit, cross_fitted_gap, fit_rule
+from skfairprune.decision import DecisionRule
 from skfairprune.frontier import RuleFrontier, fit_frontier
 from skfairprune.multipliers import ScoredRows
+from skfairprune.rulefit import RuleFit, cross_fitted_gap, fit_rule
 
 __all__ = ["FairTask"]
 
@@ -64,7 +65,7 @@ class FairTask:
 
     @property
     def needs_dense_decisions(self) -> bool:
-        """Whether the constraint compares with the dense network; :meth:`with_dense_decisions` is then due."""
+        """Whether :meth:`with_dense_decisions` is due: the constraint compares with the dense network."""
         return self.constraint.n_dense > 1
 
     def with_dense_decisions(self, joint: Floats) -> "FairTask":

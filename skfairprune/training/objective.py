@@ -60,9 +60,7 @@ class Objective(nn.Module):
 
     values: Tensor | None
 
-    def __init__(
-        self, strength: float = 0.0, temperature: float = 0.1, surrogate: str = "sigmoid"
-    ) -> None:
+    def __init__(self, strength: float = 0.0, temperature: float = 0.1, surrogate: str = "sigmoid") -> None:
         super().__init__()
         self.strength, self.temperature, self.surrogate = strength, temperature, surrogate
         #: The rule's last layer transposed, of shape (n_joint, n_decisions); None: cross-entropy alone.

@@ -12,11 +12,11 @@ from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from torch import Tensor, nn
 
 from skfairprune.constraints import Floats, Gap
-from skfairprune.decision import RuleFit
 from skfairprune.pruning.budget import Chain, select_units
 from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
 from skfairprune.pruning.reconstruction import reconstruction_worth, shrink_and_refit
 from skfairprune.pruning.units import find_units
+from skfairprune.rulefit import RuleFit
 from skfairprune.training.batches import EVALUATION_ROWS, Batches, Rows
 from skfairprune.training.fairtask import FairTask
 from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack, PhaseNet
