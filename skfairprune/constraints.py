@@ -198,7 +198,7 @@ class Constraint:
             self.name,
             tuple(f"{event} | {stratum!r}" for stratum in strata for event in self.events),
             np.tile(self.labels, n),
-            np.kron(np.eye(n), self.members),
+            np.kron(np.eye(n), self.members).astype(np.float64),
             utilities.reshape(n * self.n_events, n * self.n_kinds, self.n_decisions),
             n,
             self.n_dense,

@@ -18,20 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skfairprune.constraints import Constraint, Floats, Gap
-from skfairprune.multipliers import DualProblem, ScoredRows, flat_differences
+from skfairprune.constraints import Floats
+from skfairprune.multipliers import flat_differences
 
-__all__ = ["DecisionRule", "RuleFit", "condition_on_group", "cross_fitted_gap", "fit_rule"]
-
-# Standard errors of its gap that the rule keeps each event clear of the bound between two groups, and the least
-# share of the bound that it aims at: below that, on very small data, accuracy would be paid for noise.
-_MARGIN, _LEAST_TARGET = 1.0, 0.5
-# What a gap above the target costs in accuracy, when rules are compared. Where noise leaves only wild rules
-# within the target, one that is near it is better.
-_PRICE = 5.0
-# Rounds of solving and measuring, and those without a better rule after which noise is all that moves; it is
-# seen sooner from a rule under a bound near by.
-_MAX_ROUNDS, _PATIENCE, _PATIENCE_NEAR = 20, 5, 2
+__all__ = ["DecisionRule", "condition_on_group", "decide"]
 
 
 def condition_on_group(proba: Floats, group: NDArray[np.intp]) -> Floats:
@@ -81,7 +71,7 @@ class DecisionRule:
 
     def decide(self, proba: Floats) -> NDArray[np.intp]:
         """Return the decisions on scores of shape (n_samples, n_head_classes, n_groups)."""
-        return _decide(self.margins(proba))
+        return decide(self.margins(proba))
 
     def output_weights(self) -> Floats:
         """Return the last layer, (n_decisions, n_head_classes * n_groups): its columns are probabilities."""
@@ -92,230 +82,7 @@ class DecisionRule:
         return weights
 
 
-def _decide(margins: Floats) -> NDArray[np.intp]:
+def decide(margins: Floats) -> NDArray[np.intp]:
     """Return the first decision of the largest score."""
     best = margins.argmax(axis=1)
     return np.where(margins[np.arange(len(best)), best] > 0, best + 1, 0)
-
-
-@dataclass(frozen=True)
-class RuleFit:
-    """A fitted rule and what it reached on the rows it was fitted on.
-
-    Attributes
-    ----------
-    rule : DecisionRule
-        The rule.
-    multipliers : ndarray of shape (n_events, n_groups)
-        The multipliers behind it.
-    rate_shift : ndarray of shape (n_events, n_groups)
-        What was added to the rates that the scores imply.
-    event_gaps : list of Gap
-        The thresholded gap on the rows, in each event.
-    accuracy : float
-        The (class-weighted) accuracy on the rows.
-    constant : bool
-        Whether all rows get the same decision.
-    """
-
-    rule: DecisionRule
-    multipliers: Floats
-    rate_shift: Floats
-    event_gaps: list[Gap]
-    accuracy: float
-    constant: bool
-
-    def excess(self, limit: Floats | float) -> float:
-        """Return by how much the gap of the worst event is above the limit, one for all or for each."""
-        values = np.array([gap.value for gap in self.event_gaps])
-        return float(np.nan_to_num(values - limit, nan=-np.inf).max())
-
-
-class RuleProblem:
-    """The rows, ready for the fit of rules under any bound.
-
-    Parameters
-    ----------
-    rows : ScoredRows
-        Rows that the network's weights did not see.
-    constraint : Constraint
-        The constraint.
-    included : ndarray of shape (n_events, n_groups) of bool
-        The cells under the constraint.
-    class_weight : ndarray of shape (n_decisions,)
-        The class weights the network was trained with. They count in the accuracy, not in the rates.
-    """
-
-    def __init__(
-        self, rows: ScoredRows, constraint: Constraint, included: NDArray[np.bool_], class_weight: Floats
-    ) -> None:
-        labels = constraint.head_labels
-        # The network was trained on tilted classes: its scores are tilted back before rates are read.
-        self.tilt = class_weight[labels] / class_weight.mean()
-        untilted = rows.proba / self.tilt[:, None]
-        untilted /= untilted.sum(axis=(1, 2), keepdims=True)
-        gain = np.eye(constraint.n_decisions)[labels] * self.tilt[:, None]
-        true_rows = ScoredRows(untilted, rows.kind, rows.group, rows.weight)
-        self.rows, self.constraint = rows, constraint
-        self.dual = DualProblem(true_rows, constraint, included, gain)
-        self.included = self.dual.included
-        self.label = constraint.labels[rows.kind]
-        correct = class_weight[self.label] * rows.weight
-        self.value = correct / correct.sum()
-        self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
-        errors = [gap.standard_error for gap in self.unconstrained.event_gaps]
-        #: Sampling standard error of the unconstrained gap in each event; 0 where it is undefined.
-        self.errors = np.nan_to_num(np.array(errors))
-        # The extremes of n groups grow by chance as the root of log n does.
-        self.margin = _MARGIN * self.errors * np.sqrt(np.log2(np.maximum(self.included.sum(axis=1), 2)))
-
-    def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
-        """Return the rule of these multipliers and its observed less its implied rates."""
-        margins = self.dual.margins(multipliers)
-        decision = _decide(margins)
-        counts = self.rows.counts(self.constraint, decision)
-        fit = RuleFit(
-            DecisionRule(self.dual.coefficients(multipliers) / self.tilt[:, None, None]),
-            multipliers,
-            shift,
-            counts.event_gaps(self.constraint, self.included),
-            float(self.value @ (decision == self.label)),
-            bool(np.all(decision == decision[0])),
-        )
-        implied = self.dual.rates(margins)
-        return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
-
-    def target(self, bound: float) -> Floats:
-        """Return the gap that each event aims at: clear of the bound by its own sampling error."""
-        return np.maximum(bound - self.margin, _LEAST_TARGET * bound)
-
-    @property
-    def unconstrained_bound(self) -> float:
-        """The least bound that the unconstrained rule keeps; 0 if no gap is defined."""
-        gaps = np.nan_to_num(np.array([gap.value for gap in self.unconstrained.event_gaps]))
-        return float(np.minimum(gaps + self.margin, gaps / _LEAST_TARGET).max())
-
-    def fit(self, bound: float, near: RuleFit | None = None, multipliers: Floats | None = None) -> RuleFit:
-        """Fit the rule under a bound, see :func:`fit_rule`.
-
-        Parameters
-        ----------
-        bound : float
-            The largest gap allowed, in [0, 1].
-        near : RuleFit, default=None
-            The rule under a bound near it, to start from.
-        multipliers : ndarray of shape (n_events, n_groups), default=None
-            Multipliers near the solution, to start from without ``near``.
-
-        Returns
-        -------
-        RuleFit
-        """
-        target = self.target(bound)
-        if self.unconstrained.excess(target) <= 0:
-            return self.unconstrained
-        tolerance = 0.05 * self.errors.max()
-        candidates, step, best = [self.unconstrained], 1.0, 0
-        shift, patience = np.zeros(self.included.shape), _PATIENCE
-        if near is not None:
-            multipliers, shift, patience = near.multipliers, near.rate_shift, _PATIENCE_NEAR
-        for number in range(1, _MAX_ROUNDS + 1):
-            multipliers = self.dual.solve(target, shift, multipliers)
-            fit, difference = self.evaluate(multipliers, shift)
-            candidates.append(fit)
-            if _merit(fit, target + tolerance) > _merit(candidates[best], target + tolerance):
-                best = number
-            if abs(fit.excess(target)) <= tolerance or number - best >= patience:
-                break
-            if len(candidates) > 2 and fit.excess(target) * candidates[-2].excess(target) < 0:
-                step /= 2  # it went past the target
-            shift = shift + step * (difference - shift)
-        return _select(candidates, target + tolerance, bound)
-
-
-def fit_rule(
-    rows: ScoredRows,
-    constraint: Constraint,
-    included: NDArray[np.bool_],
-    bound: float,
-    class_weight: Floats,
-    start: Floats | None = None,
-) -> RuleFit:
-    """Fit the most accurate rule whose thresholded gap on the rows keeps clear of the bound.
-
-    The dual is solved on the scores; then the observed, thresholded rates replace what the scores
-    imply, and it is solved again, until both agree. Of all the rules met on the way the one of
-    most accuracy, less a price on its excess, is taken; a rule that decides alike for all rows only if no
-    other is within the bound.
-
-    Parameters
-    ----------
-    rows : ScoredRows
-        Rows that the network's weights did not see.
-    constraint : Constraint
-        The constraint.
-    included : ndarray of shape (n_events, n_groups) of bool
-        The cells under the constraint.
-    bound : float
-        The largest gap allowed, in [0, 1].
-    class_weight : ndarray of shape (n_decisions,)
-        The class weights the network was trained with. They count in the accuracy, not in the rates.
-    start : ndarray of shape (n_events, n_groups), default=None
-        Multipliers near the solution.
-
-    Returns
-    -------
-    RuleFit
-    """
-    return RuleProblem(rows, constraint, included, class_weight).fit(bound, multipliers=start)
-
-
-def _merit(fit: RuleFit, target: Floats) -> float:
-    """Return the accuracy less the price of the excess over the target."""
-    return fit.accuracy - _PRICE * max(fit.excess(target), 0.0)
-
-
-def _select(candidates: list[RuleFit], target: Floats, bound: float) -> RuleFit:
-    """Return the rule of most merit.
-
-    A rule that decides alike for all rows has no gap; it is taken only if no other is within the bound.
-    """
-
-    def merit(fit: RuleFit) -> float:
-        return _merit(fit, target)
-
-    varying = [fit for fit in candidates if not fit.constant]
-    constant = [fit for fit in candidates if fit.constant and fit.excess(bound) <= 0]
-    if constant and not any(fit.excess(bound) <= 0 for fit in varying):
-        return max(constant, key=merit)
-    return max(varying or candidates, key=merit)
-
-
-def cross_fitted_gap(
-    rows: ScoredRows,
-    fold: NDArray[np.intp],
-    constraint: Constraint,
-    included: NDArray[np.bool_],
-    bound: float,
-    class_weight: Floats,
-    start: Floats,
-) -> Gap:
-    """Estimate the gap on unseen rows: each fold is decided by a rule fitted on the other folds.
-
-    Parameters
-    ----------
-    rows, constraint, included, bound, class_weight, start
-        As for :func:`fit_rule`.
-    fold : ndarray of shape (n_samples,)
-        The fold of each row; its scores are from a network that saw only the other folds.
-
-    Returns
-    -------
-    Gap
-    """
-    decision = np.empty(len(fold), dtype=np.intp)
-    for k in np.unique(fold):
-        inside = fold == k
-        fit = fit_rule(rows.take(~inside), constraint, included, bound, class_weight, start)
-        decision[inside] = fit.rule.decide(rows.proba[inside])
-    return rows.counts(constraint, decision).gap(constraint, included)

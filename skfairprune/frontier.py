@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats, Gap
-from skfairprune.decision import RuleFit, RuleProblem
 from skfairprune.multipliers import ScoredRows
+from skfairprune.rulefit import RuleFit, RuleProblem
 
 __all__ = ["RuleFrontier", "fit_frontier"]
 
@@ -62,7 +62,7 @@ def fit_frontier(
     Parameters
     ----------
     rows, constraint, included, class_weight
-        As for :func:`skfairprune.decision.fit_rule`.
+        As for :func:`skfairprune.rulefit.fit_rule`.
     fold : ndarray of shape (n_samples,)
         The fold of each row; its scores are from a network that saw only the other folds.
     bound : float
@@ -75,8 +75,8 @@ def fit_frontier(
     problem = RuleProblem(rows, constraint, included, class_weight)
     largest = problem.unconstrained_bound
     smallest = min(_SMALLEST * problem.errors.max(), largest / 2)
-    others = np.geomspace(smallest, largest, _N_BOUNDS - 2) if largest > 0 else []
-    bounds = np.unique([0.0, bound, *others])
+    grid = np.geomspace(smallest, largest, _N_BOUNDS - 2).tolist() if largest > 0 else []
+    bounds = np.unique([0.0, bound, *grid])
     fits = _descend(problem, bounds)
     decisions = np.empty((len(bounds), len(fold)), dtype=np.intp)
     for k in np.unique(fold):
@@ -90,11 +90,9 @@ def fit_frontier(
 
 
 def _descend(problem: RuleProblem, bounds: Floats) -> list[RuleFit]:
-    """Fit a rule for each of the increasing bounds, from the last on."""
+    """Fit a rule for each of the bounds, from the largest down, and give each the best of all."""
     fits: list[RuleFit] = []
-    near: RuleFit | None = None
     for bound in bounds[::-1]:
-        fit = problem.fit(bound, near)
-        near = None if fit is problem.unconstrained else fit
-        fits.append(fit)
-    return fits[::-1]
+        near = fits[-1] if fits and fits[-1] is not problem.unconstrained else None
+        fits.append(problem.fit(bound, near))
+    return [problem.select(fits, bound) for bound in bounds]

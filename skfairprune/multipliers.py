@@ -35,8 +35,8 @@ _SMOOTHING = (0.1, 0.02, 0.004)
 _CERTAIN = 1e-4
 # Rows enough for the curvature, which only directs the steps (with 50 groups most of a step's time).
 _CURVATURE_ROWS = 4096
-# Root mean square of the rates' error at a solution. Near one few steps do; where noise leaves no solution, no
-# number of them would.
+# Root mean square of the rates' error at a solution. Near one few steps do; where noise leaves no solution,
+# no number of them would.
 _TOLERANCE, _MAX_STEPS, _MAX_WARM_STEPS = 1e-4, 40, 12
 
 
@@ -143,7 +143,7 @@ class DualProblem:
         return self.base - self.scores @ np.tensordot(self.slopes, multipliers.ravel(), (0, 0)).T
 
     def rates(self, margins: Floats) -> Floats:
-        """Return the rates, by the scores, of the smoothed decisions that the dual equates at its solution."""
+        """Return the rates that the scores imply for the smoothed decisions, which the dual equates."""
         soft, _ = _softmax(margins / _SMOOTHING[-1])
         moments = (self.weight[:, None] * soft).T @ self.scores
         return self.first_rates + np.tensordot(self.slopes, moments, 2).reshape(self.first_rates.shape)

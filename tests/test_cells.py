@@ -168,7 +168,7 @@ def test_a_group_that_is_large_only_where_it_is_alone_is_pooled():
 
 
 def test_no_stratum_to_compare_in_is_an_error():
-    with pytest.raises(ValueError, match="in every stratum at most 1 of the 2 groups .* too small: .*'st'"):
+    with pytest.raises(ValueError, match=r"in every stratum at most 1 of the 2 groups .* too small: .*'st'"):
         _stratified("demographic_parity", [[[50, 3], [50, 4]], [[5, 50], [5, 50]]])
 
 
@@ -190,6 +190,6 @@ def test_held_out_rows_need_every_covered_cell(missing):
         require_held_out_cells(*arguments)
         return
     with pytest.raises(
-        ValueError, match="has 320 rows, and none in the event \"y=1 | 'nd'\" of the group 'b'"
+        ValueError, match=r"has 320 rows, and none in the event \"y=1 \| 'nd'\" of the group 'b'"
     ):
         require_held_out_cells(*arguments)

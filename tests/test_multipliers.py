@@ -25,7 +25,7 @@ every_multi_class = pytest.mark.parametrize(
 
 
 def _terms(name, n_classes):
-    """Write the constraints once more, by hand: the labels and the utility (label, decision) of each event."""
+    """Write the constraints by hand: the labels and the utility (label, decision) of each event."""
     labels, decisions = np.ogrid[:n_classes, :n_classes]
     some = [1] if n_classes == 2 else range(n_classes)
     everything = np.ones(n_classes, bool)
@@ -68,9 +68,7 @@ class _Programme:
         for members, utility in _terms(name, n_classes):
             change = members[:, None] * (utility - utility[:, :1])[:, 1:]
             for g in range(n_groups):
-                mass = np.array(
-                    [weight[(rows.kind == k) & (rows.group == g)].sum() for k in range(n_classes)]
-                )
+                mass = np.bincount(rows.kind, weight * (rows.group == g), n_classes)
                 size = mass @ members
                 slope.append(weight * (rows.proba[:, :, g] @ change).T / size)
                 fixed.append(mass @ (members * utility[:, 0]) / size)

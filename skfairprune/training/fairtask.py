@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats, Gap, GroupCounts
-from skfairprune.decision import DecisionRule, RuleFit, RuleProblem, condition_on_group
+from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.frontier import RuleFrontier, fit_frontier
 from skfairprune.multipliers import ScoredRows
+from skfairprune.rulefit import RuleFit, RuleProblem
 
 __all__ = ["FairTask"]
 

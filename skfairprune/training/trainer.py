@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from skfairprune.constraints import Floats, Gap
-from skfairprune.decision import RuleFit
+from skfairprune.rulefit import RuleFit
 from skfairprune.frontier import RuleFrontier
 from skfairprune.pruning.budget import Chain
 from skfairprune.training.batches import Batch

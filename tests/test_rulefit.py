@@ -1,0 +1,317 @@
+from functools import cache
+
+import numpy as np
+import pytest
+from fairlearn.metrics import (
+    MetricFrame,
+    demographic_parity_difference,
+    equalized_odds_difference,
+    false_positive_rate,
+    true_positive_rate,
+)
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.metrics import accuracy_score, zero_one_loss
+
+from skfairprune.constraints import Gap, get_constraint
+from skfairprune.datasets import make_biased_classification
+from skfairprune.decision import DecisionRule
+from skfairprune.multipliers import ScoredRows
+from skfairprune.rulefit import RuleFit, _select, cross_fitted_gap, fit_rule
+
+EQUAL = np.ones(2)
+every_constraint = pytest.mark.parametrize(
+    "name",
+    [
+        "demographic_parity",
+        "equalized_odds",
+        "true_positive_rate_parity",
+        "false_positive_rate_parity",
+        "error_rate_parity",
+    ],
+)
+THREE = {"group_probs": (0.5, 0.3, 0.2), "base_rates": (0.5, 0.35, 0.2)}
+
+
+@cache
+def _draw(n_samples, seed, law):
+    """Draw rows with their exact posterior as scores."""
+    data = make_biased_classification(n_samples, random_state=seed, **dict(law))
+    group = np.unique(data.sensitive_features, return_inverse=True)[1]
+    proba = data.distribution.joint_proba(data.X)
+    return ScoredRows(proba, data.y.astype(np.intp), group.astype(np.intp), np.ones(n_samples))
+
+
+def _rows(n_samples=6000, seed=0, **law):
+    return _draw(n_samples, seed, tuple(law.items()))
+
+
+def _fit(rows, name, bound, class_weight=EQUAL, start=None):
+    constraint = get_constraint(name)
+    included = np.ones((constraint.n_events, rows.n_groups), bool)
+    return fit_rule(rows, constraint, included, bound, np.asarray(class_weight), start)
+
+
+def _difference(metric):
+    def gap(y, decision, *, sensitive_features):
+        frame = MetricFrame(metrics=metric, y_true=y, y_pred=decision, sensitive_features=sensitive_features)
+        return frame.difference()
+
+    return gap
+
+
+FAIRLEARN = {
+    "demographic_parity": demographic_parity_difference,
+    "equalized_odds": equalized_odds_difference,
+    "true_positive_rate_parity": _difference(true_positive_rate),
+    "false_positive_rate_parity": _difference(false_positive_rate),
+    "error_rate_parity": _difference(zero_one_loss),
+}
+
+
+UNCONSTRAINED = DecisionRule.unconstrained(np.arange(2), 2, 2)
+
+
+def _gap(rows, name, decision):
+    return FAIRLEARN[name](rows.kind, decision.astype(int), sensitive_features=rows.group)
+
+
+def _linear_rules(rows, multipliers, class_weight=EQUAL):
+    """Yield the decisions of all demographic parity rules for two groups, from the definition."""
+    share = np.bincount(rows.group) / len(rows.group)
+    gain = np.array([-1, 1]) * class_weight / np.mean(class_weight)
+    for multiplier in multipliers:
+        cost = np.array([multiplier, -multiplier]) / share
+        yield np.einsum("iyg,yg->i", rows.proba, gain[:, None] - cost) > 0
+
+
+@every_constraint
+def test_a_bound_that_holds_anyway_changes_nothing(name):
+    rows = _rows()
+    fit = _fit(rows, name, 0.99)
+    assert_array_equal(fit.rule.coefficients, UNCONSTRAINED.coefficients)
+    assert not fit.multipliers.any()
+
+
+@pytest.mark.parametrize("bound", [0.05, 0.1])
+@pytest.mark.parametrize("law", [{}, THREE], ids=["2 groups", "3 groups"])
+@every_constraint
+def test_the_bound_is_met_on_the_rows(name, law, bound):
+    rows = _rows(12_000, seed=1, **law)
+    fit = _fit(rows, name, bound)
+    decision = fit.rule.decide(rows.proba)
+    unconstrained = rows.proba.sum(axis=2).argmax(axis=1)
+    assert _gap(rows, name, decision) <= bound
+    assert 0 < decision.mean() < 1
+    assert accuracy_score(rows.kind, decision) <= accuracy_score(rows.kind, unconstrained) + 0.005
+    # what it says of itself
+    assert_allclose(max(gap.value for gap in fit.event_gaps), _gap(rows, name, decision), atol=1e-12)
+    assert_allclose(fit.accuracy, accuracy_score(rows.kind, decision), atol=1e-12)
+    assert_allclose(fit.excess(bound), _gap(rows, name, decision) - bound, atol=1e-12)
+    assert not fit.constant
+
+
+def test_the_rule_keeps_a_standard_error_clear_of_the_bound():
+    rows = _rows()
+    fit = _fit(rows, "demographic_parity", 0.1)
+    (gap,) = fit.event_gaps
+    rates = [fit.rule.decide(rows.proba)[rows.group == g].mean() for g in (0, 1)]
+    error = np.sqrt(sum(r * (1 - r) / n for r, n in zip(rates, np.bincount(rows.group), strict=True)))
+    assert_allclose(gap.standard_error, error, rtol=1e-3)
+    assert_allclose(0.1 - gap.value, error, rtol=0.25)
+
+
+@pytest.mark.parametrize("class_weight", [(1.0, 1.0), (0.7, 1.6)])
+@pytest.mark.parametrize("bound", [0.02, 0.05, 0.1])
+def test_accuracy_is_near_the_best_linear_rules(bound, class_weight):
+    rows, class_weight = _rows(12_000, seed=2), np.array(class_weight)
+    weight = class_weight[rows.kind]
+    best = max(
+        np.average(decision == rows.kind, weights=weight)
+        for decision in _linear_rules(rows, np.linspace(-0.1, 0.4, 251), class_weight)
+        if abs(decision[rows.group == 0].mean() - decision[rows.group == 1].mean()) <= bound
+    )
+    # a network trained with class weights gives tilted scores
+    tilted = rows.proba * class_weight[:, None]
+    tilted /= tilted.sum(axis=(1, 2), keepdims=True)
+    fit = _fit(
+        ScoredRows(tilted, rows.kind, rows.group, rows.weight), "demographic_parity", bound, class_weight
+    )
+    decision = fit.rule.decide(tilted)
+    assert _gap(rows, "demographic_parity", decision) <= bound
+    assert_allclose(fit.accuracy, accuracy_score(rows.kind, decision, sample_weight=weight), atol=1e-12)
+    assert best - 0.005 <= fit.accuracy <= best + 1e-3
+
+
+@every_constraint
+def test_class_weights_tilt_scores_and_gain_alike(name):
+    """On tilted scores the rule decides as the class-weighted Lagrangian does on the true ones."""
+    rows, class_weight = _rows(), np.array([0.5, 2.5])
+    tilted = rows.proba * class_weight[:, None]
+    tilted /= tilted.sum(axis=(1, 2), keepdims=True)
+    fit = _fit(ScoredRows(tilted, rows.kind, rows.group, rows.weight), name, 0.04, class_weight)
+    constraint = get_constraint(name)
+    share = rows.counts(constraint, rows.kind).counts.sum(axis=2) / len(rows.kind)
+    costs = constraint.costs(fit.multipliers, constraint.cell_sums(share))
+    expected = np.einsum("iyg,ygd->id", rows.proba, np.diag(class_weight / 1.5)[:, None] - costs)
+    sure = np.abs(expected[:, 1] - expected[:, 0]) > 1e-9
+    assert_array_equal(fit.rule.decide(tilted)[sure], expected.argmax(axis=1)[sure])
+
+
+def test_class_weights_without_a_constraint_move_the_threshold():
+    rows, class_weight = _rows(), np.array([1.0, 3.0])
+    tilted = rows.proba * class_weight[:, None]
+    tilted /= tilted.sum(axis=(1, 2), keepdims=True)
+    fit = _fit(
+        ScoredRows(tilted, rows.kind, rows.group, rows.weight), "demographic_parity", 1.0, class_weight
+    )
+    assert_array_equal(fit.rule.decide(tilted), rows.proba[:, 1].sum(axis=1) > 1 / 4)
+
+
+@every_constraint
+def test_weights_count_like_repeated_rows(name):
+    rows = _rows(3000)
+    times = np.random.default_rng(0).integers(1, 3, 3000)
+    weighted = ScoredRows(rows.proba, rows.kind, rows.group, times.astype(float))
+    repeated = rows.take(np.repeat(np.arange(3000), times))
+    # Sampling errors differ (weights are not rows): the target does not at bound 0, but the tolerance does.
+    fits = [_fit(r, name, 0.0) for r in (weighted, repeated)]
+    assert_allclose(fits[0].rule.coefficients, fits[1].rule.coefficients, atol=0.02)
+    assert_allclose(fits[0].accuracy, fits[1].accuracy, atol=2e-3)
+
+
+@every_constraint
+def test_start_changes_little(name):
+    rows = _rows()
+    cold = _fit(rows, name, 0.05)
+    warm = _fit(rows, name, 0.05, start=cold.multipliers)
+    assert warm.excess(0.05) <= 0
+    assert_allclose(warm.accuracy, cold.accuracy, atol=3e-3)
+
+
+@pytest.mark.parametrize(("class_sep", "bound"), [(0.35, 0.002), (0.35, 0.05), (0.25, 0.01), (0.6, 0.01)])
+def test_a_constant_decision_is_no_way_out(class_sep, bound):
+    """With 89 % positives, deciding alike for all has gap 0 and an accuracy hard to beat."""
+    rows = _rows(base_rates=(0.97, 0.7), class_sep=class_sep)
+    constant = max(rows.kind.mean(), 1 - rows.kind.mean())
+    fit = _fit(rows, "demographic_parity", bound)
+    decision = fit.rule.decide(rows.proba)
+    assert constant > 0.88
+    assert 0 < decision.mean() < 1
+    assert not fit.constant
+    assert _gap(rows, "demographic_parity", decision) <= bound
+    if (class_sep, bound) == (0.35, 0.002):
+        assert fit.accuracy < constant  # it would have won
+
+
+def _candidate(value, accuracy, constant=False):
+    gap = Gap(value, 0.01, 0, 0, 1)
+    return RuleFit(UNCONSTRAINED, np.zeros((1, 2)), np.zeros((1, 2)), [gap], accuracy, constant)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "chosen"),
+    [
+        pytest.param([(0.02, 0.8), (0.03, 0.85), (0.1, 0.9)], 1, id="most accurate in target"),
+        pytest.param([(0.045, 0.85), (0.02, 0.8)], 1, id="target before bound"),
+        pytest.param([(0.045, 0.7), (0.049, 0.75), (0.2, 0.9)], 1, id="bound before no bound"),
+        pytest.param([(0.0, 0.95, True), (0.03, 0.7)], 1, id="varying before constant"),
+        pytest.param([(0.0, 0.95, True), (0.049, 0.7)], 1, id="varying in the bound only"),
+        pytest.param([(0.0, 0.6, True), (0.0, 0.7, True), (0.2, 0.9)], 1, id="constant before excess"),
+        pytest.param([(0.3, 0.9), (0.2, 0.7), (0.25, 0.8)], 1, id="least excess"),
+        pytest.param([(0.05, 0.9)], 0, id="the bound itself is within"),
+    ],
+)
+def test_selection(candidates, chosen):
+    fits = [_candidate(*arguments) for arguments in candidates]
+    assert _select(fits, np.array([0.03]), 0.05) is fits[chosen]
+
+
+def test_excess_is_of_the_worst_defined_event():
+    undefined = Gap(np.nan, np.nan, -1, -1, -1)
+    gaps = [Gap(0.2, 0.01, 0, 0, 1), Gap(0.1, 0.01, 1, 0, 1), undefined]
+    fit = RuleFit(UNCONSTRAINED, np.zeros((3, 2)), np.zeros((3, 2)), gaps, 0.8, False)
+    assert_allclose(fit.excess(0.15), 0.05)
+    assert_allclose(fit.excess(np.array([0.3, 0.04, 0.0])), 0.06)
+    nothing = RuleFit(UNCONSTRAINED, np.zeros((1, 2)), np.zeros((1, 2)), [undefined], 0.8, False)
+    assert nothing.excess(0.0) == -np.inf
+
+
+@pytest.mark.parametrize("law", [{}, THREE], ids=["2 groups", "3 groups"])
+@every_constraint
+def test_cross_fitted_gap_is_near_the_gap_on_fresh_rows(name, law):
+    rows, fresh = _rows(6000, seed=3, **law), _rows(60_000, seed=4, **law)
+    constraint = get_constraint(name)
+    included = np.ones((constraint.n_events, rows.n_groups), bool)
+    fit = _fit(rows, name, 0.05)
+    fold = np.random.default_rng(0).integers(0, 3, len(rows.kind))
+    found = cross_fitted_gap(rows, fold, constraint, included, 0.05, EQUAL, fit.multipliers)
+    expected = _gap(fresh, name, fit.rule.decide(fresh.proba))
+    assert abs(found.value - expected) < 2.5 * found.standard_error
+    assert 0.004 < found.standard_error < 0.04
+
+
+def test_cross_fitting_decides_each_fold_by_the_others():
+    rows, constraint = _rows(3000), get_constraint("demographic_parity")
+    included, start = np.ones((1, 2), bool), np.array([[0.1, -0.1]])
+    fold = np.arange(3000) % 3
+    decision = np.zeros(3000, int)
+    for k in range(3):
+        others = np.flatnonzero(fold != k)
+        rule = fit_rule(rows.take(others), constraint, included, 0.05, EQUAL, start).rule
+        decision[fold == k] = rule.decide(rows.proba[fold == k])
+    found = cross_fitted_gap(rows, fold, constraint, included, 0.05, EQUAL, start)
+    assert_allclose(found.value, _gap(rows, "demographic_parity", decision), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["equalized_odds", "true_positive_rate_parity"])
+def test_a_cell_without_rows_leaves_the_constraint(name):
+    rows = _rows(**THREE)
+    some = rows.take(~((rows.group == 2) & (rows.kind == 1)))
+    fit = _fit(some, name, 0.05)
+    assert np.isfinite(fit.rule.coefficients).all()
+    assert fit.multipliers[-1, 2] == 0
+    assert fit.excess(0.05) <= 0
+    counts = some.counts(get_constraint(name), fit.rule.decide(some.proba))
+    rates = counts.rates(get_constraint(name))[-1]
+    assert np.isnan(rates[2])
+    assert abs(rates[0] - rates[1]) <= 0.05
+
+
+@every_constraint
+def test_a_group_without_positives_gives_a_finite_rule(name):
+    rows = _rows(**THREE)
+    fit = _fit(rows.take(~((rows.group == 2) & (rows.kind == 1))), name, 0.05)
+    assert np.isfinite(fit.rule.coefficients).all()
+    assert np.isfinite(fit.excess(0.05))
+    assert not fit.constant
+
+
+@pytest.mark.parametrize("name", ["demographic_parity", "equalized_odds"])
+def test_rows_of_one_group_cannot_be_compared(name):
+    rows = _rows()
+    fit = _fit(rows.take(rows.group == 0), name, 0.0)
+    assert_array_equal(fit.rule.coefficients, UNCONSTRAINED.coefficients)
+    assert fit.excess(0.0) == -np.inf
+
+
+def test_left_out_groups_may_differ():
+    rows, constraint = _rows(12_000, **THREE), get_constraint("demographic_parity")
+    included = np.array([[True, True, False]])
+    fit = fit_rule(rows, constraint, included, 0.03, EQUAL)
+    decision = fit.rule.decide(rows.proba)
+    rates = [decision[rows.group == g].mean() for g in range(3)]
+    assert abs(rates[0] - rates[1]) <= 0.03
+    assert fit.multipliers[0, 2] == 0
+    assert rates[1] - rates[2] > 0.05
+
+
+def test_scores_that_do_not_tell_rows_apart():
+    """With the same scores everywhere every rule is constant, and the better one is kept."""
+    n_samples = 400
+    rng = np.random.default_rng(0)
+    y, group = (rng.uniform(size=n_samples) < 0.8).astype(np.intp), rng.integers(0, 2, n_samples)
+    proba = np.broadcast_to(np.array([[0.1, 0.1], [0.4, 0.4]]), (n_samples, 2, 2))
+    fit = _fit(ScoredRows(proba, y, group, np.ones(n_samples)), "demographic_parity", 0.0)
+    assert fit.constant
+    assert fit.event_gaps[0].value == 0
+    assert_allclose(fit.accuracy, y.mean())
