@@ -22,7 +22,7 @@ _COLOURS = {
     "ablation": [_SKY, _ORANGE, _PINK],
     "pruning": [_BLUE, _SKY, _GREEN, _ORANGE, _PINK],
     "network": [_RED],
-    "reduction": [_ORANGE, _ORANGE, _ORANGE, _BLUE],
+    "reduction": [_ORANGE, _ORANGE, _ORANGE, _BLUE, _BLUE],
     "penalty": [_GREEN, _PINK, _PINK, _PINK],
     "reference": ["0.45"],
 }
@@ -130,7 +130,7 @@ def _draw_frontier(axis: Axes, rows: pd.DataFrame, names: Iterable[str], gap: st
             **style,
         )
     _scale_gap(axis, "x")
-    axis.set_xlim(0, max(0.1, 1.15 * points["gap"].quantile(0.98)))
+    axis.set_xlim(0, max(0.1, 1.15 * points["gap"].max()))
     _limit_accuracy(axis, points, rows["majority"].mean())
 
 

@@ -183,10 +183,10 @@ def draw(surface: Surface, solutions: dict[str, Weights], title: str, n_steps: i
     for axis, number, text in ((axes[0], 0, "cross-entropy (train)"), (axes[1], 1, "gap (test)")):
         shown = values[..., number]
         # Far corners are steep; the basin is what matters.
-        top = np.quantile(shown, 0.8) if number == 0 else shown.max()
+        top = np.quantile(shown, 0.9) if number == 0 else shown.max()
         levels = np.linspace(shown.min(), max(top, shown.min() + 1e-6), 16)
         filled = axis.contourf(xs, ys, shown, levels=levels, cmap="cividis", extend="max")
-        figure.colorbar(filled, ax=axis, format="%.3f")
+        figure.colorbar(filled, ax=axis, format="%.4g")
         _mark(axis, plane.points)
         axis.set_title(f"{title}: {text}")
         axis.set_aspect("equal")
@@ -195,9 +195,10 @@ def draw(surface: Surface, solutions: dict[str, Weights], title: str, n_steps: i
     for level, colour in (("weights", "#0072B2"), ("gates", "#D55E00")):
         path = walk(surface, like, solutions[level])
         place = np.linspace(0, 1, len(path))
-        axes[2].plot(place, path[:, 0], color=colour, label=f"loss, to {_NAMES[level]}")
-        axes[2].plot(place, path[:, 1], color=colour, linestyle="--", label=f"gap, to {_NAMES[level]}")
-    axes[2].set_title("straight paths from both levels")
+        change = path - path[0]
+        axes[2].plot(place, change[:, 0], color=colour, label=f"loss, to {_NAMES[level]}")
+        axes[2].plot(place, change[:, 1], color=colour, linestyle="--", label=f"gap, to {_NAMES[level]}")
+    axes[2].set_title("change along the straight paths")
     axes[2].set_xlabel("share of the path")
     figure.legend(*axes[2].get_legend_handles_labels(), loc="outside lower right", ncols=4, fontsize=8)
     return figure
@@ -238,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
             surface, solutions = solve(name, seed, args.sparsity, args.epochs or "auto")
             for level in ("weights", "gates"):
                 path = walk(surface, solutions["both"], solutions[level])
-                rows.append({"set": name, "to": _NAMES[level], "seed": seed, "barrier": barrier(path[:, 0])})
+                rows.append({"set": name, "to": _NAMES[level], "barrier": barrier(path[:, 0])})
                 rows[-1] |= {"loss both": path[0, 0], "loss": path[-1, 0]}
                 rows[-1] |= {"gap both": path[0, 1], "gap": path[-1, 1]}
             if seed == 0:
