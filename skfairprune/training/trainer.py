@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from skfairprune.constraints import Floats, Gap
-from skfairprune.rulefit import RuleFit
 from skfairprune.frontier import RuleFrontier
 from skfairprune.pruning.budget import Chain
+from skfairprune.rulefit import RuleFit
 from skfairprune.training.batches import Batch
 from skfairprune.training.distillation import soft_targets
 from skfairprune.training.lagrangian import Lagrangian
