@@ -90,9 +90,17 @@ def fit_frontier(
 
 
 def _descend(problem: RuleProblem, bounds: Floats) -> list[RuleFit]:
-    """Fit a rule for each of the bounds, from the largest down, and give each the best of all."""
+    """Fit a rule for each of the bounds, from the largest down.
+
+    A rule that missed its bound gives way to the best of the others. One that meets it stays: by how much
+    others are more accurate on the same rows is noise, where the dual says that they cannot be.
+    """
     fits: list[RuleFit] = []
     for bound in bounds[::-1]:
         near = fits[-1] if fits and fits[-1] is not problem.unconstrained else None
         fits.append(problem.fit(bound, near))
-    return [problem.select(fits, bound) for bound in bounds]
+    fits = fits[::-1]
+    return [
+        fit if problem.meets(fit, bound) else problem.select(fits, bound)
+        for fit, bound in zip(fits, bounds, strict=True)
+    ]

@@ -29,6 +29,7 @@ _PRICE = 5.0
 # seen sooner from a rule under a bound near by.
 _MAX_ROUNDS, _PATIENCE, _PATIENCE_NEAR = 20, 5, 2
 _MAX_HALVINGS = 10
+_ROUNDING = 1e-9
 # Shares of the target to aim at where the rounds end above it.
 _SHARPER = (0.5, 0.0)
 
@@ -152,7 +153,7 @@ class RuleProblem:
         RuleFit
         """
         target, tolerance = self.target(bound), self.tolerance
-        if self.unconstrained.excess(target) <= 0:
+        if self.unconstrained.excess(target) <= _ROUNDING:
             return self.unconstrained
         candidates, best, stale = [self.unconstrained], self.unconstrained, 0
         shift, patience = np.zeros(self.included.shape), _PATIENCE
@@ -184,6 +185,10 @@ class RuleProblem:
         for one, other in pairs:
             candidates += self._bisect(one, other, target, tolerance)
         return self.select(candidates, bound)
+
+    def meets(self, fit: RuleFit, bound: float) -> bool:
+        """Tell whether a rule is as near the target as it has to come, or below it."""
+        return fit.excess(self.target(bound)) <= self.tolerance + _ROUNDING
 
     def select(self, fits: list[RuleFit], bound: float) -> RuleFit:
         """Return the rule of most merit under a bound."""

@@ -350,7 +350,9 @@ def _net_rows(seed, dtype=torch.float64):
 
 def _objective():
     objective = Objective(0.5, 0.3)
-    objective.costs = torch.tensor([-0.9, -0.8, 1.0, 0.7], dtype=torch.float64)
+    positive = torch.tensor([0.05, 0.1, 1.0, 0.85], dtype=torch.float64)
+    table = torch.stack([1 - positive, positive], dim=1)
+    objective.set_tables(table, table)
     return objective
 
 
@@ -382,7 +384,7 @@ def _bilevel(lower, upper, *, batch_size, n_epochs=1, **params):
         gate_lr=0.05,
         schedule=_schedule,
         n_steps=10,
-        update_multipliers=lambda forward: None,
+        upper_objective=_objective(),
         **params,
     )
     net.initialize()

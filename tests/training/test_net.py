@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
 from skfairprune.pruning.units import find_units
 from skfairprune.training.batches import Batches, Rows
-from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack, PhaseNet
+from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack, PhaseNet, joint_proba
 from skfairprune.training.objective import Objective
 
 N_ROWS, N_JOINT, N_FOLDS = 90, 4, 3
@@ -36,7 +36,8 @@ def _rows(seed=0, dtype=torch.float64):
 
 def _objective(dtype=torch.float64):
     objective = Objective(0.5, 0.3)
-    objective.costs = torch.tensor([-1.2, -0.8, 1.1, 0.7], dtype=dtype)
+    table = torch.tensor([[0.9, 0.1], [0.8, 0.3], [0.0, 1.1], [0.2, 0.7]], dtype=dtype)
+    objective.set_tables(table, table + 0.1)
     return objective
 
 
@@ -66,10 +67,10 @@ def _state(network):
 
 def _losses(logits, target, objective):
     """Compute each row's loss of weight 1, in numpy."""
-    log_proba, c = log_softmax(logits.detach().numpy(), axis=1), objective.costs.numpy()
-    decision = 1 / (1 + np.exp(-(np.exp(log_proba) @ c) / objective.temperature))
+    log_proba, values = log_softmax(logits.detach().numpy(), axis=1), objective.values.numpy()
+    decision = softmax(np.exp(log_proba) @ objective.coefficients.numpy() / objective.temperature, axis=1)
     entropy = -log_proba[np.arange(len(target)), target]
-    return entropy - objective.strength * c[target] * decision
+    return entropy - objective.strength * (values[target] * decision).sum(axis=1)
 
 
 @pytest.mark.parametrize("batch_size", [7, 32, 90, 1000])
@@ -259,13 +260,12 @@ def test_held_out_loss_of_the_copies_is_out_of_fold():
     assert_allclose(net.history[-1, "valid_loss"], np.mean(expected), rtol=1e-9)
 
 
-def _bilevel(rows, upper, *, gate_lr, calls=None, **params):
+def _bilevel(rows, upper, *, gate_lr, upper_objective=None, **params):
     network = _network()
     layers = find_units(network)
     chain = Chain(network.encoding.n_outputs, (7, 5), N_JOINT)
     rng = np.random.default_rng(5)
     gates = BudgetedGates(chain, [torch.tensor(rng.normal(size=n)) for n in (7, 5)])
-    calls = [] if calls is None else calls
     net = _fit(
         BilevelNet,
         GatedNetwork(network, layers),
@@ -275,7 +275,7 @@ def _bilevel(rows, upper, *, gate_lr, calls=None, **params):
         gate_lr=gate_lr,
         schedule=lambda progress: (100 - 50 * progress, 1 - 0.7 * progress),
         n_steps=params.pop("n_steps", 9),
-        update_multipliers=calls.append,
+        upper_objective=upper_objective or _objective(),
         **params,
     )
     return net, network, gates
@@ -348,16 +348,39 @@ def test_budget_and_temperature_follow_the_schedule_to_its_end():
     assert_allclose(sum((a + 1) * b for a, b in pairwise(widths)), 50, rtol=1e-6)
 
 
-def test_multipliers_are_updated_before_every_epoch_under_the_gates():
-    calls, rows = [], _rows()
-    net, _, gates = _bilevel(rows, _rows(1), gate_lr=0.1, calls=calls)
-    assert len(calls) == 3
-    # a forward under the gates as they were when it was made: the first has the full network's gates
-    network = net.module_
-    assert_allclose(
-        calls[0](rows.x).detach(), network(rows.x, torch.ones(12, dtype=torch.float64)).detach(), atol=1e-9
+def test_held_out_logits_are_those_under_the_current_gates():
+    rows = _rows()
+    net, _, gates = _bilevel(rows, _rows(1), gate_lr=0.1)
+    batch = next(iter(Batches(rows, 50)))
+    assert torch.equal(net.held_out_logits(batch), net.module_(batch.x, gates().detach()))
+    upper = torch.nonzero(_fold() < N_FOLDS).squeeze(1)
+    batch = next(iter(Batches(rows.take(upper), 50)))
+    tuned, _ = _fine_tune(rows, dropout=0.2)
+    number = _fold()[batch.position] + 1
+    assert torch.equal(tuned.held_out_logits(batch), tuned.module_.each(batch.x, number))
+    plain = _fit(PhaseNet, _network(), rows)
+    assert torch.equal(plain.held_out_logits(batch), plain.module_(batch.x))
+
+
+def test_each_level_has_its_objective():
+    rows, upper = _rows(), _rows(1)
+    plain = Objective()
+    both, gates_only = (
+        _bilevel(rows, upper, gate_lr=0.1, upper_objective=objective) for objective in (None, plain)
     )
-    assert not torch.allclose(calls[2](rows.x), network(rows.x, gates().detach()))
+    assert not torch.allclose(both[2].scores, gates_only[2].scores)
+    # With fixed gates the weights do not see the upper objective.
+    both, gates_only = (
+        _bilevel(rows, upper, gate_lr=0.0, upper_objective=objective) for objective in (None, plain)
+    )
+    assert torch.equal(_state(both[1]), _state(gates_only[1]))
+
+
+def test_joint_proba_is_the_softmax_in_the_rows_order():
+    rows = _rows().take(torch.tensor([5, 3, 40, 7]))
+    network = _network()
+    expected = torch.softmax(network(rows.x[rows.position]), dim=1)
+    assert_allclose(joint_proba(lambda batch: network(batch.x), rows), expected.detach(), rtol=1e-12)
 
 
 def test_upper_loss_can_be_learnt_by_gates_alone():

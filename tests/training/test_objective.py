@@ -23,7 +23,8 @@ def _batch(n_samples=9, seed=0, dtype=torch.float64):
 def _objective(strength, temperature, surrogate="sigmoid", n_decisions=2, dtype=torch.float64):
     objective = Objective(strength, temperature, surrogate)
     worth = np.random.default_rng(1).dirichlet(np.ones(n_decisions), N_JOINT)
-    objective.values = torch.tensor(worth, dtype=dtype)
+    table = torch.tensor(worth, dtype=dtype)
+    objective.set_tables(table, table)
     return objective
 
 
