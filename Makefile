@@ -41,7 +41,7 @@ doctest: $(STAMP)  ## run the examples in docstrings, docs and README alone
 check: lint types test  ## everything that CI checks
 
 # A status of 1 says that some fits failed: the report names them.
-benchmark: $(STAMP)  ## every table and figure of docs/benchmarks (days on 2 cores; stop and go on as you like)
+benchmark: $(STAMP)  ## every table and figure of docs/benchmarks (many hours; it can be stopped and goes on)
 	$(THREADS) $(BIN)/python examples/benchmarks/run.py --jobs $(JOBS) $(ARGS) || [ $$? -eq 1 ]
 	$(THREADS) $(BIN)/python examples/benchmarks/loss_surface.py
 	$(THREADS) $(BIN)/python examples/benchmarks/report.py

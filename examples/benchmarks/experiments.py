@@ -25,7 +25,8 @@ _ABLATIONS = tuple(
 class Experiment:
     """What is fitted for a table or figure.
 
-    ``bounds`` limits the tolerances of the methods that take a bound; None leaves them their own.
+    ``bounds`` limits the tolerances of the methods that take a bound; None leaves them their own. ``brief``
+    leaves of other tolerances the first and the last.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Experiment:
     bounds: dict[str, tuple[float, ...]] | tuple[float, ...] | None = None
     epochs: tuple[int | str, ...] = ("auto",)
     seeds: int = 10
+    brief: bool = False
 
     def tolerances(self, method: str, constraint: str | None) -> tuple[float | None, ...]:
         """Return the tolerances of a method under a constraint."""
@@ -43,7 +45,8 @@ class Experiment:
         if constraint is None or grid is None:
             return (None,)
         if grid != "bound" or self.bounds is None:
-            return TOLERANCES[grid]
+            values = TOLERANCES[grid]
+            return (values[0], values[-1]) if self.brief and len(values) > 1 else values
         return self.bounds if isinstance(self.bounds, tuple) else self.bounds[constraint]
 
     def cells(self) -> Iterator[tuple[str, str | None, float | None, int | str]]:
@@ -152,7 +155,7 @@ EXPERIMENTS = {
 
 
 def shorten(experiment: Experiment) -> Experiment:
-    """Return the smoke version: two seeds, six epochs, at most two sparsities and two bounds."""
+    """Return the smoke version: two seeds, six epochs, at most two sparsities and two tolerances."""
     bounds = experiment.bounds if isinstance(experiment.bounds, dict) else (0.02, 0.1)
     if isinstance(experiment.bounds, tuple):
         bounds = experiment.bounds[:2]
@@ -163,6 +166,7 @@ def shorten(experiment: Experiment) -> Experiment:
         bounds=bounds,
         epochs=(6,) if experiment.epochs == ("auto",) else (4, 8),
         seeds=2,
+        brief=True,
     )
 
 
