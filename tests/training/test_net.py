@@ -355,7 +355,7 @@ def test_held_out_logits_are_those_under_the_current_gates():
     assert torch.equal(net.held_out_logits(batch), net.module_(batch.x, gates().detach()))
     upper = torch.nonzero(_fold() < N_FOLDS).squeeze(1)
     batch = next(iter(Batches(rows.take(upper), 50)))
-    tuned, _ = _fine_tune(rows, dropout=0.2)
+    tuned, _ = _fine_tune(rows)
     number = _fold()[batch.position] + 1
     assert torch.equal(tuned.held_out_logits(batch), tuned.module_.each(batch.x, number))
     plain = _fit(PhaseNet, _network(), rows)
