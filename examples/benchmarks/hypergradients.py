@@ -37,7 +37,7 @@ from torch.nn.functional import cosine_similarity
 from skfairprune import FairPrunedClassifier, _classifier
 from skfairprune.training.hypergradient import Hypergradient, conjugate_gradient
 from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack
-from skfairprune.training.schedules import share_epochs
+from skfairprune.training.plan import make_plan
 
 BATCH, N_BATCHES = 32, 50
 TO_CONVERGENCE, IN_TRAINING = 200, 5  # Hessian-vector products of the implicit estimator
@@ -168,9 +168,7 @@ def run_exact() -> None:
 def instrumented(contestant: Contestant, n_epochs: int | None) -> Iterator[dict[str, Any]]:
     """Let fits use an estimator for some epochs of the bilevel phase; yield what they leave on the way."""
     seen: dict[str, Any] = {}
-    forced: dict[str, Any] = {"hypergradient": contestant.method, "damping": contestant.damping}
-    if not contestant.moves:
-        forced["gate_lr"] = 0.0
+    forced = {} if contestant.moves else {"gate_lr": 0.0}
     bilevel, fine_tune, train = BilevelNet.__init__, FineTuneNet.__init__, BilevelNet.partial_fit
 
     @wraps(bilevel)
@@ -188,15 +186,15 @@ def instrumented(contestant: Contestant, n_epochs: int | None) -> Iterator[dict[
         seen["seconds"], seen["epochs"] = time.process_time() - start, len(self.history)
         return self
 
-    def share(max_epochs: int) -> Any:
-        epochs = share_epochs(max_epochs)
-        return epochs if n_epochs is None else epochs._replace(bilevel=n_epochs)
+    def plan(*args: Any) -> Any:
+        made = make_plan(*args)
+        return made if n_epochs is None else made._replace(bilevel=n_epochs)
 
     with (
         mock.patch.object(BilevelNet, "__init__", make_bilevel),
         mock.patch.object(BilevelNet, "partial_fit", timed),
         mock.patch.object(FineTuneNet, "__init__", make_fine_tune),
-        mock.patch.object(_classifier, "share_epochs", share),
+        mock.patch.object(_classifier, "make_plan", plan),
     ):
         yield seen
 
@@ -207,7 +205,8 @@ def fit(
     """Fit the estimator and return figures on the test part, after the mask and at the end."""
     with instrumented(contestant, n_epochs) as seen, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        clf = FairPrunedClassifier(**params).fit(train.X, train.y, sensitive_features=train.group)
+        chosen = {"hypergradient": contestant.method, "hypergradient_damping": contestant.damping}
+        clf = FairPrunedClassifier(**chosen, **params).fit(train.X, train.y, sensitive_features=train.group)
     with torch.no_grad():
         logits = seen["network"](torch.tensor(test.X, dtype=clf.module_.output_weights.dtype))
     proba = torch.softmax(logits.double(), dim=1).view(len(logits), 2, -1).sum(2).numpy()
