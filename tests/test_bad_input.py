@@ -208,7 +208,7 @@ BAD_FITS = {
     ),
     "constraint on many classes": (
         ({"constraint": "equalized_odds"}, {"y": np.arange(600) % 3, "sensitive_features": A}),
-        r"equalized_odds is for two classes, and y has 3\. Pass constraint=None",
+        r"false_positive_rate_parity is for two classes, and y has 3\. Choose .* or constraint=None",
     ),
     "constraint without sensitive features": (
         _params(constraint="equalized_odds"),
