@@ -320,8 +320,8 @@ def test_left_out_groups_may_differ():
     assert rates[1] - rates[2] > 0.05
 
 
-@pytest.mark.parametrize("name", ["demographic_parity", "true_positive_rate_parity"])
-def test_fifty_groups_keep_the_bound(name):
+def test_fifty_groups_keep_the_bound():
+    name = "demographic_parity"
     n_groups, rng = 50, np.random.default_rng(0)
     law = {"group_probs": (1 / n_groups,) * n_groups, "base_rates": tuple(rng.uniform(0.3, 0.5, n_groups))}
     data = make_biased_classification(20_000, random_state=0, class_sep=0.7, **law)

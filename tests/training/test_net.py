@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.pruning.budget import Chain
@@ -36,7 +36,8 @@ def _rows(seed=0, dtype=torch.float64):
 
 def _objective(dtype=torch.float64):
     objective = Objective(0.5, 0.3)
-    objective.costs = torch.tensor([-1.2, -0.8, 1.1, 0.7], dtype=dtype)
+    gain = torch.tensor([-0.9, -0.6, 0.8, 0.5], dtype=dtype)
+    objective.values = torch.stack([1 - gain, 1 + gain], dim=1) / 2
     return objective
 
 
@@ -66,10 +67,10 @@ def _state(network):
 
 def _losses(logits, target, objective):
     """Compute each row's loss of weight 1, in numpy."""
-    log_proba, c = log_softmax(logits.detach().numpy(), axis=1), objective.costs.numpy()
-    decision = 1 / (1 + np.exp(-(np.exp(log_proba) @ c) / objective.temperature))
+    log_proba, worth = log_softmax(logits.detach().numpy(), axis=1), objective.values.numpy()
+    decision = softmax(np.exp(log_proba) @ worth / objective.temperature, axis=1)
     entropy = -log_proba[np.arange(len(target)), target]
-    return entropy - objective.strength * c[target] * decision
+    return entropy - objective.strength * (worth[target] * decision).sum(axis=1)
 
 
 @pytest.mark.parametrize("batch_size", [7, 32, 90, 1000])
