@@ -517,15 +517,6 @@ def test_many_classes_train_unconstrained(small, train):
     assert_allclose(clf.predict_proba(train.X), clf.predict_uncorrected_proba(train.X), atol=1e-6)
 
 
-@pytest.mark.parametrize("constraint", ["auto", *CONSTRAINTS])
-def test_many_classes_under_a_constraint_are_an_error(small, train, constraint):
-    name = "demographic_parity" if constraint == "auto" else constraint
-    with pytest.raises(ValueError, match=f"{name} is for two classes, and y has 3.*constraint=None"):
-        small(constraint=constraint).fit(
-            train.X, _three_classes(train), sensitive_features=train.sensitive_features
-        )
-
-
 def test_many_classes_with_sensitive_features_and_no_constraint(small, train):
     clf = small(constraint=None).fit(
         train.X, _three_classes(train), sensitive_features=train.sensitive_features

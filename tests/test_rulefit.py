@@ -9,12 +9,14 @@ from fairlearn.metrics import (
     false_positive_rate,
     true_positive_rate,
 )
+from fairlearn.postprocessing import ThresholdOptimizer
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score, zero_one_loss
 
 from skfairprune.constraints import Gap, get_constraint
 from skfairprune.datasets import make_biased_classification
-from skfairprune.decision import DecisionRule
+from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.multipliers import ScoredRows
 from skfairprune.rulefit import RuleFit, _select, cross_fitted_gap, fit_rule
 
@@ -66,6 +68,19 @@ FAIRLEARN = {
     "false_positive_rate_parity": _difference(false_positive_rate),
     "error_rate_parity": _difference(zero_one_loss),
 }
+
+
+class _Identity(ClassifierMixin, BaseEstimator):
+    """A fitted classifier whose score is its only column."""
+
+    def fit(self, X, y):
+        return self
+
+    def predict(self, X):
+        return X[:, 0]
+
+    def __sklearn_is_fitted__(self):
+        return True
 
 
 UNCONSTRAINED = DecisionRule.unconstrained(np.arange(2), 2, 2)
@@ -303,6 +318,86 @@ def test_left_out_groups_may_differ():
     assert abs(rates[0] - rates[1]) <= 0.03
     assert fit.multipliers[0, 2] == 0
     assert rates[1] - rates[2] > 0.05
+
+
+def test_fifty_groups_keep_the_bound():
+    name = "demographic_parity"
+    n_groups, rng = 50, np.random.default_rng(0)
+    law = {"group_probs": (1 / n_groups,) * n_groups, "base_rates": tuple(rng.uniform(0.3, 0.5, n_groups))}
+    data = make_biased_classification(20_000, random_state=0, class_sep=0.7, **law)
+    names = np.unique(data.sensitive_features)
+    group = np.searchsorted(names, data.sensitive_features)
+    proba = data.distribution.joint_proba(data.X)
+    # the columns are in the order of the law, and the groups' names are sorted as text
+    order = [int(name.removeprefix("group_")) for name in names]
+    rows = ScoredRows(proba[:, :, order], data.y.astype(np.intp), group, np.ones(20_000))
+    fit = _fit(rows, name, 0.2)
+    assert fit.excess(0.2) <= 0.01
+    assert _fit(rows, name, 1.0).excess(0.2) > 0.03
+    assert fit.accuracy > 0.75
+
+
+@pytest.mark.parametrize("bound", [0.02, 0.1])
+@pytest.mark.parametrize(
+    "name",
+    ["demographic_parity", "equalized_odds", "true_positive_rate_parity", "false_positive_rate_parity"],
+)
+def test_knowing_the_group_costs_no_accuracy(name, bound):
+    rows, fresh = _rows(12_000, seed=5), _rows(30_000, seed=6)
+    aware, known = (
+        ScoredRows(condition_on_group(r.proba, r.group), r.kind, r.group, r.weight) for r in (rows, fresh)
+    )
+    fit = _fit(aware, name, bound)
+    assert fit.excess(bound) <= 0
+    decision = fit.rule.decide(known.proba)
+    blind = _fit(rows, name, bound).rule.decide(fresh.proba)
+    assert _gap(fresh, name, decision) <= bound + 0.02
+    assert accuracy_score(fresh.kind, decision) >= accuracy_score(fresh.kind, blind) - 0.003
+
+
+@pytest.mark.parametrize("name", ["demographic_parity", "equalized_odds"])
+def test_the_aware_rule_is_on_fairlearns_frontier(name):
+    """ThresholdOptimizer has exactly equal rates, by random thresholds: here within a small bound."""
+    rows, fresh = _rows(12_000, seed=5), _rows(30_000, seed=6)
+    aware = ScoredRows(condition_on_group(rows.proba, rows.group), rows.kind, rows.group, rows.weight)
+    decision = _fit(aware, name, 0.03).rule.decide(condition_on_group(fresh.proba, fresh.group))
+    own = [r.proba[np.arange(len(r.group)), :, r.group] for r in (rows, fresh)]
+    scores = [(p[:, 1] / p.sum(axis=1))[:, None] for p in own]
+    optimizer = ThresholdOptimizer(
+        estimator=_Identity(), constraints=name, prefit=True, predict_method="predict", grid_size=2000
+    )
+    optimizer.fit(scores[0], rows.kind, sensitive_features=rows.group)
+    theirs = optimizer._pmf_predict(scores[1], sensitive_features=fresh.group)[:, 1]
+    their_accuracy = np.mean(np.where(fresh.kind == 1, theirs, 1 - theirs))
+    assert _gap(fresh, name, decision) <= 0.05
+    assert accuracy_score(fresh.kind, decision) >= their_accuracy - 0.002
+
+
+def test_degradation_compares_groups_with_what_the_dense_network_did():
+    rows, constraint = _rows(12_000, seed=7), get_constraint("degradation_parity")
+    # A dense network that errs in one group only, and scores that err elsewhere.
+    rng = np.random.default_rng(0)
+    dense = np.where((rows.group == 1) & (rng.uniform(size=12_000) < 0.15), 1 - rows.kind, rows.kind)
+    kind = constraint.with_dense_decisions(constraint.kinds(rows.kind), dense)
+    told = ScoredRows(rows.proba, kind, rows.group, rows.weight)
+    included = np.ones((1, 2), bool)
+    free, fit = (fit_rule(told, constraint, included, bound, EQUAL) for bound in (1.0, 0.04))
+    lost = (dense == rows.kind).astype(float) - (fit.rule.decide(rows.proba) == rows.kind)
+    gap = abs(lost[rows.group == 0].mean() - lost[rows.group == 1].mean())
+    assert_allclose(fit.event_gaps[0].value, gap, atol=1e-12)
+    assert gap <= 0.04
+    assert free.event_gaps[0].value > 0.06
+
+
+def test_a_gap_within_its_noise_of_the_bound_changes_little():
+    """On few rows, unconstrained gaps near the bound: accuracy is paid for at most half of it."""
+    for seed in range(12):
+        rows = _rows(300, seed=20 + seed, base_rates=(0.45, 0.4))
+        free, fit = (_fit(rows, "demographic_parity", bound) for bound in (1.0, 0.08))
+        if free.excess(0.08) <= 0.06:
+            assert fit.accuracy > free.accuracy - 0.05
+            assert not fit.constant
+            assert np.abs(fit.multipliers).max() < 0.3
 
 
 def test_scores_that_do_not_tell_rows_apart():
