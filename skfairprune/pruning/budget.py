@@ -20,6 +20,8 @@ __all__ = ["MEASURES", "Chain", "select_units"]
 #: The measures of sparsity.
 MEASURES = ("parameters", "units", "macs")
 
+_FLOOR = 3  # label, group and their product; measured: with 1 or 2 units a layer loses the label or the group
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -121,6 +123,21 @@ class Chain:
             )
         return budget
 
+    def least_widths(self, budget: float) -> list[int]:
+        """Return the fewest units that each prunable layer keeps within a budget.
+
+        A hidden layer narrower than the outputs' degrees of freedom, one less than their number, cannot
+        carry them: it keeps as many, but at most 3, or fewer where the budget does not allow it. Of inputs
+        one is kept.
+        """
+        for floor in range(min(self.n_outputs - 1, _FLOOR), 1, -1):
+            widths = [min(width, floor) for width in self.widths]
+            if self.prune_inputs:
+                widths[0] = 1
+            if self.resized(widths).cost() <= budget:
+                return widths
+        return [1] * len(self.widths)
+
     def _all_widths(self) -> tuple[int, ...]:
         return (self.n_inputs, *self.sizes, self.n_outputs)
 
@@ -130,7 +147,7 @@ def select_units(
 ) -> list[NDArray[np.bool_]]:
     """Keep the units of most worth: the smallest removal that meets a budget.
 
-    Units leave in increasing order of worth, each layer keeping at least one, until the budget is met;
+    Units leave in increasing order of worth, each layer keeping its least width, until the budget is met;
     then every unit that can come back within it does, the worthiest first.
 
     Parameters
@@ -148,13 +165,13 @@ def select_units(
         The mask of each layer, True for the units that stay. No unit can be put back within the budget.
     """
     masks = [np.ones(len(w), dtype=bool) for w in worth]
-    sizes = list(chain.widths)
+    sizes, least = list(chain.widths), chain.least_widths(budget)
     order = sorted((w, -unit, layer) for layer, ws in enumerate(worth) for unit, w in enumerate(ws))
     removed = []
     for _, negative, layer in order:
         if chain.resized(sizes).cost() <= budget:
             break
-        if sizes[layer] > 1:
+        if sizes[layer] > least[layer]:
             masks[layer][-negative] = False
             sizes[layer] -= 1
             removed.append((layer, -negative))

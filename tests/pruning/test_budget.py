@@ -140,6 +140,36 @@ def test_selection_keeps_to_the_budget(selection):
     assert _count_masks(chain, masks) <= budget
 
 
+@pytest.mark.parametrize(
+    ("n_outputs", "prune_inputs", "budget", "expected"),
+    [
+        (2, False, 1000, [1, 1, 1]),
+        (3, False, 1000, [2, 2, 1]),
+        (4, False, 1000, [3, 3, 1]),
+        (9, False, 1000, [3, 3, 1]),  # 3 at most
+        (4, False, 51, [3, 3, 1]),  # 9·3 + 4·3 + 4·1 + 2·4 parameters
+        (4, False, 50, [2, 2, 1]),
+        (4, False, 20, [1, 1, 1]),
+        (4, True, 1000, [1, 3, 3, 1]),
+    ],
+)
+def test_least_widths(n_outputs, prune_inputs, budget, expected):
+    chain = Chain(8, (6, 5, 1), n_outputs, prune_inputs=prune_inputs)
+    assert chain.least_widths(budget) == expected
+
+
+@settings(deadline=None, max_examples=60)
+@given(selections())
+def test_layers_are_as_wide_as_the_outputs_need_where_the_budget_allows(selection):
+    chain, worth, budget = selection
+    sizes = [int(mask.sum()) for mask in select_units(chain, worth, budget)]
+    hidden = [i for i in range(len(sizes)) if i or not chain.prune_inputs]
+    for floor in range(1, min(chain.n_outputs, 4)):
+        least = [min(n, floor) if i in hidden else 1 for i, n in enumerate(chain.widths)]
+        if _count(chain, least) <= budget:
+            assert all(size >= n for size, n in zip(sizes, least, strict=True))
+
+
 @settings(deadline=None, max_examples=60)
 @given(selections())
 def test_no_unit_can_come_back(selection):
@@ -169,12 +199,14 @@ def test_the_order_of_worth_runs_across_layers(selection):
     chain, worth, budget = selection
     masks = select_units(chain, worth, budget)
     units = [(w, -u, layer) for layer, ws in enumerate(worth) for u, w in enumerate(ws)]
-    best = [max(unit for unit in units if unit[2] == layer) for layer in range(len(worth))]
+    best = []
+    for layer, least in enumerate(chain.least_widths(budget)):
+        best += sorted(unit for unit in units if unit[2] == layer)[-least:]
 
     def count(kept):
         return _count(chain, [sum(k[2] == i for k in kept) for i in range(len(worth))])
 
-    # the smallest removal from the lower end, but for the best unit of each layer ...
+    # the smallest removal from the lower end, but for the best units of each layer ...
     ends = ({u for u in units if u >= least or u in best} for least in [*sorted(units), (np.inf, 0, 0)])
     expected = next(kept for kept in ends if count(kept) <= budget)
     # ... and then what fits in again, the worthiest first
