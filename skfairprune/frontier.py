@@ -1,6 +1,6 @@
 """The rule frontier: rules for many bounds from the scores of one network, each held to unseen rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,12 @@ class RuleFrontier:
             At least 0.
         """
         return int(np.searchsorted(self.bounds, bound, side="right")) - 1
+
+    def with_rule(self, position: int, fit: RuleFit, gap: Gap, accuracy: float) -> "RuleFrontier":
+        """Return the frontier with another rule for one of its bounds."""
+        fits, gaps, accuracies = list(self.fits), list(self.gaps), self.accuracies.copy()
+        fits[position], gaps[position], accuracies[position] = fit, gap, accuracy
+        return replace(self, fits=fits, gaps=gaps, accuracies=accuracies)
 
 
 def fit_frontier(

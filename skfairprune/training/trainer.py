@@ -256,14 +256,15 @@ class Trainer:
         if not task.with_rule:
             return Outcome(network, masks, rule, held_out.gap)
         joint, position, fold = held_out.joint, held_out.position, self.rule_fold
-        frontier = task.fit_frontier(joint, position, fold)
-        asked = frontier.position(task.bound)
-        rule, gap = frontier.fits[asked], frontier.gaps[asked]
         own = joint_proba(lambda batch: network(batch.x), self.levels.upper)
         carried = task.gap(task.apply(rule.rule, own), position)
         strays = carried.value - _CARRY_ERRORS * carried.standard_error > task.bound
         if strays:
-            joint, frontier = own, task.fit_frontier(own, position, fold)
-            rule = frontier.fits[frontier.position(task.bound)]
+            joint, rule = own, task.fit_rule(own, position)
+        frontier = task.fit_frontier(joint, position, fold)
+        if held_out.gap is not None:
+            # The frontier's fits start from their neighbours and are less patient than one from nothing.
+            asked = frontier.position(task.bound)
+            frontier = frontier.with_rule(asked, rule, held_out.gap, held_out.accuracy)
         aware = task.fit_frontier(joint, position, fold, aware=True) if self.attribute_aware else None
-        return Outcome(network, masks, rule, gap, carried if strays else None, frontier, aware)
+        return Outcome(network, masks, rule, held_out.gap, carried if strays else None, frontier, aware)
