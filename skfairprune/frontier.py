@@ -11,8 +11,8 @@ from skfairprune.rulefit import RuleFit, RuleProblem
 
 __all__ = ["RuleFrontier", "fit_frontier"]
 
-_N_BOUNDS = 14
-_SMALLEST = 0.3  # standard errors of the gap: smaller bounds above 0 tell no rules apart
+_N_BOUNDS = 20
+_SMALLEST = 0.5  # standard errors of the gap: smaller bounds above 0 tell no rules apart
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from sklearn.metrics import zero_one_loss
 
 from skfairprune import FairPrunedClassifier
-from skfairprune.training.trainer import Trainer
+from skfairprune.training.pruner import Pruner
 
 LABELS = np.array(["high", "low", "mid"])
 
@@ -154,13 +154,13 @@ def test_a_stratum_with_one_group_leaves_the_constraint():
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_degradation_parity_compares_with_the_dense_network(monkeypatch, n_classes):
     """The dense network, which fit does not keep, is caught on its way into the bilevel phase."""
-    caught, bilevel = [], Trainer._bilevel
+    caught, prune = [], Pruner.prune
 
     def catch(self, network, *arguments):
-        caught.append((copy.deepcopy(network), self.task))
-        return bilevel(self, network, *arguments)
+        caught.append((copy.deepcopy(network), self.lagrangian.task))
+        return prune(self, network, *arguments)
 
-    monkeypatch.setattr(Trainer, "_bilevel", catch)
+    monkeypatch.setattr(Pruner, "prune", catch)
     X, y, group, _ = _draw(4000, 0, n_classes)
     fresh, truth, their_group, _ = _draw(8000, 1, n_classes)
     clf = _model(constraint="degradation_parity", difference_bound=0.02)

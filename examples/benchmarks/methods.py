@@ -66,7 +66,7 @@ def _add_estimator(
                 settings = {"sparsity": setting.sparsity, **params} if pruned else dict(params)
                 if setting.sizes is not None:
                     settings["hidden_layer_sizes"] = setting.sizes
-                if bound is not None and not serves:
+                if bound is not None:
                     settings["difference_bound"] = bound
                 clf = FairPrunedClassifier(
                     constraint=setting.constraint,
@@ -79,7 +79,8 @@ def _add_estimator(
                 clf.fit(X, y, sensitive_features=group)
             if bound is not None and serves:
                 fitted[:] = [clf]
-                clf.set_bound(bound)
+                if shared:
+                    clf.set_bound(bound)
             return Solution(lambda test: clf.predict(test.X), clf, shared)
 
         return solve
