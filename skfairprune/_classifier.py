@@ -230,6 +230,9 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         The small network with the decision rule merged in, in eval mode, on the CPU. It maps rows to
         class probabilities.
 
+    dense_module_ : DecisionNetwork or None
+        With "degradation_parity" the dense network that the small one is compared with, as `module_`.
+
     masks_ : list of ndarray of shape (n_units,) of bool
         For each hidden layer of the dense network, which units stayed.
 
@@ -648,6 +651,9 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             rules = (torch.tensor(frontier.bounds, dtype=dtype), torch.stack(layers))
         self.module_ = DecisionNetwork(network, layer(weights), *rules).eval()
         self.module_.requires_grad_(False)
+        self.dense_module_ = None
+        if outcome.dense is not None:
+            self.dense_module_ = DecisionNetwork(outcome.dense.cpu(), layer(own)).eval().requires_grad_(False)
         self.masks_ = outcome.masks[1:] if dense.prune_inputs else outcome.masks
         names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
         encoding = network.get_submodule("encoding")

@@ -49,6 +49,8 @@ class Outcome(NamedTuple):
         The rules for other bounds; None without a rule.
     aware : RuleFrontier or None
         The rules that are told the group of each row, if they were asked for.
+    dense : nn.Module or None
+        The dense network after its phase, where the constraint compares with it.
     """
 
     network: nn.Module
@@ -58,6 +60,7 @@ class Outcome(NamedTuple):
     not_carried: Gap | None = None
     frontier: RuleFrontier | None = None
     aware: RuleFrontier | None = None
+    dense: nn.Module | None = None
 
 
 class _HeldOut(NamedTuple):
@@ -111,6 +114,7 @@ class Trainer:
     seed: int
     attribute_aware: bool
     _soft_target: torch.Tensor | None = field(default=None, init=False)
+    _dense: nn.Module | None = field(default=None, init=False)
 
     def fit(self, network: nn.Module, chain: Chain, budget: int) -> Outcome:
         """Train, prune and fit the rule.
@@ -202,6 +206,7 @@ class Trainer:
             every = rows.take(torch.arange(len(rows.x), device=rows.x.device))
             joint = joint_proba(lambda batch: network(batch.x), every)
             self.lagrangian.task = task.with_dense_decisions(joint)
+            self._dense = copy.deepcopy(network)
 
     def _fine_tune(self, small: nn.Module) -> NetworkStack:
         """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.
@@ -254,7 +259,7 @@ class Trainer:
         if task is None or rule is None:
             return Outcome(network, masks)
         if not task.with_rule:
-            return Outcome(network, masks, rule, held_out.gap)
+            return Outcome(network, masks, rule, held_out.gap, dense=self._dense)
         joint, position, fold = held_out.joint, held_out.position, self.rule_fold
         own = joint_proba(lambda batch: network(batch.x), self.levels.upper)
         carried = task.gap(task.apply(rule.rule, own), position)
@@ -267,4 +272,5 @@ class Trainer:
             asked = frontier.position(task.bound)
             frontier = frontier.with_rule(asked, rule, held_out.gap, held_out.accuracy)
         aware = task.fit_frontier(joint, position, fold, aware=True) if self.attribute_aware else None
-        return Outcome(network, masks, rule, held_out.gap, carried if strays else None, frontier, aware)
+        astray = carried if strays else None
+        return Outcome(network, masks, rule, held_out.gap, astray, frontier, aware, self._dense)
