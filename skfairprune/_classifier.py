@@ -36,7 +36,8 @@ from skfairprune._reporting import (
     validation_gap,
 )
 from skfairprune._rules import AwareRules, frontier_table
-from skfairprune.constraints import CONSTRAINTS, Gap
+from skfairprune.constraints import CONSTRAINTS
+from skfairprune.gaps import Gap
 from skfairprune.modules import ACTIVATIONS, DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.moments import check_moment
 from skfairprune.pruning.budget import MEASURES, Chain

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skfairprune._preparation import Targets
-from skfairprune.constraints import Gap
+from skfairprune.gaps import Gap
 from skfairprune.pruning.budget import Chain
 from skfairprune.training.search import Trial
 from skfairprune.training.splits import LevelSplit

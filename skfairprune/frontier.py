@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from skfairprune.constraints import Constraint, Floats, Gap
+from skfairprune.constraints import Constraint, Floats
+from skfairprune.gaps import Gap
 from skfairprune.multipliers import ScoredRows
 from skfairprune.rulefit import RuleFit, RuleProblem
 

@@ -16,7 +16,8 @@ from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils.validation import _check_sample_weight
 
 from skfairprune._validation import GroupCodes, align_labels, encode_labels, encode_sensitive
-from skfairprune.constraints import Constraint, Floats, GroupCounts, get_constraint
+from skfairprune.constraints import Constraint, Floats, get_constraint
+from skfairprune.gaps import GroupCounts
 
 __all__ = ["GapWithError", "degradation_gap", "gap", "gap_scorer", "gap_with_error", "group_rates"]
 

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, null_space
 
-from skfairprune.constraints import Constraint, Floats, GroupCounts
+from skfairprune.constraints import Constraint, Floats
+from skfairprune.gaps import GroupCounts
 
 __all__ = ["DualProblem", "ScoredRows", "flat_differences"]
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skfairprune.constraints import Constraint, Floats, Gap
+from skfairprune.constraints import Constraint, Floats
 from skfairprune.decision import DecisionRule, decide
+from skfairprune.gaps import Gap
 from skfairprune.multipliers import DualProblem, ScoredRows
 
 __all__ = ["RuleFit", "RuleProblem", "cross_fitted_gap", "fit_rule"]

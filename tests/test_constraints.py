@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import zero_one_loss
 
-from skfairprune.constraints import CONSTRAINTS, GroupCounts, get_constraint
+from skfairprune.constraints import CONSTRAINTS, get_constraint
+from skfairprune.gaps import GroupCounts
 
 BINARY = ["true_positive_rate_parity", "false_positive_rate_parity"]
 # Every constraint on two classes, and those of three, plain and within two strata.

@@ -20,7 +20,8 @@ from fairlearn.reductions import (
 from numpy.testing import assert_allclose
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skfairprune.constraints import GroupCounts, get_constraint
+from skfairprune.constraints import get_constraint
+from skfairprune.gaps import GroupCounts
 from skfairprune.moments import MAX_KINDS, check_moment, take_over
 
 

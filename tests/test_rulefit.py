@@ -14,9 +14,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score, zero_one_loss
 
-from skfairprune.constraints import Gap, get_constraint
+from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
 from skfairprune.decision import DecisionRule, condition_on_group
+from skfairprune.gaps import Gap
 from skfairprune.multipliers import ScoredRows
 from skfairprune.rulefit import RuleFit, _select, cross_fitted_gap, fit_rule
 

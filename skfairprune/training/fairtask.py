@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from skfairprune.constraints import Constraint, Floats, Gap, GroupCounts
+from skfairprune.constraints import Constraint, Floats
 from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.frontier import RuleFrontier, fit_frontier
+from skfairprune.gaps import Gap, GroupCounts
 from skfairprune.multipliers import ScoredRows
 from skfairprune.rulefit import RuleFit, RuleProblem
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from skfairprune.constraints import Gap
+from skfairprune.gaps import Gap
 
 __all__ = ["Trial", "find_smallest", "geometric_budgets"]
 

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from skfairprune.constraints import Floats, Gap
+from skfairprune.constraints import Floats
 from skfairprune.frontier import RuleFrontier
+from skfairprune.gaps import Gap
 from skfairprune.pruning.budget import Chain
 from skfairprune.rulefit import RuleFit
 from skfairprune.training.batches import Batch

@@ -1,0 +1,153 @@
+"""Rates and gaps of a constraint, counted on rows, with their sampling errors."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skfairprune.constraints import Constraint, Floats
+
+__all__ = ["Gap", "GroupCounts"]
+
+
+class Gap(NamedTuple):
+    """The largest gap of a constraint over its events, with its sampling error.
+
+    Attributes
+    ----------
+    value : float
+        Largest minus smallest rate; NaN if no event has two groups with rows.
+    standard_error : float
+        Sampling standard error of ``value``, from the two cells' sampling variances.
+    event : int
+        Index of the event with the largest gap; -1 if undefined.
+    lowest : int
+        Group with the smallest rate in that event; -1 if undefined.
+    highest : int
+        Group with the largest rate in that event; -1 if undefined.
+    """
+
+    value: float
+    standard_error: float
+    event: int
+    lowest: int
+    highest: int
+
+
+_UNDEFINED = Gap(np.nan, np.nan, -1, -1, -1)
+
+
+class GroupCounts(NamedTuple):
+    """Weighted counts of rows by kind, group and decision.
+
+    Attributes
+    ----------
+    counts : ndarray of shape (n_kinds, n_groups, n_decisions)
+        Sum of the weights.
+    squares : ndarray of shape (n_kinds, n_groups, n_decisions)
+        Sum of the squared weights, for sampling errors.
+    """
+
+    counts: Floats
+    squares: Floats
+
+    @classmethod
+    def from_rows(
+        cls,
+        kind: ArrayLike,
+        decision: ArrayLike,
+        group: ArrayLike,
+        shape: tuple[int, int, int],
+        sample_weight: ArrayLike | None = None,
+    ) -> "GroupCounts":
+        """Count rows.
+
+        Parameters
+        ----------
+        kind : array-like of shape (n_samples,)
+            Kinds in [0, n_kinds).
+        decision : array-like of shape (n_samples,)
+            Decisions in [0, n_decisions).
+        group : array-like of shape (n_samples,)
+            Group codes in [0, n_groups).
+        shape : tuple of int
+            ``(n_kinds, n_groups, n_decisions)``.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights; None weighs every row 1.
+        """
+        codes = (np.asarray(kind, np.intp), np.asarray(group, np.intp), np.asarray(decision, np.intp))
+        code = np.ravel_multi_index(codes, shape)
+        weight = np.ones(len(code)) if sample_weight is None else np.asarray(sample_weight, float)
+
+        def count(values: Floats) -> Floats:
+            return np.bincount(code, values, minlength=int(np.prod(shape))).astype(np.float64).reshape(shape)
+
+        return cls(count(weight), count(weight**2))
+
+    @property
+    def n_groups(self) -> int:
+        """The number of groups."""
+        return self.counts.shape[1]
+
+    def rates(self, constraint: Constraint) -> Floats:
+        """Return the rates of the cells, of shape (n_events, n_groups); NaN where there is no weight."""
+        return constraint.rates(self.counts)
+
+    def standard_errors(self, constraint: Constraint) -> Floats:
+        r"""Return the sampling standard errors of the rates, of shape (n_events, n_groups).
+
+        .. math:: \mathrm{se}(r)^2 = \frac{\sum w_i^2 (U_i - \tilde r)^2}{(\sum w_i)^2}, \qquad
+                  \tilde r = \frac{n r + \tfrac12 (U_{min} + U_{max})}{n + 1},
+                  \quad n = \frac{(\sum w_i)^2}{\sum w_i^2},
+
+        the sandwich estimate, with half an observation at each end of the utility's range added (as
+        Jeffreys' prior does, in the mean and in the variance): without it a rate of 0 or 1 would
+        seem to have no error, however few its rows.
+        """
+        weight = constraint.cell_sums(self.counts.sum(axis=2))
+        squares = constraint.cell_sums(self.squares.sum(axis=2))
+        inside = constraint.members[:, :, None] > 0
+        low = np.where(inside, constraint.utilities, np.inf).min(axis=(1, 2))[:, None]
+        high = np.where(inside, constraint.utilities, -np.inf).max(axis=(1, 2))[:, None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            n = weight**2 / squares
+            centre = (n * self.rates(constraint) + (low + high) / 2) / (n + 1)
+            deviation = (constraint.utilities[:, :, None, :] - centre[:, None, :, None]) ** 2
+            spread = np.einsum("ek,ekgd,kgd->eg", constraint.members, deviation, self.squares) / squares
+            ends = ((low - centre) ** 2 + (high - centre) ** 2) / 2
+            return np.sqrt((n * spread + ends) / (n + 1) / n)
+
+    def event_gaps(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> list[Gap]:
+        """Compute the gap in each event.
+
+        Parameters
+        ----------
+        constraint : Constraint
+            The constraint.
+        included : ndarray of shape (n_events, n_groups) of bool, default=None
+            The cells that count; None counts every cell that has weight.
+
+        Returns
+        -------
+        list of Gap
+            One for each event; undefined where fewer than two groups count.
+        """
+        rates = self.rates(constraint)
+        if included is not None:
+            rates = np.where(included, rates, np.nan)
+        errors = self.standard_errors(constraint)
+        gaps = []
+        for event, row in enumerate(rates):
+            if np.count_nonzero(np.isfinite(row)) < 2:
+                gaps.append(_UNDEFINED)
+                continue
+            # Of equal rates the first is the lowest and the last the highest: two groups even then.
+            low, high = int(np.nanargmin(row)), len(row) - 1 - int(np.nanargmax(row[::-1]))
+            error = float(np.hypot(errors[event, low], errors[event, high]))
+            gaps.append(Gap(float(row[high] - row[low]), error, event, low, high))
+        return gaps
+
+    def gap(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> Gap:
+        """Return the largest of the events' gaps; see :meth:`event_gaps`."""
+        defined = [gap for gap in self.event_gaps(constraint, included) if np.isfinite(gap.value)]
+        return max(defined, key=lambda gap: gap.value, default=_UNDEFINED)
