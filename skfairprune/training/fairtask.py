@@ -10,7 +10,7 @@ from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.frontier import RuleFrontier, fit_frontier
 from skfairprune.gaps import Gap, GroupCounts
 from skfairprune.multipliers import ScoredRows
-from skfairprune.rulefit import RuleFit, RuleProblem
+from skfairprune.rulefit import RuleFit, RuleProblem, cross_fitted_decisions, fit_rule
 
 __all__ = ["FairTask"]
 
@@ -94,16 +94,12 @@ class FairTask:
     def _scored(self, joint: Floats, index: NDArray[np.intp]) -> ScoredRows:
         return ScoredRows(self._shaped(joint), self.kind[index], self.group[index], self.weight[index])
 
-    def _problem(self, rows: ScoredRows) -> RuleProblem:
-        return RuleProblem(rows, self.constraint, self.included, self.class_weight)
-
-    def _fit(self, rows: ScoredRows, start: Floats | None) -> RuleFit:
-        problem = self._problem(rows)
-        return problem.fit(self.bound, multipliers=start) if self.with_rule else problem.unconstrained
-
     def fit_rule(self, joint: Floats, index: NDArray[np.intp]) -> RuleFit:
         """Fit the rule on joint probabilities (n_samples, n_joint) of the rows of that index."""
-        return self._fit(self._scored(joint, index), None)
+        rows, where = self._scored(joint, index), (self.constraint, self.included)
+        if not self.with_rule:
+            return RuleProblem(rows, *where, self.class_weight).unconstrained
+        return fit_rule(rows, *where, self.bound, self.class_weight)
 
     def fit_frontier(
         self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp], aware: bool = False
@@ -127,7 +123,7 @@ class FairTask:
     def decide(
         self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp], start: Floats
     ) -> NDArray[np.intp]:
-        """Decide each row by a rule fitted on the other folds.
+        """Decide each row by a rule fitted on the other folds, or as the network does.
 
         Parameters
         ----------
@@ -140,12 +136,10 @@ class FairTask:
         start : ndarray of shape (n_events, n_groups)
             Multipliers near the solution.
         """
-        rows, decision = self._scored(joint, index), np.empty(len(fold), dtype=np.intp)
-        for k in np.unique(fold):
-            inside = fold == k
-            rule = self._fit(rows.take(~inside), start).rule
-            decision[inside] = rule.decide(rows.proba[inside])
-        return decision
+        if not self.with_rule:
+            return self.apply(self.unconstrained, joint)
+        rows, where = self._scored(joint, index), (self.constraint, self.included)
+        return cross_fitted_decisions(rows, fold, *where, self.bound, self.class_weight, start)
 
     def apply(self, rule: DecisionRule, joint: Floats) -> NDArray[np.intp]:
         """Return a rule's decisions on joint probabilities (n_samples, n_joint)."""
@@ -169,7 +163,8 @@ class FairTask:
         ndarray of shape (n_events, n_groups)
             Positive above the band, negative below, 0 inside and where a cell is not under the constraint.
         """
-        problem = self._problem(self._scored(joint, index))
+        rows = self._scored(joint, index)
+        problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
         counts = problem.rows.counts(self.constraint, self.unconstrained.decide(problem.rows.proba))
         rates = np.where(problem.included, counts.rates(self.constraint), np.nan)
         low, high = np.nanmin(rates, axis=1), np.nanmax(rates, axis=1)
