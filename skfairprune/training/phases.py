@@ -135,6 +135,7 @@ class PhaseRunner:
                     **trial,
                     "phase": phase,
                     "epoch": row["epoch"],
+                    "updates": row["train_batch_count"],
                     "train_loss": row["train_loss"],
                     "valid_loss": row.get("valid_loss", np.nan),
                     "seconds": row["dur"],
