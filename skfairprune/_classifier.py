@@ -275,8 +275,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     history_ : DataFrame
         One row for each epoch, with the columns phase ("dense", "bilevel", "fine-tune", "repair"), epoch
         (within the phase), updates (of the weights), train_loss, valid_loss (NaN where nothing is held out,
-        or the multipliers move) and seconds; trial, with ``sparsity="auto"``. In the fine-tuning train_loss is the sum over the
-        network and its copies.
+        or the multipliers move) and seconds; trial, with ``sparsity="auto"``. In the fine-tuning train_loss
+        is the sum over the network and its copies.
 
     n_iter_ : int
         The epochs run, over all phases.
