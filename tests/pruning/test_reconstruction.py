@@ -3,8 +3,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
@@ -13,8 +11,6 @@ from skfairprune.pruning import reconstruction
 from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.reconstruction import (
     activation_gram,
-    joint_worth,
-    loss_metrics,
     reconstruction_worth,
     refit,
     removal_errors,
@@ -175,6 +171,7 @@ def test_units_leave_in_the_order_of_brute_force(sizes, position):
     """Each in turn is the unit without which the refitted layer loses least."""
     activations, row_weight, weight, gram = _problem(position, sizes)
     n_units = activations.shape[1] - 1
+    scale = np.einsum("oi,ij,oj->", weight, gram, weight)
     left, lost, worst, expected = np.ones(n_units, bool), 0.0, 0.0, np.zeros(n_units)
     for _ in range(n_units):
         losses = {}
@@ -183,7 +180,7 @@ def test_units_leave_in_the_order_of_brute_force(sizes, position):
             mask[unit] = False
             losses[unit] = _least_squares(activations, row_weight, weight, mask)[1]
         unit = min(losses, key=losses.get)
-        worst = max(worst, losses[unit] - lost)
+        worst = max(worst, (losses[unit] - lost) / scale)
         expected[unit], lost, left[unit] = worst, losses[unit], False
     assert_allclose(removal_errors(gram, weight), expected, rtol=1e-6, atol=1e-12)
 
@@ -194,7 +191,7 @@ def test_removal_errors_leave_their_arguments_alone():
     errors = removal_errors(gram, weight)
     assert_array_equal(weight, copies[0])
     assert_array_equal(gram, copies[1])
-    assert_allclose(removal_errors(gram, 7 * weight), 49 * errors, rtol=1e-9)
+    assert_allclose(removal_errors(gram, 7 * weight), errors, rtol=1e-9)  # a share has no scale
 
 
 @pytest.mark.parametrize("kind", ["dead", "unread", "double"])
@@ -215,95 +212,33 @@ def test_useless_units_are_the_cheapest(kind):
     assert np.sort(errors)[1] > 5 * errors.min()
 
 
-@pytest.mark.parametrize("position", [0, 1])
-def test_metric_is_the_second_order_loss_of_output_errors(position):
-    """The Fisher information over the labels, and so the mean divergence that small errors cause."""
-    network = _network()
-    with torch.no_grad():
-        network.layers[-1].weight.mul_(5)
-    layer = find_units(network)[position]
-    x, weight = _rows(20_000)
-    found = loss_metrics(network, find_units(network), _sample(x, weight, 4000))[position]
-    consumer = network.get_submodule(layer.consumer)
-    error = 0.02 * torch.randn(8, consumer.out_features, dtype=torch.float64)
-    before = network(x).log_softmax(1).detach()
-    for each in error:
-        handle = consumer.register_forward_hook(lambda module, args, output, each=each: output + each)
-        after = network(x).log_softmax(1).detach()
-        handle.remove()
-        divergence = (before.exp() * (before - after)).sum(1)
-        expected = (weight @ divergence / weight.sum()).item()
-        assert_allclose(each.numpy() @ found @ each.numpy(), expected, rtol=0.1)
-
-
-def test_metric_is_drawn_the_same_way_every_time():
-    network, rows = _network(), _rows()
-    torch.manual_seed(0)
-    first = loss_metrics(network, find_units(network), [rows])
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    for one, other in zip(first, loss_metrics(network, find_units(network), [rows]), strict=True):
-        assert_array_equal(one, other)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert not any(m._forward_hooks for m in network.modules())
-    assert all(p.grad is None for p in network.parameters())
-
-
-chains = st.builds(
-    Chain,
-    st.integers(2, 9),
-    st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple),
-    st.integers(1, 6),
-    st.sampled_from(["parameters", "macs"]),
-    st.booleans(),
-)
-
-
-@settings(deadline=None, max_examples=60)
-@given(chains, st.integers(0, 1000))
-def test_units_leave_the_cheapest_for_what_it_frees_first(chain, seed):
-    rng = np.random.default_rng(seed)
-    errors = [rng.permutation(width) + rng.uniform(0.1, 0.9, width) for width in chain.widths]
-    worth = joint_worth(errors, chain)
-    left, expected = [list(np.argsort(-layer)) for layer in errors], [np.zeros(len(e)) for e in errors]
-    price = 0.0
-    while any(len(units) > 1 for units in left):
-        total = chain.resized([len(units) for units in left]).cost()
-        prices = {}
-        for layer, units in enumerate(left):
-            if len(units) > 1:
-                fewer = [len(u) - (i == layer) for i, u in enumerate(left)]
-                prices[layer] = errors[layer][units[-1]] / (total - chain.resized(fewer).cost())
-        layer = min(prices, key=prices.get)
-        price = prices[layer]
-        expected[layer][left[layer].pop()] = price
-    for layer, units in enumerate(left):
-        expected[layer][units[0]] = price
-    for found, wanted in zip(worth, expected, strict=True):
-        assert_allclose(found, wanted)
-    if sum(chain.widths) > len(chain.widths):
-        # so worth rises in the order of leaving, and the last unit of a layer is second to none
-        assert all(layer.max() <= price for layer in worth)
-
-
-@pytest.mark.parametrize("prune_inputs", [False, True])
-def test_worth_is_the_loss_per_parameter(prune_inputs):
+@pytest.mark.parametrize("measure", ["parameters", "units", "macs"])
+def test_worth_is_the_error_per_cost(measure):
     network, (x, weight) = _network(), _rows()
-    layers, chain = find_units(network, prune_inputs), Chain(16, (8, 6), 4, prune_inputs=prune_inputs)
-    errors = []
-    for layer, metric in zip(layers, loss_metrics(network, layers, _sample(x, weight)), strict=True):
+    layers, chain = find_units(network), Chain(16, (8, 6), 4, measure)
+    costs = {"parameters": (16 + 1 + 6, 8 + 1 + 4), "units": (1, 1), "macs": (16 + 6, 8 + 4)}[measure]
+    logs = []
+    for layer, cost in zip(layers, costs, strict=True):
         gram = activation_gram(network, layer.consumer, _sample(x, weight))
-        # any root will do; a shift of all logits costs nothing, so that the metric is singular
-        root = np.linalg.cholesky(metric + 1e-12 * np.eye(len(metric))).T
-        errors.append(removal_errors(gram, root @ _consumer(network, layer)))
-    if prune_inputs:
-        errors[0] *= reconstruction._INPUT_WEIGHT
-    expected = [np.log(layer) for layer in joint_worth(errors, chain)]
+        logs.append(np.log(removal_errors(gram, _consumer(network, layer)) / cost))
     found = reconstruction_worth(network, layers, chain, _sample(x, weight))
-    assert [len(worth) for worth in found] == list(chain.widths)
-    every, expected = np.concatenate(found), np.concatenate(expected)
-    assert_allclose(every, (expected - expected.mean()) / expected.std(), atol=1e-6)
+    assert [len(worth) for worth in found] == [8, 6]
+    every, expected = np.concatenate(found), np.concatenate(logs)
+    assert_allclose(every, (expected - expected.mean()) / expected.std(), atol=1e-9)
     assert_allclose([every.mean(), every.std()], [0, 1], atol=1e-9)
+
+
+def test_worth_of_inputs_counts_a_hundredfold():
+    network, (x, weight) = _network(), _rows()
+    layers, sample = find_units(network, inputs=True), _sample(x, weight)
+    found = reconstruction_worth(network, layers, Chain(16, (8, 6), 4, prune_inputs=True), sample)
+    logs = []
+    for layer, cost in zip(layers, (8 / 100, 16 + 1 + 6, 8 + 1 + 4), strict=True):
+        gram = activation_gram(network, layer.consumer, sample)
+        logs.append(np.log(removal_errors(gram, _consumer(network, layer)) / cost))
+    expected = np.concatenate(logs)
+    assert [len(worth) for worth in found] == [16, 8, 6]
+    assert_allclose(np.concatenate(found), (expected - expected.mean()) / expected.std(), atol=1e-9)
 
 
 def test_worth_of_a_network_without_any_use_is_finite():
