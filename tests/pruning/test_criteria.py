@@ -261,9 +261,11 @@ def test_taylor_is_the_exact_change_of_a_loss_linear_in_the_gates():
 
 
 def test_taylor_follows_the_objective():
-    """The constraint's costs in the objective count."""
+    """The constraint's prices in the objective count."""
     objective = Objective(strength=2.0, temperature=0.5)
-    objective.costs = torch.tensor([-1.0, -0.2, 0.3, 1.0], dtype=torch.float64)
+    positive = torch.tensor([0.0, 0.4, 0.65, 1.0], dtype=torch.float64)
+    table = torch.stack([1 - positive, positive], dim=1)
+    objective.set_tables(table, table)
     plain = CRITERIA["taylor"](_data(_network(), _rows()))
     priced = CRITERIA["taylor"](_data(_network(), _rows(), objective=objective))
     assert np.abs(np.concatenate(priced) / np.concatenate(plain) - 1).min() > 0.01
