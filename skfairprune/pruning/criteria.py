@@ -8,8 +8,10 @@ unit's outgoing weights.
 
 Three are published as a rule within a layer that removes the same share of every layer ("magnitude",
 "fpgm", "fairgrape"): their worth is the unit's place in its layer, as a share. The others compare layers
-and are put as what the unit's removal costs per parameter that it frees ("snip", "taylor", "obs",
-"fairprune"), since the budget is in parameters; van Amersfoort et al. (2020) divide so by computation.
+and are put as what the unit's removal costs per parameter (or MAC, or unit) that it frees in the dense
+network ("snip", "taylor", "fairprune", and "obs" at the widths left), since the budget counts these; van
+Amersfoort et al. (2020) divide so by computation. The estimator scores once and removes in one step; its
+"lottery" calls "magnitude" in rounds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +94,7 @@ class ScoringData:
         return np.split(values, np.cumsum([layer.n_units for layer in self.layers])[:-1])
 
     def per_parameter(self, cost: Floats) -> list[Floats]:
-        """Divide what the removal of each unit costs, of shape (n_units,), by the parameters it frees."""
+        """Divide what the removal of each unit costs, of shape (n_units,), by what it frees of the budget."""
         return [part / self.chain.unit_cost(i) for i, part in enumerate(self.by_layer(cost))]
 
 
@@ -150,14 +152,14 @@ def taylor(data: ScoringData) -> list[Floats]:
     over batches :math:`b`: Molchanov et al., "Importance Estimation for Neural Network Pruning" (CVPR 2019),
     the form with a gate behind the unit. Published without a normalisation by layer, for the change of the
     loss is comparable as it is; here per parameter freed. They prune in many small steps and score anew in
-    each; call this again on the smaller network for that.
+    each; the estimator does it once.
     """
     slopes = _gate_gradients(data, data.network, data.objective)
     return data.per_parameter(np.mean([batch.mean(axis=0) ** 2 for batch, _, _ in slopes], axis=0))
 
 
 def obs(data: ScoringData) -> list[Floats]:
-    """Score a unit by the error that is left when the others make up for it, per parameter freed.
+    """Score a unit by the loss that its removal adds when the others make up for it, per cost freed.
 
     The optimal brain surgeon for units, see :func:`skfairprune.pruning.reconstruction.reconstruction_worth`.
     """
@@ -179,7 +181,7 @@ def fairgrape(data: ScoringData) -> list[Floats]:
     more; of every layer the same share stays. Lin, Kim and Joo, "FairGRAPE: Fairness-aware GRAdient Pruning
     mEthod for Face Attribute Classification" (ECCV 2022), as the authors' program has it, with the unit's
     gate in place of the weight, whose importance is :math:`(w\,\partial L / \partial w)^2`. They prune a
-    tenth at a time and train in between; call this again on the smaller network for that.
+    tenth at a time and train in between; the estimator does it once.
 
     The loss is the cross-entropy of the label alone, as published. That of the joint class would not do: in a
     trained network the groups' mean gradients cancel, so that two groups find the same units important,
