@@ -103,8 +103,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
     max_accuracy_drop : float, default=0.003
         With ``sparsity="auto"``: how much less accurate on held-out rows than the dense network, trained and
         corrected in the same way, the small one may be, in [0, 1). Its gap must keep within the bound, by
-        a standard error. About ten sizes in equal ratios are bisected, so that some four to six networks are
-        trained; ``sparsity_path_`` shows them.
+        a standard error. Sizes in equal ratios are bisected, so that some four to six networks are trained;
+        ``sparsity_path_`` shows them.
 
     criterion : str, default="bilevel"
         What chooses the units that stay. "bilevel" trains gates under the constraint. The others are
@@ -479,7 +479,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             If the bound is not met on held-out data.
         """
         check_sizes(self.hidden_layer_sizes)
-        check_plan(self.criterion, self.order, self.constrain, self.max_epochs, self.prune_inputs)
+        check_plan(**self.get_params(deep=False))
         device = resolve_device(self.device)
         data = check_fit_data(self, X, y, sample_weight, sensitive_features, control_features)
         classes = np.unique(data.y)
@@ -675,8 +675,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         task, rule, gap = targets.task, outcome.rule, outcome.gap
         if task is None or rule is None or gap is None:
             return
-        self._events, self._statement = task.constraint.events, describe_rows(split)
-        self._describe(task.bound, rule.multipliers, gap)
+        self._events = task.constraint.events
+        how = (split, task.with_rule, self.sparsity == "auto")
+        self._describe(task.bound, rule.multipliers, gap, describe_rows(*how, carried=True))
+        # What the rules for other bounds are measured on.
+        self._statement = describe_rows(*how, carried=outcome.not_carried is None)
         if outcome.frontier is not None:
             self.frontier_ = frontier_table(outcome.frontier)
         if outcome.aware is not None:
@@ -685,12 +688,12 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         if problem is not None:
             warnings.warn(problem, ConvergenceWarning, stacklevel=5)
 
-    def _describe(self, bound: float, multipliers: NDArray[np.float64], gap: Gap) -> None:
+    def _describe(self, bound: float, multipliers: NDArray[np.float64], gap: Gap, rows: str) -> None:
         """Set the attributes that describe the rule of one bound."""
         assert self.groups_ is not None
         self.bound_ = bound
         self.multipliers_ = multiplier_table(multipliers, self._events, self.groups_)
-        self.validation_gap_ = validation_gap(gap, self._events, self.groups_, self._statement)
+        self.validation_gap_ = validation_gap(gap, self._events, self.groups_, rows)
 
     def set_bound(self, difference_bound: float) -> "FairPrunedClassifier":
         """Set the bound of the fitted network, without training.
@@ -730,7 +733,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         position = self.module_.set_bound(float(difference_bound))
         frontier = self._frontier
         multipliers = frontier.fits[position].multipliers
-        self._describe(float(difference_bound), multipliers, frontier.gaps[position])
+        self._describe(float(difference_bound), multipliers, frontier.gaps[position], self._statement)
         return self
 
     def _joint_proba(self, rows: NDArray[np.floating]) -> Iterator[torch.Tensor]:

@@ -33,8 +33,31 @@ def gate_schedule(removal: str | Callable[[float], float], temperatures: Any) ->
     return GateSchedule(REMOVALS[removal] if isinstance(removal, str) else removal, tuple(temperatures))
 
 
-def check_plan(criterion: str, order: str, constrain: str | None, max_epochs: Any, inputs: bool) -> None:
-    """Refuse combinations of parameters that say nothing or contradict each other."""
+def check_plan(
+    *,
+    criterion: str,
+    order: str,
+    constrain: str | None,
+    constraint: Any,
+    max_epochs: Any,
+    prune_inputs: bool,
+    **others: Any,
+) -> None:
+    """Refuse combinations of parameters that say nothing or contradict each other.
+
+    Parameters
+    ----------
+    criterion, order, constrain, constraint, max_epochs, prune_inputs
+        As in :class:`skfairprune.FairPrunedClassifier`.
+    **others
+        The other parameters; not used.
+    """
+    if constraint == "degradation_parity" and (criterion == "snip" or order == "fair_then_prune"):
+        found = f"criterion={criterion!r}" if criterion == "snip" else f"order={order!r}"
+        raise InvalidParameterError(
+            "constraint='degradation_parity' compares with the dense network, trained without a constraint, "
+            f"and with {found} there is none. Choose another."
+        )
     if order != "joint" and constrain != "both":
         raise InvalidParameterError(
             f"constrain={constrain!r} says which levels of the joint order carry the constraint; with "
@@ -53,7 +76,7 @@ def check_plan(criterion: str, order: str, constrain: str | None, max_epochs: An
         raise InvalidParameterError(
             f"order='prune_then_fair' has four phases and needs max_epochs >= 4. Got {max_epochs!r} instead."
         )
-    if inputs and criterion in ("magnitude", "fpgm", "lottery"):
+    if prune_inputs and criterion in ("magnitude", "fpgm", "lottery"):
         raise InvalidParameterError(
             f"criterion={criterion!r} scores a unit by its incoming weights, and an input has none: with "
             "prune_inputs=True choose another criterion."

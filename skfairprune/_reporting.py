@@ -48,17 +48,33 @@ class ValidationGap(NamedTuple):
     rows: str
 
 
-def describe_rows(split: LevelSplit) -> str:
-    """Say on which rows the gap is measured, and what saw them."""
-    if split.n_folds:
-        return (
-            f"{len(split.upper)} training rows, each decided by a network and a rule that did not see "
-            "its fold; the choice of the units and early stopping saw them"
-        )
-    return (
-        f"{len(split.upper)} rows of X_val, each decided by a rule that did not see its fold; the "
-        "weights did not see them, the choice of the units and early stopping did"
-    )
+def describe_rows(split: LevelSplit, with_rule: bool, searched: bool, carried: bool) -> str:
+    """Say on which rows the gap is measured, and what saw them.
+
+    Parameters
+    ----------
+    split : LevelSplit
+        The rows.
+    with_rule : bool
+        Whether a rule decides.
+    searched : bool
+        Whether the size of the network was chosen by these figures.
+    carried : bool
+        Whether the scores are from weights that did not see the rows.
+    """
+    rule = "a rule that did not see its fold" if with_rule else "the network itself"
+    if not carried:
+        rows = f"{len(split.upper)} training rows, which the network has seen, each decided by {rule}"
+    elif split.n_folds and with_rule:
+        rows = f"{len(split.upper)} training rows, each decided by a network and {rule}"
+    elif split.n_folds:
+        rows = f"{len(split.upper)} training rows, each decided by a network that did not see its fold"
+    else:
+        rows = f"{len(split.upper)} rows of X_val, which the weights did not see, each decided by {rule}"
+    saw = ["the choice of the units", "the multipliers of the training", "early stopping"]
+    if searched:
+        saw.insert(0, "the choice of the size")
+    return f"{rows}; {', '.join(saw[:-1])} and {saw[-1]} saw them"
 
 
 def validation_gap(gap: Gap, events: tuple[str, ...], labels: list[Any], rows: str) -> ValidationGap:
