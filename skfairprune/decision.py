@@ -81,7 +81,7 @@ class DecisionRule:
         flat = self.coefficients.reshape(-1, n_decisions).T
         centred = flat - flat.mean(axis=0)
         weights: Floats = 1 / n_decisions + centred / max(1.0, -n_decisions * centred.min())
-        return weights
+        return weights.clip(0.0, 1.0)  # of rounding
 
 
 def decide(margins: Floats) -> NDArray[np.intp]:

@@ -253,6 +253,7 @@ def test_sizes_that_are_not_there_are_waited_for(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # three epochs
 def test_dense_weights_of_a_pruned_network_give_its_outputs():
     train, test = protocol.load_split("synthetic", 0)
     clf = loss_surface.FairPrunedClassifier(
