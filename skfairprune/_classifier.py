@@ -475,7 +475,15 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             If the bound is not met on held-out data.
         """
         check_sizes(self.hidden_layer_sizes)
-        check_plan(self.criterion, self.order, self.constrain, self.max_epochs, self.prune_inputs)
+        check_plan(
+            self.criterion,
+            self.order,
+            self.constrain,
+            self.max_epochs,
+            self.prune_inputs,
+            self.constraint,
+            self.distill,
+        )
         device = resolve_device(self.device)
         data = check_fit_data(self, X, y, sample_weight, sensitive_features, control_features)
         classes = np.unique(data.y)
@@ -592,7 +600,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.history_ = pd.DataFrame(runner.history)
         self.n_iter_ = len(self.history_)
         self._store_network(outcome, dense, targets)
-        self.sparsity_path_ = sparsity_path(trials, dense, outcome.masks) if trials else None
+        self.sparsity_path_ = sparsity_path(trials, dense) if trials else None
         self._store_fairness(outcome, targets, split)
 
     def _make_trainer(

@@ -24,17 +24,39 @@ def check_sizes(sizes: Any) -> None:
 
 
 def gate_schedule(removal: str | Callable[[float], float], temperatures: Any) -> GateSchedule:
-    """Return the schedule of the bilevel phase, refusing temperatures that do not fall."""
+    """Return the schedule of the bilevel phase, refusing temperatures that rise, and nonsense."""
     numbers = all(isinstance(value, Real) for value in temperatures)
     if not (numbers and len(temperatures) == 2 and 0 < temperatures[1] <= temperatures[0] < float("inf")):
         raise _refuse(
             "gate_temperature", "hold the first and the last temperature, first >= last > 0", temperatures
         )
-    return GateSchedule(REMOVALS[removal] if isinstance(removal, str) else removal, tuple(temperatures))
+    schedule = GateSchedule(REMOVALS[removal] if isinstance(removal, str) else removal, tuple(temperatures))
+    schedule(1.0)  # a callable that returns nonsense is refused before the training
+    return schedule
 
 
-def check_plan(criterion: str, order: str, constrain: str | None, max_epochs: Any, inputs: bool) -> None:
+def check_plan(
+    criterion: str,
+    order: str,
+    constrain: str | None,
+    max_epochs: Any,
+    inputs: bool,
+    constraint: Any,
+    distill: str | None,
+) -> None:
     """Refuse combinations of parameters that say nothing or contradict each other."""
+    degradation = isinstance(constraint, str) and constraint == "degradation_parity"
+    if degradation and order == "fair_then_prune":
+        raise InvalidParameterError(
+            "constraint='degradation_parity' compares with the dense network, which order='fair_then_prune' "
+            "would have to train under it. Choose another order."
+        )
+    if criterion == "snip" and (degradation or distill == "dense"):
+        needs = "constraint='degradation_parity'" if degradation else "distill='dense'"
+        raise InvalidParameterError(
+            f"criterion='snip' prunes before any training, and {needs} needs a trained dense network. "
+            "Choose another criterion."
+        )
     if order != "joint" and constrain != "both":
         raise InvalidParameterError(
             f"constrain={constrain!r} says which levels of the joint order carry the constraint; with "

@@ -203,7 +203,7 @@ def joint_worth(errors: Sequence[Floats], chain: Chain) -> list[Floats]:
     """
     orders = [np.argsort(layer, kind="stable") for layer in errors]
     worth = [np.full(len(layer), np.nan) for layer in errors]
-    widths, price = list(chain.widths), 0.0
+    widths, price = list(chain.widths), _LEAST_ERROR  # the price where no layer can lose a unit
     while max(widths) > 1:
         left = chain.resized(widths)
         prices = [
