@@ -596,7 +596,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.history_ = pd.DataFrame(runner.history)
         self.n_iter_ = len(self.history_)
         self._store_network(outcome, dense, targets)
-        self.sparsity_path_ = sparsity_path(trials, dense, outcome.masks) if trials else None
+        self.sparsity_path_ = sparsity_path(trials, dense) if trials else None
         self._store_fairness(outcome, targets, split)
 
     def _make_trainer(

@@ -24,13 +24,15 @@ def check_sizes(sizes: Any) -> None:
 
 
 def gate_schedule(removal: str | Callable[[float], float], temperatures: Any) -> GateSchedule:
-    """Return the schedule of the bilevel phase, refusing temperatures that do not fall."""
+    """Return the schedule of the bilevel phase, refusing temperatures that rise, and nonsense."""
     numbers = all(isinstance(value, Real) for value in temperatures)
     if not (numbers and len(temperatures) == 2 and 0 < temperatures[1] <= temperatures[0] < float("inf")):
         raise _refuse(
             "gate_temperature", "hold the first and the last temperature, first >= last > 0", temperatures
         )
-    return GateSchedule(REMOVALS[removal] if isinstance(removal, str) else removal, tuple(temperatures))
+    schedule = GateSchedule(REMOVALS[removal] if isinstance(removal, str) else removal, tuple(temperatures))
+    schedule(1.0)  # a callable that returns nonsense is refused before the training
+    return schedule
 
 
 def check_plan(
@@ -39,6 +41,7 @@ def check_plan(
     order: str,
     constrain: str | None,
     constraint: Any,
+    distill: str | None,
     max_epochs: Any,
     prune_inputs: bool,
     **others: Any,
@@ -47,16 +50,22 @@ def check_plan(
 
     Parameters
     ----------
-    criterion, order, constrain, constraint, max_epochs, prune_inputs
+    criterion, order, constrain, constraint, distill, max_epochs, prune_inputs
         As in :class:`skfairprune.FairPrunedClassifier`.
     **others
         The other parameters; not used.
     """
-    if constraint == "degradation_parity" and (criterion == "snip" or order == "fair_then_prune"):
-        found = f"criterion={criterion!r}" if criterion == "snip" else f"order={order!r}"
+    degradation = isinstance(constraint, str) and constraint == "degradation_parity"
+    if degradation and order == "fair_then_prune":
         raise InvalidParameterError(
-            "constraint='degradation_parity' compares with the dense network, trained without a constraint, "
-            f"and with {found} there is none. Choose another."
+            "constraint='degradation_parity' compares with the dense network, which order='fair_then_prune' "
+            "would have to train under it. Choose another order."
+        )
+    if criterion == "snip" and (degradation or distill == "dense"):
+        needs = "constraint='degradation_parity'" if degradation else "distill='dense'"
+        raise InvalidParameterError(
+            f"criterion='snip' prunes before any training, and {needs} needs a trained dense network. "
+            "Choose another criterion."
         )
     if order != "joint" and constrain != "both":
         raise InvalidParameterError(

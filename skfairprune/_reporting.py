@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from skfairprune._preparation import Targets
 from skfairprune.gaps import Gap
@@ -83,9 +82,11 @@ def validation_gap(gap: Gap, events: tuple[str, ...], labels: list[Any], rows: s
     return ValidationGap(gap.value, gap.standard_error, *where, rows)
 
 
-def sparsity_path(trials: list[Trial], dense: Chain, masks: list[NDArray[np.bool_]]) -> pd.DataFrame:
+def sparsity_path(trials: list[Trial], dense: Chain) -> pd.DataFrame:
     """Tabulate the sizes that were tried for ``sparsity="auto"``, the dense network first."""
-    widths = tuple(int(mask.sum()) for mask in masks)
+    chosen = max(
+        number for number, trial in enumerate(trials) if trial.within
+    )  # the bisection's last success
     return pd.DataFrame(
         {
             "sparsity": [1 - trial.cost / dense.cost() for trial in trials],
@@ -99,7 +100,7 @@ def sparsity_path(trials: list[Trial], dense: Chain, masks: list[NDArray[np.bool
                 np.nan if trial.gap is None else trial.gap.standard_error for trial in trials
             ],
             "within": [trial.within for trial in trials],
-            "chosen": [trial.widths == widths for trial in trials],
+            "chosen": np.arange(len(trials)) == chosen,
         },
         index=pd.RangeIndex(len(trials), name="trial"),
     )

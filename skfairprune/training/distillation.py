@@ -12,6 +12,8 @@ be blind to that fold, too: a teacher that knew its labels would hand them on.
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
 
@@ -72,12 +74,14 @@ def _boosting_tables(levels: Levels, n_joint: int, seed: int) -> Floats:
     blocks = _blocks(levels, target, seed)
     lower, upper = blocks[:2], blocks[2:]
 
-    def model(parts: tuple[int, ...]) -> HistGradientBoostingClassifier:
+    def model(parts: tuple[int, ...]) -> ClassifierMixin:
         index = np.concatenate([blocks[part] for part in parts])
-        boosting = HistGradientBoostingClassifier(random_state=seed)
-        return boosting.fit(x[index], target[index], sample_weight=weight[index])
+        # Of a single class there is nothing to boost.
+        several = np.ptp(target[index]) > 0
+        teacher = HistGradientBoostingClassifier(random_state=seed) if several else DummyClassifier()
+        return teacher.fit(x[index], target[index], sample_weight=weight[index])
 
-    def teach(table: Floats, block: NDArray[np.intp], teacher: HistGradientBoostingClassifier) -> None:
+    def teach(table: Floats, block: NDArray[np.intp], teacher: ClassifierMixin) -> None:
         table[block[:, None], teacher.classes_[None, :]] = teacher.predict_proba(x[block])
 
     tables = np.zeros((1 + len(upper), len(x), n_joint))

@@ -167,7 +167,9 @@ class FairTask:
         problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
         counts = problem.rows.counts(self.constraint, self.unconstrained.decide(problem.rows.proba))
         rates = np.where(problem.included, counts.rates(self.constraint), np.nan)
-        low, high = np.nanmin(rates, axis=1), np.nanmax(rates, axis=1)
+        # An event that has left the constraint has no rates: its band is empty, and nothing lies outside.
+        low = np.where(problem.included, rates, np.inf).min(axis=1)
+        high = np.where(problem.included, rates, -np.inf).max(axis=1)
         slack = np.maximum(high - low - problem.target(self.bound), 0)[:, None] / 2
         outside = rates - np.clip(rates, low[:, None] + slack, high[:, None] - slack)
         return np.nan_to_num(outside)
@@ -191,6 +193,6 @@ class FairTask:
             From :meth:`cell_weights`.
         """
         constraint = self.constraint
-        costs = constraint.costs(multipliers, cell_weights)[:: constraint.n_dense]
+        costs = constraint.costs(multipliers, cell_weights)
         gain = np.eye(constraint.n_decisions)[constraint.head_labels][:, None]
         return (gain - costs).reshape(self.n_joint, constraint.n_decisions)

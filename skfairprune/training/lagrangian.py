@@ -89,7 +89,7 @@ class Lagrangian:
             weights = self.task.fit_rule(joint, index).rule.output_weights().T
             return weights, weights
         cells = self.task.cell_weights(index)
-        least = np.where(cells > 0, cells, np.inf).min(axis=1, keepdims=True)
+        least = np.where(cells > 0, cells, 1.0).min(axis=1, keepdims=True)
         start = np.zeros_like(cells) if self._ascended is None else self._ascended
         multipliers = start + _STEP * least * self.task.violation(joint, index)
         price = np.abs(multipliers / np.maximum(cells, np.finfo(float).tiny)).max()

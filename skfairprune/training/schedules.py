@@ -46,14 +46,18 @@ class GateSchedule:
         Raises
         ------
         ValueError
-            If the share is not in [0, 1].
+            If the share is not a number in [0, 1].
         """
         first, last = self.temperatures
-        share = float(self.removal(progress))
+        returned = self.removal(progress)
+        try:
+            share = float(returned)
+        except (TypeError, ValueError):
+            share = math.nan
         if not 0 <= share <= 1:
             raise ValueError(
                 f"sparsity_schedule must return the share of the removal that is done, in [0, 1]; at the "
-                f"progress {progress:.3f} it returned {share!r}."
+                f"progress {progress:.3f} it returned {returned!r}."
             )
         return share, first * (last / first) ** progress
 

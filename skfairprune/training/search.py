@@ -59,7 +59,7 @@ def geometric_budgets(dense: float, least: float, factor: float = 0.7) -> list[i
     while budget > least:
         budgets.append(int(budget))
         budget *= factor
-    return [*budgets, int(least)]
+    return sorted({*budgets, int(least)}, reverse=True)
 
 
 def find_smallest(n_sizes: int, within: Callable[[int], bool]) -> int | None:
