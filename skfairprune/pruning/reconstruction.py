@@ -28,7 +28,8 @@ __all__ = ["activation_gram", "reconstruction_worth", "refit", "removal_errors",
 _RIDGE = 1e-3  # of the mean diagonal: few rows, and units that are dead or equal, leave G singular
 _LEAST_ERROR, _LEAST_SPREAD = 1e-9, 1e-6  # of the worth: below, units are equally worthless
 # Fine-tuning makes up for hidden units that are gone, and hardly for inputs. Measured at equal parameters:
-# with a weight of 1 pruning inputs costs Adult .003 to .007 of accuracy at 98 to 99 %, with 100 nothing.
+# with a weight of 1 pruning inputs costs Adult .003 to .006 of accuracy at 98 to 99 %, with 100 nothing there
+# and .002 at 99.5 %.
 _INPUT_WEIGHT = 100.0
 
 
