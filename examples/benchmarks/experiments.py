@@ -63,20 +63,33 @@ class Experiment:
         Sets that it was not planned on are shown if other experiments left all that it needs of its first
         method.
         """
-        wanted = {
+        found = self._found(frame)
+        there = self._complete(frame, found)
+        chosen = found.isin(self._wanted())
+        frame = frame[chosen]
+        return frame[frame["dataset"].map(there).astype(bool) | frame["dataset"].isin(self.sets)]
+
+    def is_there(self, frame: pd.DataFrame) -> bool:
+        """Tell whether the store has all that is needed of the first method, on some set."""
+        return bool(self._complete(frame, self._found(frame)).any())
+
+    def _wanted(self) -> set[tuple[str, str, float | None, str, float | None]]:
+        return {
             (name, constraint or "none", level, str(epochs), tolerance)
             for name, constraint, level, epochs in self.cells()
             for tolerance in self.tolerances(name, constraint)
         }
+
+    def _found(self, frame: pd.DataFrame) -> pd.Series:
+        """Return the cell of each row."""
         columns = ["method", "constraint", "sparsity", "max_epochs", "tolerance"]
         keys = frame[columns].astype(object)
-        found = pd.Series(
-            list(keys.where(keys.notna(), None).itertuples(index=False, name=None)), frame.index
-        )
-        frame, found = frame[found.isin(wanted)], found[found.isin(wanted)]
-        needed = {cell for cell in wanted if cell[0] == self.methods[0]}
-        there = found.groupby(frame["dataset"]).agg(lambda cells: needed <= set(cells))
-        return frame[frame["dataset"].map(there).astype(bool) | frame["dataset"].isin(self.sets)]
+        return pd.Series(list(keys.where(keys.notna(), None).itertuples(index=False, name=None)), frame.index)
+
+    def _complete(self, frame: pd.DataFrame, found: pd.Series) -> pd.Series:
+        """Tell for each set whether it has all that is needed of the first method."""
+        needed = {cell for cell in self._wanted() if cell[0] == self.methods[0]}
+        return found.groupby(frame["dataset"]).agg(lambda cells: needed <= set(cells)).astype(bool)
 
 
 EXPERIMENTS = {

@@ -64,9 +64,12 @@ def write(store: Store, docs: Path, smoke: bool) -> list[Path]:
     """Write every page, the index and the rows; return the files."""
     docs.mkdir(parents=True, exist_ok=True)
     frame, failures = store.frame(), store.failures()
-    pages = []
+    pages, missing = [], []
     for name, whole in EXPERIMENTS.items():
         experiment = shorten(whole) if smoke else whole
+        if not experiment.is_there(frame):
+            missing.append(name)
+            continue
         page = docs / f"{name}.md"
         images = draw(name, experiment, frame, docs)
         page.write_text(render(name, experiment, frame, smoke, images), encoding="utf-8")
@@ -74,6 +77,8 @@ def write(store: Store, docs: Path, smoke: bool) -> list[Path]:
     frame.to_parquet(docs / "results.parquet", index=False)
     index = ["# Benchmark", "", f"{len(frame)} rows in `results.parquet`, {len(failures)} failed fits.", ""]
     index += [f"- [{EXPERIMENTS[page.stem].title}]({page.name})" for page in pages]
+    if missing:
+        index += ["", f"Not run in this store: {', '.join(missing)}."]
     if len(failures):
         last = failures["error"].map(lambda text: re.sub(r"\s+", " ", text.strip().splitlines()[-1])[:100])
         counts = failures.assign(error=last).groupby(["dataset", "method", "error"]).size()
