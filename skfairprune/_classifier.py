@@ -481,6 +481,9 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         check_sizes(self.hidden_layer_sizes)
         check_plan(**self.get_params(deep=False))
         device = resolve_device(self.device)
+        # What the checks of the data set would not fit the old model: a fit that fails from here leaves none.
+        if hasattr(self, "module_"):
+            del self.module_
         data = check_fit_data(self, X, y, sample_weight, sensitive_features, control_features)
         classes = np.unique(data.y)
         if len(classes) < 2:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skfairprune._validation import encode_sensitive
+from skfairprune._validation import encode_sensitive, show_labels
 from skfairprune.constraints import Floats
 from skfairprune.decision import condition_on_group
 from skfairprune.frontier import RuleFrontier
@@ -58,8 +58,9 @@ class AwareRules:
         strange = [label for label in groups.labels if label not in self.codes]
         if strange:
             raise ValueError(
-                f"sensitive_features has the groups {strange}, which fit has not seen; it has seen "
-                f"{list(self.codes)}. Predict these rows without sensitive_features."
+                f"sensitive_features has the groups {show_labels(strange)}, which fit has not seen; it has "
+                f"seen {show_labels(list(self.codes))}. Predict these rows without sensitive_features, or "
+                "pass the same columns as in fit, in the same order."
             )
         return np.array([self.codes[label] for label in groups.labels], dtype=np.intp)[groups.codes]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["GroupCodes", "align_labels", "encode_labels", "encode_sensitive"]
+__all__ = ["GroupCodes", "align_labels", "encode_labels", "encode_sensitive", "show_labels"]
 
 Codes = NDArray[np.intp]
 
@@ -141,8 +141,8 @@ def encode_labels(
     if len(found) > 2:
         if pos_label is not None:
             raise ValueError(
-                f"pos_label={pos_label!r} is for two classes, and there are {len(found)}: {_shown(found)}. "
-                "Leave it None: every class is compared with the rest."
+                f"pos_label={pos_label!r} is for two classes, and there are {len(found)}: "
+                f"{show_labels(found)}. Leave it None: every class is compared with the rest."
             )
         return y, decision, found
     if pos_label is None:
@@ -156,8 +156,8 @@ def encode_labels(
         len(found) == 2 or isinstance(pos_label, str) != isinstance(found[0], str)
     ):
         raise ValueError(
-            f"pos_label={pos_label!r} is not one of the labels in y_true and y_pred, {_shown(found)}. Pass "
-            "one of them."
+            f"pos_label={pos_label!r} is not one of the labels in y_true and y_pred, "
+            f"{show_labels(found)}. Pass one of them."
         )
     positive = np.array([label == pos_label for label in found], dtype=np.intp)
     return positive[y], positive[decision], (0, 1)
@@ -203,14 +203,15 @@ def align_labels(
     if mixed or (len(labels) > 2 and any(isinstance(label, float) and label % 1 for label in labels)):
         raise ValueError(
             f"{', '.join(names[:-1])} and {names[-1]} must hold labels of one type and no scores, got "
-            f"{_shown(labels)}. Pass decisions, as returned by predict, and the same labels in all of them."
+            f"{show_labels(labels)}. Pass decisions, as returned by predict, and the same labels in all."
         )
     position = {label: code for code, label in enumerate(labels)}
     codes = [np.array([position[label] for label in found], dtype=np.intp)[code] for found, code in encoded]
     return codes, tuple(labels)
 
 
-def _shown(labels: Sequence[Any]) -> str:
+def show_labels(labels: Sequence[Any]) -> str:
+    """List the first five labels for a message."""
     return ", ".join(map(repr, labels[:5])) + (", ..." if len(labels) > 5 else "")
 
 

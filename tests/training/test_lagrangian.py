@@ -77,6 +77,28 @@ def test_violations_are_what_lies_outside_the_nearest_band():
     assert_allclose(found[0, [gap.highest, gap.lowest]], [outside, -outside], rtol=1e-9)
 
 
+def test_an_event_that_left_the_constraint_moves_nothing():
+    joint, lagrangian = _problem("equalized_odds", 0.0, with_rule=False)
+    whole, index = lagrangian.task, np.arange(N_ROWS)
+    lagrangian.task = replace(whole, included=np.array([[True, True], [False, False]]))
+    for _ in range(3):
+        _, values = lagrangian.tables(joint)
+    assert np.all(lagrangian._ascended[0] != 0)
+    assert np.all(lagrangian._ascended[1] == 0)
+    assert_allclose(lagrangian.task.violation(joint, index)[0], whole.violation(joint, index)[0])
+    assert_allclose(values[2:], [[0, 1], [0, 1]])  # y=1: a right decision is worth 1, whatever the group
+
+
+def test_values_of_degradation_are_those_of_errors_on_every_label():
+    _, lagrangian = _problem("degradation_parity", 0.1, with_rule=False)
+    price = np.array([0.3, -0.2])  # of an error in each group
+    values = lagrangian.task.values(price[None] * 0.5, np.full((1, 2), 0.5)).reshape(2, 2, 2)
+    wrong = 1 - np.eye(2)[:, None, :]
+    expected = np.eye(2)[:, None, :] - price[None, :, None] * wrong
+    # up to what every decision on a row costs alike
+    assert_allclose(values - values[..., :1], expected - expected[..., :1], atol=1e-12)
+
+
 def test_a_rules_tables_are_its_last_layer():
     joint, lagrangian = _problem("equalized_odds", 0.05, with_rule=True)
     coefficients, values = lagrangian.tables(joint)

@@ -130,6 +130,16 @@ def test_extreme_logits_stay_finite():
     logits, target, weight = _batch(dtype=torch.float32)
     loss = _objective(0.5, 0.1, dtype=torch.float32)(1e4 * logits, target, weight)
     assert torch.isfinite(loss)
+
+
+def test_the_coldest_ramp_is_the_indicator():
+    score = torch.tensor([[0.2, 0.9, -1.0], [3.0, 2.9, 2.8]]) / 1e-9
+    assert SURROGATES["ramp"](score).tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+
+
+def test_single_precision_stays():
+    logits, target, weight = _batch(dtype=torch.float32)
+    loss = _objective(0.5, 0.1, dtype=torch.float32)(logits, target, weight)
     assert loss.dtype == torch.float32
 
 

@@ -28,8 +28,8 @@ def test_the_temperature_falls_geometrically_between_its_ends():
     assert_allclose([schedule(0.0)[1], schedule(0.5)[1], schedule(1.0)[1]], [2.0, 0.2, 0.02])
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, np.nan])
-def test_a_share_outside_the_unit_interval_is_refused(share):
+@pytest.mark.parametrize("share", [-0.1, 1.1, np.nan, None, "half", [0.5], 1j])
+def test_what_is_no_share_is_refused(share):
     with pytest.raises(
         ValueError, match=r"sparsity_schedule must return .* at the progress 0\.500 it returned"
     ):
