@@ -476,7 +476,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         ConvergenceWarning
-            If the bound is not met on held-out data.
+            If the bound is not met on held-out data, or ``sparsity="auto"`` finds no smaller network.
         """
         check_sizes(self.hidden_layer_sizes)
         check_plan(**self.get_params(deep=False))
@@ -600,6 +600,14 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.n_iter_ = len(self.history_)
         self._store_network(outcome, dense, targets)
         self.sparsity_path_ = sparsity_path(trials, dense) if trials else None
+        if sum(trial.within for trial in trials) == 1:
+            warnings.warn(
+                f"None of the {len(trials) - 1} smaller networks that were tried is within "
+                f"max_accuracy_drop={self.max_accuracy_drop} of the dense one and the bound: the dense one "
+                "is kept. sparsity_path_ shows them; allow a larger drop, or give more rows.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
         self._store_fairness(outcome, targets, split)
 
     def _make_trainer(

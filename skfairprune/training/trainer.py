@@ -72,6 +72,7 @@ class _HeldOut(NamedTuple):
     rule: RuleFit | None
     gap: Gap | None
     correct: Floats  # the weight, of sum 1, of each row that is decided correctly, else 0
+    constant: bool  # whether all rows get the same decision
 
     @property
     def accuracy(self) -> float:
@@ -151,7 +152,8 @@ class Trainer:
             The costs to try, from the largest to the smallest.
         max_accuracy_drop : float
             How much less accurate on held-out rows it may be than the dense network under the same
-            constraint. Its gap may be above the bound by a standard error, or the dense network's.
+            constraint. Its gap may be above the bound by a standard error, or the dense network's. It must
+            not decide alike for all rows unless the dense network does.
 
         Returns
         -------
@@ -176,6 +178,8 @@ class Trainer:
             stack = self._fine_tune(pruned.network)
             found = self._evaluate(stack)
             good = dense.accuracy - found.accuracy <= max_accuracy_drop
+            # Where one class is rare, deciding alike for all is nearly as accurate, and of no use.
+            good = good and (dense.constant or not found.constant)
             if found.gap is not None and dense.gap is not None and self.lagrangian.task is not None:
                 limit = max(self.lagrangian.task.bound, dense.gap.value)
                 good = good and found.gap.value - found.gap.standard_error <= limit
@@ -252,7 +256,8 @@ class Trainer:
             decision, label = task.decide(joint, index, self.rule_fold, rule.multipliers), task.labels[index]
             gap = task.gap(decision, index)
         weight = levels.upper.weight[levels.upper.position].double().cpu().numpy()
-        return _HeldOut(joint, index, rule, gap, (decision == label) * weight / weight.sum())
+        correct, constant = (decision == label) * weight / weight.sum(), np.ptp(decision) == 0
+        return _HeldOut(joint, index, rule, gap, correct, bool(constant))
 
     def _decide(self, stack: NetworkStack, masks: Masks, held_out: _HeldOut) -> Outcome:
         """Put the rules on the network, and see that the one asked for carries over from the copies."""
