@@ -731,6 +731,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             If it is not fitted.
         ValueError
             If the bound is not in [0, 1], or no rule was fitted.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the gap of that rule on held-out rows is above the bound by more than its standard error.
         """
         check_is_fitted(self, "module_")
         if not (isinstance(difference_bound, Real) and 0 <= difference_bound <= 1):
@@ -743,8 +748,16 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
             )
         position = self.module_.set_bound(float(difference_bound))
         frontier = self._frontier
-        multipliers = frontier.fits[position].multipliers
-        self._describe(float(difference_bound), multipliers, frontier.gaps[position], self._statement)
+        multipliers, gap = frontier.fits[position].multipliers, frontier.gaps[position]
+        self._describe(float(difference_bound), multipliers, gap, self._statement)
+        if not gap.value - gap.standard_error <= difference_bound:
+            warnings.warn(
+                f"The rule for difference_bound={difference_bound} is not within it: on held-out rows its "
+                f"gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}. frontier_ shows the "
+                "other rules; fit with this bound, train longer, or give more rows.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         return self
 
     def _joint_proba(self, rows: NDArray[np.floating]) -> Iterator[torch.Tensor]:

@@ -153,6 +153,7 @@ def find_problem(outcome: Outcome, targets: Targets, bound: float, n_epochs: int
         return (
             f"Only a constant decision keeps {name} within "
             f"difference_bound={bound} on the {n_rows} held-out rows: all get "
-            "the same class. Give more rows, or allow a larger bound."
+            "the same class. Give more rows, allow a larger bound, or, if the network is constant without "
+            "a bound, too, train longer or ask for less sparsity."
         )
     return None
