@@ -753,8 +753,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         if not gap.value - gap.standard_error <= difference_bound:
             warnings.warn(
                 f"The rule for difference_bound={difference_bound} is not within it: on held-out rows its "
-                f"gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}. frontier_ shows the "
-                "other rules; fit with this bound, train longer, or give more rows.",
+                f"gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}. frontier_ shows "
+                "the other rules; fit with this bound, train longer, or give more rows.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
