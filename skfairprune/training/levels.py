@@ -58,6 +58,13 @@ class Levels(NamedTuple):
         rows = self.lower.take(position[:: -(-len(position) // _GRAM_ROWS)])
         return [(batch.x, batch.weight) for batch in Batches(rows, EVALUATION_ROWS)]
 
-    def lower_batches(self, batch_size: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return the lower rows, their joint classes and weights, in batches."""
-        return [(batch.x, batch.target, batch.weight) for batch in Batches(self.lower, batch_size)]
+    def lower_batches(
+        self, batch_size: int, generator: torch.Generator
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return the lower rows, their joint classes and weights, in shuffled batches.
+
+        Criteria square the mean gradient of a batch: in rows that come in order, by date, it would not be
+        the one that is trained with.
+        """
+        batches = Batches(self.lower, batch_size, generator)
+        return [(batch.x, batch.target, batch.weight) for batch in batches]

@@ -118,7 +118,7 @@ class Pruner:
             initial=initial,
             layers=find_units(network, chain.prune_inputs),
             chain=chain,
-            batches=self.levels.lower_batches(self.runner.batch_size),
+            batches=self.levels.lower_batches(self.runner.batch_size, self.runner.generator),
             n_groups=self.n_groups,
             objective=self.lagrangian.objective(),
             generator=self.runner.generator,
