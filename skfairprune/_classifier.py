@@ -1,7 +1,7 @@
 """The estimator: parameters, validation of the data, one fit, and prediction."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -30,6 +30,7 @@ from skfairprune._preparation import (
 from skfairprune._reporting import (
     ValidationGap,
     describe_rows,
+    event_gap_table,
     find_problem,
     multiplier_table,
     sparsity_path,
@@ -37,7 +38,7 @@ from skfairprune._reporting import (
 )
 from skfairprune._rules import AwareRules, frontier_table
 from skfairprune.constraints import CONSTRAINTS
-from skfairprune.gaps import Gap
+from skfairprune.gaps import Gap, is_within
 from skfairprune.modules import ACTIVATIONS, DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.moments import check_moment
 from skfairprune.pruning.budget import MEASURES, Chain
@@ -263,14 +264,19 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         The bound in force: `difference_bound`, or what :meth:`set_bound` set.
 
     frontier_ : DataFrame or None
-        What :meth:`set_bound` can choose from: one row for each bound, with the gap, gap_standard_error and
-        accuracy on rows that neither the weights nor the rule behind a decision saw.
+        What :meth:`set_bound` can choose from: one row for each bound, with the gap, gap_standard_error,
+        gap_upper (the largest one-sided 95 % limit of its events) and accuracy on held-out rows. blind tells
+        whether the weights did not see these rows, either; the rule behind a decision never did.
 
     multipliers_ : DataFrame or None
         The constraint's multipliers, in accuracy per unit of rate; events by groups.
 
     validation_gap_ : ValidationGap or None
-        The constraint's gap on unseen rows, its standard error, and which rows these were.
+        The constraint's largest gap on held-out rows, its standard error, the upper limit over all events,
+        and which rows these were.
+
+    event_gaps_ : DataFrame or None
+        The gap of each event there, its standard_error, and the groups of the lowest and the highest rate.
 
     history_ : DataFrame
         One row for each epoch, with the columns phase ("dense", "bilevel", "fine-tune", "repair"), epoch
@@ -476,7 +482,8 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         ConvergenceWarning
-            If the bound is not met on held-out data, or ``sparsity="auto"`` finds no smaller network.
+            If the bound is not met on held-out data, all held-out rows get the same class, or
+            ``sparsity="auto"`` finds no smaller network.
         """
         check_sizes(self.hidden_layer_sizes)
         check_plan(**self.get_params(deep=False))
@@ -659,7 +666,7 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         weights = own if rule is None else rule.rule.output_weights()
         rules: tuple[torch.Tensor, ...] = ()
         if frontier is not None:
-            layers = [layer(fit.rule.output_weights()) for fit in frontier.fits]
+            layers = [layer(rule.fit.rule.output_weights()) for rule in frontier.rules]
             rules = (torch.tensor(frontier.bounds, dtype=dtype), torch.stack(layers))
         self.module_ = DecisionNetwork(network, layer(weights), *rules).eval()
         self.module_.requires_grad_(False)
@@ -676,35 +683,38 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
         self.pruning_report_ = pruning_report(dense, small)
 
     def _store_fairness(self, outcome: Outcome, targets: Targets, split: LevelSplit) -> None:
-        """Set the attributes that describe the constraint, and warn if the bound is not met."""
+        """Set the attributes that describe the constraint, and warn if something is wrong."""
         self.groups_ = targets.group_labels
         self.bound_: float | None = None
         self.multipliers_: pd.DataFrame | None = None
         self.validation_gap_: ValidationGap | None = None
+        self.event_gaps_: pd.DataFrame | None = None
         self.frontier_: pd.DataFrame | None = None
         self._frontier, self._aware = outcome.frontier, None
-        task, rule, gap = targets.task, outcome.rule, outcome.gap
-        if task is None or rule is None or gap is None:
-            return
-        self._events = task.constraint.events
-        how = (split, task.with_rule, self.sparsity == "auto")
-        self._describe(task.bound, rule.multipliers, gap, describe_rows(*how, carried=True))
-        # What the rules for other bounds are measured on.
-        self._statement = describe_rows(*how, carried=outcome.not_carried is None)
+        task = targets.task
+        if task is not None and outcome.rule is not None:
+            self._events = task.constraint.events
+            # On which rows the rules are measured that carry over from the copies, and the others.
+            how = (split, task.with_rule, self.sparsity == "auto")
+            self._rows = {carried: describe_rows(*how, carried) for carried in (True, False)}
+            self._describe(task.bound, outcome.rule.multipliers, outcome.event_gaps, outcome.strayed is None)
         if outcome.frontier is not None:
             self.frontier_ = frontier_table(outcome.frontier)
         if outcome.aware is not None:
             self._aware = AwareRules(outcome.aware, targets.group_codes, targets.order)
-        problem = find_problem(outcome, targets, self.difference_bound, self.n_iter_, len(split.upper))
+        problem = find_problem(outcome, targets, self.difference_bound, self.n_iter_, split)
         if problem is not None:
             warnings.warn(problem, ConvergenceWarning, stacklevel=5)
 
-    def _describe(self, bound: float, multipliers: NDArray[np.float64], gap: Gap, rows: str) -> None:
+    def _describe(
+        self, bound: float, multipliers: NDArray[np.float64], event_gaps: Sequence[Gap], carried: bool
+    ) -> None:
         """Set the attributes that describe the rule of one bound."""
         assert self.groups_ is not None
         self.bound_ = bound
         self.multipliers_ = multiplier_table(multipliers, self._events, self.groups_)
-        self.validation_gap_ = validation_gap(gap, self._events, self.groups_, rows)
+        self.validation_gap_ = validation_gap(event_gaps, self._events, self.groups_, self._rows[carried])
+        self.event_gaps_ = event_gap_table(event_gaps, self._events, self.groups_)
 
     def set_bound(self, difference_bound: float) -> "FairPrunedClassifier":
         """Set the bound of the fitted network, without training.
@@ -746,11 +756,11 @@ class FairPrunedClassifier(ClassifierMixin, BaseEstimator):
                 f"constraint_={self.constraint_!r}, decision_rule={self.decision_rule!r}. Fit it with a "
                 "constraint and decision_rule=True."
             )
-        position = self.module_.set_bound(float(difference_bound))
-        frontier = self._frontier
-        multipliers, gap = frontier.fits[position].multipliers, frontier.gaps[position]
-        self._describe(float(difference_bound), multipliers, gap, self._statement)
-        if not gap.value - gap.standard_error <= difference_bound:
+        rule = self._frontier.rules[self.module_.set_bound(float(difference_bound))]
+        carried = rule.strayed is None
+        self._describe(float(difference_bound), rule.fit.multipliers, rule.event_gaps, carried)
+        if not is_within(rule.event_gaps, float(difference_bound)):
+            gap = rule.gap
             warnings.warn(
                 f"The rule for difference_bound={difference_bound} is not within it: on held-out rows its "
                 f"gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}. frontier_ shows "

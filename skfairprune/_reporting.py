@@ -1,12 +1,13 @@
 """What a fit says about the constraint: the held-out gap, which rows it saw, and warnings."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from skfairprune._preparation import Targets
-from skfairprune.gaps import Gap
+from skfairprune.gaps import Gap, is_within, largest_gap, upper_limit
 from skfairprune.pruning.budget import Chain
 from skfairprune.training.search import Trial
 from skfairprune.training.splits import LevelSplit
@@ -15,11 +16,17 @@ from skfairprune.training.trainer import Outcome
 __all__ = [
     "ValidationGap",
     "describe_rows",
+    "event_gap_table",
     "find_problem",
     "multiplier_table",
     "sparsity_path",
     "validation_gap",
 ]
+
+# Standard errors above the bound from which on the network's gap under its copies' rule is a problem.
+_FAR_ASTRAY = 3
+# The share of one class from which on the most accurate network may well be constant.
+_MOSTLY_ONE = 0.9
 
 
 class ValidationGap(NamedTuple):
@@ -31,6 +38,9 @@ class ValidationGap(NamedTuple):
         Largest minus smallest rate between groups, the largest over the events, in [0, 1].
     standard_error : float
         Its sampling standard error.
+    upper : float
+        The largest over the events of the gap's one-sided 95 % limit: an event with few rows can have a
+        small gap and a high limit.
     event : str
         The event with the largest gap.
     lowest, highest : object
@@ -41,6 +51,7 @@ class ValidationGap(NamedTuple):
 
     value: float
     standard_error: float
+    upper: float
     event: str
     lowest: Any
     highest: Any
@@ -76,10 +87,31 @@ def describe_rows(split: LevelSplit, with_rule: bool, searched: bool, carried: b
     return f"{rows}; {', '.join(saw[:-1])} and {saw[-1]} saw them"
 
 
-def validation_gap(gap: Gap, events: tuple[str, ...], labels: list[Any], rows: str) -> ValidationGap:
-    """Name the event, the groups and the rows of a gap."""
+def validation_gap(
+    event_gaps: Sequence[Gap], events: tuple[str, ...], labels: list[Any], rows: str
+) -> ValidationGap:
+    """Name the event, the groups and the rows of the largest gap."""
+    gap, upper = largest_gap(event_gaps), upper_limit(event_gaps)
     where = (events[gap.event], labels[gap.lowest], labels[gap.highest])
-    return ValidationGap(gap.value, gap.standard_error, *where, rows)
+    return ValidationGap(gap.value, gap.standard_error, upper, *where, rows)
+
+
+def event_gap_table(event_gaps: Sequence[Gap], events: tuple[str, ...], labels: list[Any]) -> pd.DataFrame:
+    """Tabulate the gap of each event; of an event that has none the groups are None."""
+    defined = [np.isfinite(gap.value) for gap in event_gaps]
+    return pd.DataFrame(
+        {
+            "gap": [gap.value for gap in event_gaps],
+            "standard_error": [gap.standard_error for gap in event_gaps],
+            "lowest": [
+                labels[gap.lowest] if there else None for gap, there in zip(event_gaps, defined, strict=True)
+            ],
+            "highest": [
+                labels[gap.highest] if there else None for gap, there in zip(event_gaps, defined, strict=True)
+            ],
+        },
+        index=pd.Index(events, name="event"),
+    )
 
 
 def sparsity_path(trials: list[Trial], dense: Chain) -> pd.DataFrame:
@@ -115,8 +147,10 @@ def multiplier_table(multipliers: Any, events: tuple[str, ...], labels: list[Any
     )
 
 
-def find_problem(outcome: Outcome, targets: Targets, bound: float, n_epochs: int, n_rows: int) -> str | None:
-    """Return what is wrong with a fit under a constraint, or None.
+def find_problem(
+    outcome: Outcome, targets: Targets, bound: float, n_epochs: int, split: LevelSplit
+) -> str | None:
+    """Return what is wrong with a fit, or None.
 
     Parameters
     ----------
@@ -128,20 +162,18 @@ def find_problem(outcome: Outcome, targets: Targets, bound: float, n_epochs: int
         The bound asked for.
     n_epochs : int
         The epochs run.
-    n_rows : int
-        The rows behind the gap.
+    split : LevelSplit
+        The rows of the levels.
     """
-    gap, strayed = outcome.gap, outcome.not_carried
-    if targets.task is None or gap is None or outcome.rule is None:
-        return None
-    name = targets.task.constraint.name
-    if not gap.value - gap.standard_error <= bound:
+    n_rows = len(split.upper)
+    gap, strayed = largest_gap(outcome.event_gaps), outcome.strayed
+    if targets.task is not None and outcome.event_gaps and not is_within(outcome.event_gaps, bound):
         return (
-            f"{name} is not within difference_bound={bound}: on held-out "
+            f"{targets.task.constraint.name} is not within difference_bound={bound}: on held-out "
             f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, after "
             f"{n_epochs} epochs. Allow a larger bound, more epochs, or give more rows."
         )
-    if strayed is not None:
+    if strayed is not None and strayed.value - _FAR_ASTRAY * strayed.standard_error > bound:
         return (
             "The copies behind validation_gap_ learned too differently from the network: with their rule "
             f"its gap would be {strayed.value:.3f}, with a standard error of "
@@ -149,11 +181,19 @@ def find_problem(outcome: Outcome, targets: Targets, bound: float, n_epochs: int
             "it has seen instead, and its gap on unseen rows may be larger. Train longer than "
             f"{n_epochs} epochs, or give more rows."
         )
-    if outcome.rule.constant:
+    if outcome.constant and targets.task is not None and outcome.frontier is not None:
         return (
-            f"Only a constant decision keeps {name} within "
+            f"Only a constant decision keeps {targets.task.constraint.name} within "
             f"difference_bound={bound} on the {n_rows} held-out rows: all get "
             "the same class. Give more rows, allow a larger bound, or, if the network is constant without "
             "a bound, too, train longer or ask for less sparsity."
+        )
+    if outcome.constant and targets.task is None:
+        shares = np.bincount(targets.joint[split.upper], targets.weight[split.upper])
+        if not split.disjoint or shares.max() > _MOSTLY_ONE * shares.sum():
+            return None
+        return (
+            f"The network gives all of the {n_rows} held-out rows the same class, after {n_epochs} epochs. "
+            "Train longer, ask for less sparsity, or, where one class is rare, set class_weight='balanced'."
         )
     return None

@@ -12,18 +12,22 @@ from skfairprune._validation import encode_sensitive, show_labels
 from skfairprune.constraints import Floats
 from skfairprune.decision import condition_on_group
 from skfairprune.frontier import RuleFrontier
+from skfairprune.gaps import upper_limit
 
 __all__ = ["AwareRules", "frontier_table"]
 
 
 def frontier_table(frontier: RuleFrontier) -> pd.DataFrame:
-    """Tabulate what the rule of each bound reaches on rows that neither it nor the weights saw."""
+    """Tabulate what the rule of each bound reaches on held-out rows."""
+    rules = frontier.rules
     return pd.DataFrame(
         {
             "bound": frontier.bounds,
-            "gap": [gap.value for gap in frontier.gaps],
-            "gap_standard_error": [gap.standard_error for gap in frontier.gaps],
-            "accuracy": frontier.accuracies,
+            "gap": [rule.gap.value for rule in rules],
+            "gap_standard_error": [rule.gap.standard_error for rule in rules],
+            "gap_upper": [upper_limit(rule.event_gaps) for rule in rules],
+            "accuracy": [rule.accuracy for rule in rules],
+            "blind": [rule.strayed is None for rule in rules],
         }
     )
 
@@ -66,7 +70,7 @@ class AwareRules:
 
     def proba(self, joint: Floats, group: NDArray[np.intp], bound: float) -> Floats:
         """Return class probabilities (n_samples, n_classes) from joint ones (n_samples, n_joint)."""
-        rule = self.frontier.fits[self.frontier.position(bound)].rule
+        rule = self.frontier.rules[self.frontier.position(bound)].fit.rule
         n_groups = rule.coefficients.shape[1]
         own = condition_on_group(joint.reshape(len(joint), -1, n_groups), group)
         return (own.reshape(len(joint), -1) @ rule.output_weights().T)[:, self.order]

@@ -1,5 +1,6 @@
 """Rates and gaps of a constraint, counted on rows, with their sampling errors."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skfairprune.constraints import Constraint, Floats
 
-__all__ = ["Gap", "GroupCounts"]
+__all__ = ["Gap", "GroupCounts", "is_within", "largest_gap", "upper_limit"]
 
 
 class Gap(NamedTuple):
@@ -34,7 +35,29 @@ class Gap(NamedTuple):
     highest: int
 
 
+_NORMAL_95 = 1.645  # the normal distribution's 95 % quantile
 _UNDEFINED = Gap(np.nan, np.nan, -1, -1, -1)
+
+
+def largest_gap(event_gaps: Sequence[Gap]) -> Gap:
+    """Return the largest of the events' gaps; an undefined one if none is defined."""
+    defined = [gap for gap in event_gaps if np.isfinite(gap.value)]
+    return max(defined, key=lambda gap: gap.value, default=_UNDEFINED)
+
+
+def is_within(event_gaps: Sequence[Gap], bound: float) -> bool:
+    """Tell whether no event's gap is above the bound by more than its standard error.
+
+    That cannot be told, and is False, where no event has a gap.
+    """
+    lower = [gap.value - gap.standard_error for gap in event_gaps if np.isfinite(gap.value)]
+    return max(lower, default=np.inf) <= bound
+
+
+def upper_limit(event_gaps: Sequence[Gap]) -> float:
+    """Return the largest of the events' one-sided 95 % limits, the gap plus 1.645 standard errors."""
+    limits = [gap.value + _NORMAL_95 * gap.standard_error for gap in event_gaps if np.isfinite(gap.value)]
+    return max(limits, default=np.nan)
 
 
 class GroupCounts(NamedTuple):
@@ -149,5 +172,4 @@ class GroupCounts(NamedTuple):
 
     def gap(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> Gap:
         """Return the largest of the events' gaps; see :meth:`event_gaps`."""
-        defined = [gap for gap in self.event_gaps(constraint, included) if np.isfinite(gap.value)]
-        return max(defined, key=lambda gap: gap.value, default=_UNDEFINED)
+        return largest_gap(self.event_gaps(constraint, included))

@@ -1,9 +1,10 @@
 """The fit of the decision rule: multipliers whose observed, thresholded gap keeps clear of the bound.
 
 How sampling error enters: the observed gap of each event is to be clear of the bound by its standard error
-(more between many groups, whose extremes grow by chance), but no less than half the bound is aimed at, and
-within a twentieth of a standard error the target is met. Where the error is near the bound, noise thus
-costs no more accuracy than half the bound would, and an unconstrained rule within its target stays as it is.
+(more with many events and groups, whose extremes grow by chance), but no less than half the bound is aimed
+at, and within a twentieth of a standard error the target is met. Where the error is near the bound, noise
+thus costs no more accuracy than half the bound would, and an unconstrained rule within its target stays as
+it is.
 To shrink the observed rates towards those that the scores imply, by their errors (James and Stein), was
 tried and left out: on unseen rows it kept bounds no better, and worse where scores are not calibrated.
 """
@@ -18,14 +19,14 @@ from skfairprune.decision import DecisionRule, decide
 from skfairprune.gaps import Gap
 from skfairprune.multipliers import DualProblem, ScoredRows
 
-__all__ = ["RuleFit", "RuleProblem", "cross_fitted_decisions", "fit_rule"]
+__all__ = ["PRICE", "RuleFit", "RuleProblem", "cross_fitted_decisions", "fit_rule"]
 
-# Standard errors of its gap that the rule keeps each event clear of the bound between two groups, and the
+# Standard errors of its gap that the rule keeps an event clear of the bound between two groups, and the
 # least share of the bound that it aims at: below that, on very small data, accuracy would be paid for noise.
 _MARGIN, _LEAST_TARGET = 1.0, 0.5
 # What a gap above the target costs in accuracy, when rules are compared. Where noise leaves only wild rules
 # within the target, one that is near it is better.
-_PRICE = 5.0
+PRICE = 5.0
 # Rounds of solving and measuring, and those without a better rule after which noise is all that moves; it is
 # seen sooner from a rule under a bound near by.
 _MAX_ROUNDS, _PATIENCE, _PATIENCE_NEAR = 20, 5, 2
@@ -93,7 +94,7 @@ class RuleProblem:
         untilted /= untilted.sum(axis=(1, 2), keepdims=True)
         gain = np.eye(constraint.n_decisions)[labels] * self.tilt[:, None]
         true_rows = ScoredRows(untilted, rows.kind, rows.group, rows.weight)
-        self.rows, self.constraint = rows, constraint
+        self.rows, self.constraint, self.class_weight = rows, constraint, class_weight
         self.dual = DualProblem(true_rows, constraint, included, gain)
         self.included = self.dual.included
         self.label = constraint.labels[rows.kind]
@@ -103,8 +104,8 @@ class RuleProblem:
         errors = [gap.standard_error for gap in self.unconstrained.event_gaps]
         #: Sampling standard error of the unconstrained gap in each event; 0 where it is undefined.
         self.errors = np.nan_to_num(np.array(errors))
-        # The extremes of n groups grow by chance as the root of log n does.
-        self.margin = _MARGIN * self.errors * np.sqrt(np.log2(np.maximum(self.included.sum(axis=1), 2)))
+        # The extremes of n rates grow by chance as the root of log n does.
+        self.margin = _MARGIN * self.errors * np.sqrt(np.log2(max(self.included.sum(), 2)))
 
     def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""
@@ -252,7 +253,7 @@ def fit_rule(
 
 def _merit(fit: RuleFit, target: Floats) -> float:
     """Return the accuracy less the price of the excess over the target."""
-    return fit.accuracy - _PRICE * max(fit.excess(target), 0.0)
+    return fit.accuracy - PRICE * max(fit.excess(target), 0.0)
 
 
 def _select(candidates: list[RuleFit], target: Floats, bound: float) -> RuleFit:

@@ -78,6 +78,10 @@ def test_validation_gap_says_what_it_is(fitted):
     assert gap.event == "all"
     assert {gap.lowest, gap.highest} == set(fitted.groups_)
     assert "training rows" in gap.rows
+    assert gap.upper > gap.value + gap.standard_error
+    table = fitted.event_gaps_
+    assert table.index.tolist() == ["all"]
+    assert table.loc["all"].tolist() == [gap.value, gap.standard_error, gap.lowest, gap.highest]
 
 
 def test_an_unconstrained_fit_has_no_groups(unconstrained):
@@ -941,7 +945,8 @@ def test_representations_name_the_class(fitted, small):
 
 
 def test_a_rule_that_does_not_carry_over_is_fitted_anew_and_told(small, train, monkeypatch):
-    monkeypatch.setattr("skfairprune.training.trainer._CARRY_ERRORS", 1e9 * -1)
+    monkeypatch.setattr("skfairprune.frontier.is_within", lambda gaps, bound: False)
+    monkeypatch.setattr("skfairprune._reporting._FAR_ASTRAY", -1e9)
     clf = small(difference_bound=0.03)
     with pytest.warns(ConvergenceWarning, match=r"learned too differently.*its gap would be 0\.\d+"):
         clf.fit(train.X, train.y, sensitive_features=train.sensitive_features)

@@ -4,7 +4,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
-from skfairprune.frontier import RuleFrontier, fit_frontier
+from skfairprune.frontier import FrontierRule, RuleFrontier, _settle, fit_frontier
+from skfairprune.gaps import Gap, largest_gap
 from skfairprune.multipliers import ScoredRows
 from skfairprune.rulefit import RuleProblem, fit_rule
 
@@ -18,18 +19,24 @@ def _rows(n_samples=6000, seed=0):
     return ScoredRows(proba, data.y.astype(np.intp), group, np.ones(n_samples))
 
 
-def _frontier(rows, name="demographic_parity", bound=0.05):
+def _frontier(rows, name="demographic_parity", bound=0.05, own=None):
+    own = rows.proba if own is None else own
     constraint = get_constraint(name)
     included = np.ones((constraint.n_events, 2), bool)
-    return fit_frontier(rows, np.arange(len(rows.kind)) % 2, constraint, included, bound, EQUAL)
+    fold = np.arange(len(rows.kind)) % 2
+    return fit_frontier(rows, own, fold, constraint, included, bound, EQUAL)
+
+
+def _fits(frontier):
+    return [rule.fit for rule in frontier.rules]
 
 
 @pytest.mark.parametrize("name", ["demographic_parity", "equalized_odds", "error_rate_parity"])
 def test_gaps_on_the_rows_keep_to_their_bounds_and_accuracy_grows(name):
     rows = _rows()
     frontier = _frontier(rows, name)
-    gaps = np.array([max(gap.value for gap in fit.event_gaps) for fit in frontier.fits])
-    accuracies = np.array([fit.accuracy for fit in frontier.fits])
+    gaps = np.array([max(gap.value for gap in fit.event_gaps) for fit in _fits(frontier)])
+    accuracies = np.array([fit.accuracy for fit in _fits(frontier)])
     assert np.all(np.diff(frontier.bounds) > 0)
     assert frontier.bounds[0] == 0
     assert 0.05 in frontier.bounds
@@ -38,19 +45,19 @@ def test_gaps_on_the_rows_keep_to_their_bounds_and_accuracy_grows(name):
     # more is allowed, more is reached, but for the noise of single rows
     assert np.all(np.diff(accuracies) > -0.004)
     assert accuracies[-1] - accuracies[0] > (0.002 if name == "error_rate_parity" else 0.008)
-    assert len(frontier.fits) == len(frontier.gaps) == len(frontier.accuracies) == len(frontier.bounds) <= 20
+    assert len(frontier.rules) == len(frontier.bounds) <= 20
 
 
 def test_the_last_rule_is_the_unconstrained_one():
     frontier = _frontier(_rows())
-    assert not frontier.fits[-1].multipliers.any()
-    assert np.all([fit.multipliers.any() for fit in frontier.fits[:-1]])
+    assert not _fits(frontier)[-1].multipliers.any()
+    assert np.all([fit.multipliers.any() for fit in _fits(frontier)[:-1]])
 
 
 def test_the_rule_of_a_bound_is_about_that_of_a_single_fit():
     rows, constraint = _rows(), get_constraint("demographic_parity")
     frontier = _frontier(rows)
-    found = frontier.fits[frontier.position(0.05)]
+    found = _fits(frontier)[frontier.position(0.05)]
     single = fit_rule(rows, constraint, np.ones((1, 2), bool), 0.05, EQUAL)
     assert_allclose(found.multipliers, single.multipliers, atol=0.01)
     assert_allclose(found.accuracy, single.accuracy, atol=0.002)
@@ -59,7 +66,8 @@ def test_the_rule_of_a_bound_is_about_that_of_a_single_fit():
 def test_held_out_figures_are_those_of_unseen_rows():
     rows, fresh, constraint = _rows(), _rows(60_000, 1), get_constraint("demographic_parity")
     frontier = _frontier(rows)
-    for fit, gap, accuracy in zip(frontier.fits, frontier.gaps, frontier.accuracies, strict=True):
+    for fit, gaps, accuracy, _ in frontier.rules:
+        gap = largest_gap(gaps)
         decision = fit.rule.decide(fresh.proba)
         theirs = fresh.counts(constraint, decision).gap(constraint)
         assert abs(gap.value - theirs.value) < 3 * gap.standard_error
@@ -75,15 +83,15 @@ def test_each_fold_is_decided_by_rules_of_the_other():
         problem = RuleProblem(rows.take(~inside), constraint, included, EQUAL)
         decision[inside] = problem.fit(frontier.bounds[-1]).rule.decide(rows.proba[inside])
     gap = rows.counts(constraint, decision).gap(constraint)
-    assert_allclose(frontier.gaps[-1].value, gap.value, atol=0.01)
-    assert_allclose(frontier.accuracies[-1], np.mean(decision == rows.kind), atol=0.005)
+    assert_allclose(frontier.rules[-1].gap.value, gap.value, atol=0.01)
+    assert_allclose(frontier.rules[-1].accuracy, np.mean(decision == rows.kind), atol=0.005)
 
 
 @pytest.mark.parametrize(
     ("bound", "position"), [(0.0, 0), (0.01, 0), (0.02, 1), (0.049, 1), (0.05, 2), (1, 3)]
 )
 def test_a_bound_takes_the_rule_of_the_largest_bound_below_it(bound, position):
-    frontier = RuleFrontier(np.array([0.0, 0.02, 0.05, 0.1]), [], [], np.zeros(4))
+    frontier = RuleFrontier(np.array([0.0, 0.02, 0.05, 0.1]), [])
     assert frontier.position(bound) == position
 
 
@@ -92,5 +100,43 @@ def test_rows_that_cannot_be_compared_have_one_rule():
     rows = rows.take(rows.group == 0)
     frontier = _frontier(rows)
     assert_array_equal(frontier.bounds, [0, 0.05])
-    assert not any(fit.multipliers.any() for fit in frontier.fits)
-    assert np.isnan(frontier.gaps[0].value)
+    assert not any(fit.multipliers.any() for fit in _fits(frontier))
+    assert np.isnan(frontier.rules[0].gap.value)
+
+
+def test_rules_that_the_network_does_not_follow_are_fitted_on_its_own_scores():
+    rows, constraint = _rows(), get_constraint("demographic_parity")
+    # A network that is less sure than its copies were: their rules leave a gap on it.
+    own = rows.proba**0.4
+    own /= own.sum(axis=(1, 2), keepdims=True)
+    frontier = _frontier(rows, own=own)
+    there = [rule.strayed is not None for rule in frontier.rules]
+    assert there[frontier.position(0.05)]
+    single = ScoredRows(own, rows.kind, rows.group, rows.weight)
+    for rule, bound, away in zip(frontier.rules, frontier.bounds, there, strict=True):
+        gap = single.counts(constraint, rule.fit.rule.decide(own)).gap(constraint)
+        assert gap.value - gap.standard_error <= bound
+        assert not away or rule.strayed.value - rule.strayed.standard_error > bound
+
+
+def _rule(fit, gap, accuracy):
+    return FrontierRule(fit, [Gap(gap, 0.01, 0, 0, 1)], accuracy)
+
+
+def test_a_rule_that_misses_its_bound_held_out_gives_way_to_a_better_one():
+    fit = _fits(_frontier(_rows(500)))[0]
+    missed, kept, loose = _rule(fit, 0.08, 0.79), _rule(fit, 0.05, 0.85), _rule(fit, 0.2, 0.87)
+    rules = [missed, kept, loose]
+    assert _settle(missed, rules, 0.02) is kept
+    assert _settle(kept, rules, 0.045) is kept
+    assert _settle(loose, rules, 0.1) is kept
+    assert _settle(loose, rules, 0.2) is loose
+
+
+def test_a_wide_event_counts_beside_a_precise_one_with_a_larger_gap():
+    fit = _fits(_frontier(_rows(500)))[0]
+    gaps = [Gap(0.05, 0.001, 0, 0, 1), Gap(0.049, 0.05, 1, 0, 1)]
+    rule = FrontierRule(fit, gaps, 0.8)
+    assert rule.gap == gaps[0]
+    better = FrontierRule(fit, [Gap(0.01, 0.001, 0, 0, 1)], 0.8)
+    assert _settle(rule, [rule, better], 0.048) is better

@@ -176,7 +176,7 @@ def test_dropped_columns_are_named_and_not_read(small):
     for number in range(8):
         frame[f"noise {number}"] = rng.integers(0, 2, len(y))
     frame["label"] = y + 0.1 * rng.normal(size=len(y))
-    clf = small(prune_inputs=True, sparsity=0.98, n_bins=3).fit(frame, y)
+    clf = small(prune_inputs=True, sparsity=0.98, n_bins=3, max_epochs=30).fit(frame, y)
     dropped, before = clf.dropped_columns_, clf.predict_proba(frame)
     assert "constant" in dropped
     assert len(dropped) > 1
@@ -185,7 +185,11 @@ def test_dropped_columns_are_named_and_not_read(small):
     for name in set(frame) - set(dropped):
         assert not np.array_equal(clf.predict_proba(frame.assign(**{name: 5 - 3 * frame[name]})), before)
     assert len(clf.masks_) == 2
-    positions = small(prune_inputs=True, sparsity=0.98, n_bins=3).fit(frame.to_numpy(), y).dropped_columns_
+    positions = (
+        small(prune_inputs=True, sparsity=0.98, n_bins=3, max_epochs=30)
+        .fit(frame.to_numpy(), y)
+        .dropped_columns_
+    )
     assert [frame.columns[position] for position in positions] == dropped
 
 

@@ -26,6 +26,9 @@ from skfairprune.pruning.units import UnitLayer
 __all__ = ["activation_gram", "reconstruction_worth", "refit", "removal_errors", "shrink_and_refit"]
 
 _RIDGE = 1e-3  # of the mean diagonal: few rows, and units that are dead or equal, leave G singular
+# Up to so many units they leave one by one; of more, one in so many at a time: the time stays within the cube
+# of their number.
+_SINGLY, _SHARE = 256, 16
 _LEAST_ERROR, _LEAST_SPREAD = 1e-9, 1e-6  # of the worth: below, units are equally worthless
 # Fine-tuning makes up for hidden units that are gone, and hardly for inputs. Measured at equal parameters:
 # with a weight of 1 pruning inputs costs Adult .003 to .006 of accuracy at 98 to 99 %, with 100 nothing there
@@ -85,7 +88,8 @@ def removal_errors(gram: Floats, weight: Floats) -> Floats:
     -------
     ndarray of shape (n_units,)
         For each unit the mean squared error that its removal adds, as a share of the outputs' mean
-        square; never less than that of a unit which left before it.
+        square; never less than that of a unit which left before it. Of very many units the cheapest leave
+        together, a share of those that are left at a time.
     """
     n_outputs, n_units = len(weight), len(gram) - 1
     scale = np.einsum("oi,ij,oj->", weight, gram, weight)
@@ -94,13 +98,14 @@ def removal_errors(gram: Floats, weight: Floats) -> Floats:
     while len(units):
         diagonal = np.maximum(np.diag(both[n_outputs:])[:-1], np.finfo(float).tiny)
         cost = np.einsum("ou,ou->u", both[:n_outputs], both[:n_outputs])[:-1] / diagonal
-        unit = int(np.argmin(cost))
-        worst = max(worst, cost[unit] / scale)
-        errors[units[unit]] = worst
-        row = both[n_outputs + unit] / both[n_outputs + unit, unit]
-        both -= np.outer(both[:, unit], row)
-        both = np.delete(np.delete(both, n_outputs + unit, axis=0), unit, axis=1)
-        units = np.delete(units, unit)
+        n_leaving = 1 if len(units) <= _SINGLY else len(units) // _SHARE
+        leaving = np.argsort(cost, kind="stable")[:n_leaving]
+        worsts = np.maximum.accumulate(np.append(worst, cost[leaving] / scale))[1:]
+        errors[units[leaving]], worst = worsts, float(worsts[-1])
+        rows = both[n_outputs + leaving]
+        both -= both[:, leaving] @ np.linalg.solve(rows[:, leaving], rows)
+        both = np.delete(np.delete(both, n_outputs + leaving, axis=0), leaving, axis=1)
+        units = np.delete(units, leaving)
     return errors
 
 

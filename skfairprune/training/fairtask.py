@@ -102,7 +102,12 @@ class FairTask:
         return fit_rule(rows, *where, self.bound, self.class_weight)
 
     def fit_frontier(
-        self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp], aware: bool = False
+        self,
+        joint: Floats,
+        own: Floats,
+        index: NDArray[np.intp],
+        fold: NDArray[np.intp],
+        aware: bool = False,
     ) -> RuleFrontier:
         """Fit rules for many bounds, the task's own among them, on out-of-fold joint probabilities.
 
@@ -110,15 +115,18 @@ class FairTask:
         ----------
         joint : ndarray of shape (n_samples, n_joint)
             The scores of each row from a network that did not see its fold.
+        own : ndarray of shape (n_samples, n_joint)
+            Its scores from the network that the rules are for.
         index, fold : ndarray of shape (n_samples,)
             The rows' positions and their folds.
         aware : bool
             Whether the rules are told the group of each row.
         """
-        rows = self._scored(joint, index)
+        rows, scores = self._scored(joint, index), self._shaped(own)
         if aware:
             rows = replace(rows, proba=condition_on_group(rows.proba, rows.group))
-        return fit_frontier(rows, fold, self.constraint, self.included, self.bound, self.class_weight)
+            scores = condition_on_group(scores, rows.group)
+        return fit_frontier(rows, scores, fold, self.constraint, self.included, self.bound, self.class_weight)
 
     def decide(
         self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp], start: Floats
@@ -145,12 +153,12 @@ class FairTask:
         """Return a rule's decisions on joint probabilities (n_samples, n_joint)."""
         return rule.decide(self._shaped(joint))
 
-    def gap(self, decision: NDArray[np.intp], index: NDArray[np.intp]) -> Gap:
-        """Measure the gap of decisions on the rows of that index."""
+    def event_gaps(self, decision: NDArray[np.intp], index: NDArray[np.intp]) -> list[Gap]:
+        """Measure the gaps of decisions on the rows of that index, one for each event."""
         shape = (self.constraint.n_kinds, self.n_groups, self.constraint.n_decisions)
         rows = (self.kind[index], decision, self.group[index])
         counts = GroupCounts.from_rows(*rows, shape, self.weight[index])
-        return counts.gap(self.constraint, self.included)
+        return counts.event_gaps(self.constraint, self.included)
 
     def violation(self, joint: Floats, index: NDArray[np.intp]) -> Floats:
         """Return how far the rates of the network's own decisions lie outside the band that is allowed.

@@ -12,10 +12,9 @@ from torch import nn
 
 from skfairprune.constraints import Floats
 from skfairprune.frontier import RuleFrontier
-from skfairprune.gaps import Gap
+from skfairprune.gaps import Gap, largest_gap
 from skfairprune.pruning.budget import Chain
 from skfairprune.rulefit import RuleFit
-from skfairprune.training.batches import Batch
 from skfairprune.training.distillation import soft_targets
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
@@ -27,8 +26,6 @@ from skfairprune.training.search import Trial, find_smallest
 
 __all__ = ["Outcome", "Trainer"]
 
-_CARRY_ERRORS = 3  # standard errors above the bound at which a rule does not carry over
-
 
 class Outcome(NamedTuple):
     """What a fit leaves.
@@ -39,13 +36,14 @@ class Outcome(NamedTuple):
         The small network; its outputs are the logits of the joint classes.
     masks : list of ndarray of bool
         The mask of each prunable layer.
+    constant : bool
+        Whether all held-out rows get the same decision.
     rule : RuleFit or None
         The decision rule; None without a constraint.
-    gap : Gap or None
-        The gap on rows that neither the weights nor the rule behind it saw.
-    not_carried : Gap or None
-        None where the rule fitted on the copies carries over to the network. Else the network's gap under
-        that rule on the upper rows; rules are then fitted on the network's own scores of these rows.
+    event_gaps : list of Gap
+        The gaps on held-out rows, one for each event; empty without a constraint.
+    strayed : Gap or None
+        As in :class:`skfairprune.frontier.FrontierRule`.
     frontier : RuleFrontier or None
         The rules for other bounds; None without a rule.
     aware : RuleFrontier or None
@@ -56,20 +54,18 @@ class Outcome(NamedTuple):
 
     network: nn.Module
     masks: Masks
+    constant: bool
     rule: RuleFit | None = None
-    gap: Gap | None = None
-    not_carried: Gap | None = None
+    event_gaps: Sequence[Gap] = ()
+    strayed: Gap | None = None
     frontier: RuleFrontier | None = None
     aware: RuleFrontier | None = None
     dense: nn.Module | None = None
 
 
 class _HeldOut(NamedTuple):
-    """What a network and its copies do on the upper rows."""
+    """What a network does on the upper rows, by its copies and a rule that did not see the row's fold."""
 
-    joint: Floats
-    position: NDArray[np.intp]
-    rule: RuleFit | None
     gap: Gap | None
     correct: Floats  # the weight, of sum 1, of each row that is decided correctly, else 0
     constant: bool  # whether all rows get the same decision
@@ -132,10 +128,7 @@ class Trainer:
         """
         initial = self._train_dense(network, chain)
         pruned = self.pruner.prune(network, initial, chain, budget)
-        stack = self._fine_tune(pruned.network)
-        if self.lagrangian.task is None:
-            return Outcome(stack.unstack(0), pruned.masks)
-        return self._decide(stack, pruned.masks, self._evaluate(stack))
+        return self._decide(self._fine_tune(pruned.network), pruned.masks)
 
     def fit_smallest(
         self, network: nn.Module, chain: Chain, budgets: Sequence[int], max_accuracy_drop: float
@@ -167,7 +160,7 @@ class Trainer:
         whole: Masks = [np.ones(size, dtype=bool) for size in chain.widths]
         stack = self._fine_tune(network)
         dense = self._evaluate(stack)
-        best = (stack, whole, dense)
+        best = (stack, whole)
         cost = chain.cost()
         trials = [Trial(cost, chain.widths, cost, dense.accuracy, 0.0, dense.gap, True)]
 
@@ -189,7 +182,7 @@ class Trainer:
                 Trial(budgets[number], small.widths, small.cost(), found.accuracy, error, found.gap, good)
             )
             if good:
-                best = (stack, pruned.masks, found)
+                best = (stack, pruned.masks)
             return good
 
         find_smallest(len(budgets), within)
@@ -239,44 +232,39 @@ class Trainer:
             )
         return stack
 
+    def _blind_scores(self, stack: NetworkStack) -> Floats:
+        """Return the joint probabilities of the upper rows, each from a network that did not see its fold."""
+        levels = self.levels
+        # Where no copy is blind to a row, the network itself scores it.
+        number = torch.where(levels.fold < levels.n_folds, levels.fold + 1, 0)
+        return joint_proba(lambda batch: stack.each(batch.x, number[batch.position]), levels.upper)
+
     def _evaluate(self, stack: NetworkStack) -> _HeldOut:
         """Decide the upper rows, each by a network and a rule that did not see its fold."""
-        levels, task = self.levels, self.lagrangian.task
-        index = levels.upper.position.cpu().numpy()
-
-        def blind(batch: Batch) -> torch.Tensor:
-            return stack.each(batch.x, levels.fold[batch.position] + 1)
-
-        joint = joint_proba(blind, levels.upper)
-        rule, gap = None, None
+        upper, task = self.levels.upper, self.lagrangian.task
+        index, joint = upper.position.cpu().numpy(), self._blind_scores(stack)
         if task is None:
-            decision, label = joint.argmax(axis=1), levels.upper.target[levels.upper.position].cpu().numpy()
+            decision, label, gap = joint.argmax(axis=1), upper.target[upper.position].cpu().numpy(), None
         else:
-            rule = task.fit_rule(joint, index)
-            decision, label = task.decide(joint, index, self.rule_fold, rule.multipliers), task.labels[index]
-            gap = task.gap(decision, index)
-        weight = levels.upper.weight[levels.upper.position].double().cpu().numpy()
-        correct, constant = (decision == label) * weight / weight.sum(), np.ptp(decision) == 0
-        return _HeldOut(joint, index, rule, gap, correct, bool(constant))
+            start = task.fit_rule(joint, index).multipliers
+            decision, label = task.decide(joint, index, self.rule_fold, start), task.labels[index]
+            gap = largest_gap(task.event_gaps(decision, index))
+        weight = upper.weight[upper.position].double().cpu().numpy()
+        return _HeldOut(gap, (decision == label) * weight / weight.sum(), bool(np.ptp(decision) == 0))
 
-    def _decide(self, stack: NetworkStack, masks: Masks, held_out: _HeldOut) -> Outcome:
-        """Put the rules on the network, and see that the one asked for carries over from the copies."""
-        network, task, rule = stack.unstack(0), self.lagrangian.task, held_out.rule
-        if task is None or rule is None:
-            return Outcome(network, masks)
+    def _decide(self, stack: NetworkStack, masks: Masks) -> Outcome:
+        """Take the network out of its stack and fit its rules."""
+        network, task, upper = stack.unstack(0), self.lagrangian.task, self.levels.upper
+        index, joint = upper.position.cpu().numpy(), self._blind_scores(stack)
+        if task is None:
+            return Outcome(network, masks, bool(np.ptp(joint.argmax(axis=1)) == 0))
         if not task.with_rule:
-            return Outcome(network, masks, rule, held_out.gap, dense=self._dense)
-        joint, position, fold = held_out.joint, held_out.position, self.rule_fold
-        own = joint_proba(lambda batch: network(batch.x), self.levels.upper)
-        carried = task.gap(task.apply(rule.rule, own), position)
-        strays = carried.value - _CARRY_ERRORS * carried.standard_error > task.bound
-        if strays:
-            joint, rule = own, task.fit_rule(own, position)
-        frontier = task.fit_frontier(joint, position, fold)
-        if held_out.gap is not None:
-            # The frontier's fits start from their neighbours and are less patient than one from nothing.
-            asked = frontier.position(task.bound)
-            frontier = frontier.with_rule(asked, rule, held_out.gap, held_out.accuracy)
-        aware = task.fit_frontier(joint, position, fold, aware=True) if self.attribute_aware else None
-        astray = carried if strays else None
-        return Outcome(network, masks, rule, held_out.gap, astray, frontier, aware, self._dense)
+            rule = task.fit_rule(joint, index)
+            gaps = task.event_gaps(task.apply(rule.rule, joint), index)
+            return Outcome(network, masks, rule.constant, rule, gaps, dense=self._dense)
+        rows = (joint, joint_proba(lambda batch: network(batch.x), upper), index, self.rule_fold)
+        frontier = task.fit_frontier(*rows)
+        asked = frontier.rules[frontier.position(task.bound)]
+        aware = task.fit_frontier(*rows, aware=True) if self.attribute_aware else None
+        found = (asked.fit.constant, asked.fit, asked.event_gaps, asked.strayed)
+        return Outcome(network, masks, *found, frontier, aware, self._dense)
