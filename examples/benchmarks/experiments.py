@@ -98,7 +98,7 @@ EXPERIMENTS = {
         ("adult",),
         ("bilevel", "scratch", "dense", "hgb", "lr"),
         (None, _DP, _EO),
-        bounds={_DP: (0.02,), _EO: (0.04,)},
+        bounds={_DP: (0.015, 0.02), _EO: (0.03, 0.04)},
         seeds=5,
     ),
     "frontier": Experiment(
@@ -109,10 +109,10 @@ EXPERIMENTS = {
     ),
     "sparsity": Experiment(
         "Accuracy and gap against sparsity",
-        _FEW,
-        ("bilevel", "scratch", *CRITERIA, *_ORDERS),
-        (_EO,),
-        sparsities=(0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99),
+        ("adult", "acs_income", "compas"),
+        ("bilevel", "scratch", *CRITERIA, "dense"),
+        (None, _EO),
+        sparsities=(0.5, 0.7, 0.9, 0.95, 0.98, 0.99),
         bounds=(0.05,),
         seeds=5,
     ),
@@ -131,7 +131,7 @@ EXPERIMENTS = {
         (_EO,),
         sparsities=(0.7, 0.9),
         bounds=(0.05,),
-        epochs=(5, 10, 20, 40, 80),
+        epochs=(5, 10, 20, 40),
         seeds=5,
     ),
     "ablation": Experiment(
@@ -139,7 +139,7 @@ EXPERIMENTS = {
         SETS,
         _ABLATIONS,
         (_DP, _EO),
-        sparsities=(0.9, 0.98),
+        sparsities=(0.98,),
         bounds=(0.02, 0.05),
     ),
     "bound": Experiment(
