@@ -1,16 +1,17 @@
 """The rows of a fit, checked and encoded: inputs, labels, weights, group and stratum codes."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator
+from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
-from skfairprune._validation import encode_sensitive
+from skfairprune._validation import encode_sensitive, explain_columns
 
 __all__ = [
     "FitData",
@@ -63,7 +64,11 @@ def check_fit_data(
     control_features: Any = None,
 ) -> FitData:
     """Check training rows; rows of weight 0 are left out."""
-    rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
+    try:
+        rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
+    except (TypeError, ValueError) as error:
+        explain_columns(X, error)
+        raise
     check_classification_targets(classes)
     weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
     if control_features is not None and sensitive_features is None:
@@ -162,9 +167,23 @@ def _encode_as(
     return position[encoded.codes]
 
 
-def check_inputs(estimator: BaseEstimator, X: ArrayLike) -> NDArray[np.floating]:
-    """Check rows to predict against the columns seen in fit."""
-    return _dense(validate_data(estimator, X, accept_sparse="csr", dtype=_FLOATS, reset=False))
+def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] = ()) -> NDArray[np.floating]:
+    """Check rows to predict against the columns seen in fit.
+
+    What stands in the columns at the positions ``unread`` does not matter.
+    """
+    try:
+        rows = validate_data(
+            estimator, X, accept_sparse="csr", dtype=_FLOATS, reset=False, ensure_all_finite=not unread
+        )
+    except (TypeError, ValueError) as error:
+        explain_columns(X, error)
+        raise
+    rows = _dense(rows)
+    if unread:
+        assert_all_finite(np.delete(rows, unread, axis=1), input_name="X")
+        rows[:, unread] = 0
+    return rows
 
 
 def encode_classes(

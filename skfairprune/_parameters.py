@@ -44,13 +44,15 @@ def check_plan(
     distill: str | None,
     max_epochs: Any,
     prune_inputs: bool,
+    attribute_aware: bool,
+    decision_rule: bool,
     **others: Any,
 ) -> None:
     """Refuse combinations of parameters that say nothing or contradict each other.
 
     Parameters
     ----------
-    criterion, order, constrain, constraint, distill, max_epochs, prune_inputs
+    criterion, order, constrain, constraint, distill, max_epochs, prune_inputs, attribute_aware, decision_rule
         As in :class:`skfairprune.FairPrunedClassifier`.
     **others
         The other parameters; not used.
@@ -89,4 +91,10 @@ def check_plan(
         raise InvalidParameterError(
             f"criterion={criterion!r} scores a unit by its incoming weights, and an input has none: with "
             "prune_inputs=True choose another criterion."
+        )
+    if attribute_aware and (constraint is None or not decision_rule):
+        lacks = "constraint=None" if constraint is None else "decision_rule=False"
+        raise InvalidParameterError(
+            f"attribute_aware=True fits decision rules that are told the group, and with {lacks} there are "
+            "none. Set a constraint and decision_rule=True, or leave attribute_aware=False."
         )

@@ -12,6 +12,7 @@ from skfairprune.datasets import make_biased_classification
 DATA = make_biased_classification(600, random_state=0)
 X, y, A = DATA.X, DATA.y, DATA.sensitive_features
 ONES = np.ones(len(y))
+FRAME = pd.DataFrame(X, columns=list("abcdefg"))
 VAL = {"X_val": X[:100], "y_val": y[:100], "sensitive_features_val": A[:100]}
 NAN = float("nan")
 
@@ -79,6 +80,26 @@ BAD_FITS = {
     "NaN in X": (_data(X=_with(X, (0, 0), NAN)), r"Input X contains NaN.*imputer"),
     "inf in X": (_data(X=_with(X, (0, 0), np.inf)), r"Input X contains infinity"),
     "text in X": (_data(X=X.astype(str) + "a"), r"could not convert string to float: .*-1\.208"),
+    "a column of categories": (
+        _data(X=FRAME.assign(job=pd.Categorical(A))),
+        r"X has columns that are not numbers: 'job'; 'job' has 'group_\d'\. Encode.*make_preprocessor\(X\)",
+    ),
+    "a column of dates": (
+        _data(X=FRAME.assign(day=pd.Timestamp("2020-01-31"))),
+        r"columns that are not numbers: 'day'; 'day' has Timestamp\('2020-01-31",
+    ),
+    "missing values in a column": (
+        _data(X=FRAME.assign(a=_with(ONES, 3, NAN), b=1.0, c=NAN)),
+        r"columns with missing values \(NaN\): 'a', 'c'\. Impute them.*make_preprocessor\(X\)",
+    ),
+    "attribute-aware without a constraint": (
+        _params(attribute_aware=True, constraint=None),
+        r"attribute_aware=True fits.*constraint=None.*Set a constraint",
+    ),
+    "attribute-aware without a rule": (
+        ({"attribute_aware": True, "decision_rule": False}, {"sensitive_features": A}),
+        r"attribute_aware=True fits.*decision_rule=False.*or leave attribute_aware=False",
+    ),
     "X without rows": (_data(X=X[:0], y=y[:0]), r"0 sample\(s\) \(shape=\(0, 7\)\) while a minimum of 1"),
     "X without columns": (_data(X=X[:, :0]), r"0 feature\(s\) \(shape=\(600, 0\)\) while a minimum of 1"),
     "3-d X": (_data(X=X[:, :, None]), r"dim 3, while dim <= 2 is required"),
@@ -276,7 +297,6 @@ def test_fit_refuses_a_gpu_that_is_not_there(small, device):
         small(device=device).fit(X, y)
 
 
-FRAME = pd.DataFrame(X, columns=list("abcdefg"))
 BAD_ROWS = {
     "too few columns": (X[:, :3], r"X has 3 features, but FairPrunedClassifier is expecting 7 features"),
     "too many columns": (np.c_[X, X], r"X has 14 features, but FairPrunedClassifier is expecting 7"),

@@ -402,6 +402,17 @@ def _proxy_only(n_samples=1000):
     return group[:, None].astype(float), y, group
 
 
+def test_a_network_that_is_constant_without_a_constraint_is_told(small):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(500, 3)), rng.uniform(size=500) < 0.3
+    with pytest.warns(
+        ConvergenceWarning, match=r"all of the 250 held-out rows the same class, after \d+ epochs"
+    ):
+        small(constraint=None, lr=1e-6).fit(X, y)
+    rare = rng.uniform(size=500) < 0.05
+    assert not small(lr=1e-6).fit(X, rare).predict(X).any()  # as accurate as can be, and nothing to tell
+
+
 def test_a_bound_out_of_reach_warns_with_the_figures(small):
     X, y, A = _proxy_only()
     clf = small(constraint="error_rate_parity", max_epochs=12)

@@ -182,6 +182,9 @@ def test_dropped_columns_are_named_and_not_read(small):
     assert len(dropped) > 1
     assert "label" not in dropped
     assert_array_equal(clf.predict_proba(frame.assign(**dict.fromkeys(dropped, 1e9))), before)
+    assert_array_equal(clf.predict_proba(frame.assign(**dict.fromkeys(dropped, np.nan))), before)
+    with pytest.raises(ValueError, match="NaN"):
+        clf.predict(frame.assign(label=np.nan))
     for name in set(frame) - set(dropped):
         assert not np.array_equal(clf.predict_proba(frame.assign(**{name: 5 - 3 * frame[name]})), before)
     assert len(clf.masks_) == 2

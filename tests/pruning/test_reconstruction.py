@@ -185,6 +185,26 @@ def test_units_leave_in_the_order_of_brute_force(sizes, position):
     assert_allclose(removal_errors(gram, weight), expected, rtol=1e-6, atol=1e-12)
 
 
+def test_very_many_units_leave_in_shares_about_as_well_as_one_by_one(monkeypatch):
+    rng = np.random.default_rng(0)
+    activations = np.maximum(rng.normal(size=(1000, 120)) @ rng.normal(size=(120, 120)), 0)
+    activations = np.column_stack([activations, np.ones(1000)])
+    weight, gram = rng.normal(size=(10, 121)), activations.T @ activations / 1000 + 0.1 * np.eye(121)
+
+    def lost(errors, n_kept):
+        kept = np.isin(np.arange(120), np.argsort(-errors)[:n_kept])
+        change = weight.copy()
+        change[:, np.append(kept, True)] -= refit(gram, weight, kept)
+        return np.einsum("oi,ij,oj->", change, gram, change)
+
+    singly = removal_errors(gram, weight)
+    monkeypatch.setattr(reconstruction, "_SINGLY", 30)
+    in_shares = removal_errors(gram, weight)
+    assert not np.allclose(singly, in_shares)
+    for n_kept in (60, 30, 10):
+        assert lost(in_shares, n_kept) < 1.02 * lost(singly, n_kept)
+
+
 def test_removal_errors_leave_their_arguments_alone():
     _, _, weight, gram = _problem()
     copies = weight.copy(), gram.copy()

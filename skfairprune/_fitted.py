@@ -1,0 +1,207 @@
+"""The fitted estimator: the decisions of its network, and the bound that they keep."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from skfairprune._data import check_inputs
+from skfairprune._reporting import ValidationGap, event_gap_table, multiplier_table, validation_gap
+from skfairprune._rules import AwareRules
+from skfairprune.frontier import RuleFrontier
+from skfairprune.gaps import Gap, is_within
+from skfairprune.modules import DecisionNetwork
+
+__all__ = ["FittedMixin"]
+
+_PREDICT_ROWS = 4096  # rows a batch in predict: their encoding stays in the cache
+
+
+class FittedMixin:
+    """What a fitted estimator does: it decides, and sets its bound."""
+
+    classes_: NDArray
+    module_: DecisionNetwork
+    groups_: list[Any] | None
+    bound_: float | None
+    multipliers_: pd.DataFrame | None
+    validation_gap_: ValidationGap | None
+    event_gaps_: pd.DataFrame | None
+    frontier_: pd.DataFrame | None
+    _frontier: RuleFrontier | None
+    _aware: AwareRules | None
+    _events: tuple[str, ...]
+    _rows: dict[bool, str]
+    _unread: list[int]
+    _own_weights: NDArray[np.float64]
+
+    def _describe(
+        self, bound: float, multipliers: NDArray[np.float64], event_gaps: Sequence[Gap], carried: bool
+    ) -> None:
+        """Set the attributes that describe the rule of one bound."""
+        assert self.groups_ is not None
+        self.bound_ = bound
+        self.multipliers_ = multiplier_table(multipliers, self._events, self.groups_)
+        self.validation_gap_ = validation_gap(event_gaps, self._events, self.groups_, self._rows[carried])
+        self.event_gaps_ = event_gap_table(event_gaps, self._events, self.groups_)
+
+    def set_bound(self, difference_bound: float) -> Self:
+        """Set the bound of the fitted network, without training.
+
+        The network carries rules for a grid of bounds, from 0 to its unconstrained gap; `frontier_` shows
+        what each reaches on held-out rows. The rule of the largest bound not above the one asked for is
+        taken.
+        ``module_``, ``bound_``, ``multipliers_`` and ``validation_gap_`` follow; the parameter
+        `difference_bound` stays what `fit` was asked for.
+
+        Parameters
+        ----------
+        difference_bound : float
+            The largest difference in [0, 1] allowed between any two groups' rates.
+
+        Returns
+        -------
+        FairPrunedClassifier
+            The estimator itself.
+
+        Raises
+        ------
+        NotFittedError
+            If it is not fitted.
+        ValueError
+            If the bound is not in [0, 1], or no rule was fitted.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the gap of that rule on held-out rows is above the bound by more than its standard error.
+        """
+        check_is_fitted(self, "module_")
+        if not (isinstance(difference_bound, Real) and 0 <= difference_bound <= 1):
+            raise ValueError(f"difference_bound must be a number in [0, 1]; got {difference_bound!r}.")
+        if self._frontier is None:
+            raise ValueError(
+                "set_bound needs the decision rules of a constraint, and this model was fitted with "
+                f"constraint_={self.constraint_!r}, decision_rule={self.decision_rule!r}. Fit it with a "
+                "constraint and decision_rule=True."
+            )
+        rule = self._frontier.rules[self.module_.set_bound(float(difference_bound))]
+        carried = rule.strayed is None
+        self._describe(float(difference_bound), rule.fit.multipliers, rule.event_gaps, carried)
+        if not is_within(rule.event_gaps, float(difference_bound)):
+            gap = rule.gap
+            warnings.warn(
+                f"The rule for difference_bound={difference_bound} is not within it: on held-out rows its "
+                f"gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}. frontier_ shows "
+                "the other rules; fit with this bound, train longer, or give more rows.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def _joint_proba(self, rows: NDArray[np.floating]) -> Iterator[torch.Tensor]:
+        """Yield the joint probabilities of checked rows, a batch at a time."""
+        dtype = self.module_.output_weights.dtype
+        for start in range(0, len(rows), _PREDICT_ROWS):
+            batch = torch.tensor(rows[start : start + _PREDICT_ROWS], dtype=dtype)
+            with torch.inference_mode():
+                yield torch.softmax(self.module_.network(batch).double(), dim=1)
+
+    def predict_proba(self, X: ArrayLike, *, sensitive_features: Any = None) -> NDArray[np.floating]:
+        """Predict class probabilities, after the decision rule.
+
+        Under a constraint these are the merged rule's outputs: their argmax is the decision, and they are
+        not calibrated. :meth:`predict_uncorrected_proba` gives the network's own probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows; no sensitive feature is needed.
+        sensitive_features : like in `fit`, default=None
+            The group of each row, for the rules that are told it: only with ``attribute_aware=True``. Such
+            decisions treat rows alike but for their group differently, which may be unlawful.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities in the order of ``classes_``.
+        """
+        check_is_fitted(self, "module_")
+        rows = check_inputs(self, X, self._unread)
+        if sensitive_features is not None:
+            return self._aware_proba(rows, sensitive_features)
+        weights = self.module_.output_weights.T.double()
+        parts = [(joint @ weights).numpy() for joint in self._joint_proba(rows)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _aware_proba(self, rows: NDArray[np.floating], sensitive_features: Any) -> NDArray[np.floating]:
+        """Predict class probabilities of rows whose groups are told."""
+        if self._aware is None or self.bound_ is None:
+            raise ValueError(
+                "predict got sensitive_features, but no attribute-aware rule was fitted. Predict without "
+                "them, or fit with attribute_aware=True and a constraint."
+            )
+        group = self._aware.encode(sensitive_features, len(rows))
+        joint = np.concatenate([part.numpy() for part in self._joint_proba(rows)])
+        return self._aware.proba(joint, group, self.bound_)
+
+    def predict_uncorrected_proba(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Predict the network's own class probabilities, before the decision rule.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities in the order of ``classes_``.
+        """
+        check_is_fitted(self, "module_")
+        rows = check_inputs(self, X, self._unread)
+        return np.concatenate([joint.numpy() for joint in self._joint_proba(rows)]) @ self._own_weights.T
+
+    def decision_function(self, X: ArrayLike, *, sensitive_features: Any = None) -> NDArray[np.floating]:
+        """Return the score whose sign or argmax is the decision.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows.
+        sensitive_features : like in `fit`, default=None
+            As in :meth:`predict_proba`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            With two classes the probability of ``classes_[1]`` minus that of ``classes_[0]``, in [-1, 1];
+            with more the probabilities.
+        """
+        proba = self.predict_proba(X, sensitive_features=sensitive_features)
+        return proba[:, 1] - proba[:, 0] if len(self.classes_) == 2 else proba
+
+    def predict(self, X: ArrayLike, *, sensitive_features: Any = None) -> NDArray:
+        """Predict class labels: the classes of the largest probability.
+
+        Parameters
+        ----------
+        X : {array-like, CSR matrix} of shape (n_samples, n_features)
+            Rows; no sensitive feature is needed.
+        sensitive_features : like in `fit`, default=None
+            As in :meth:`predict_proba`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels from ``classes_``.
+        """
+        proba = self.predict_proba(X, sensitive_features=sensitive_features)
+        return self.classes_[proba.argmax(axis=1)]
