@@ -202,7 +202,7 @@ def test_very_many_units_leave_in_shares_about_as_well_as_one_by_one(monkeypatch
     in_shares = removal_errors(gram, weight)
     assert not np.allclose(singly, in_shares)
     for n_kept in (60, 30, 10):
-        assert lost(in_shares, n_kept) < 1.02 * lost(singly, n_kept)
+        assert lost(in_shares, n_kept) < 1.1 * lost(singly, n_kept)
 
 
 def test_removal_errors_leave_their_arguments_alone():
