@@ -96,7 +96,7 @@ EXPERIMENTS = {
     "means": Experiment(
         "Accuracy and gaps at 90 % sparsity",
         ("adult",),
-        ("bilevel", "scratch", "dense", "hgb", "lr"),
+        ("bilevel", "distilled", "scratch", "dense", "hgb", "lr"),
         (None, _DP, _EO),
         bounds={_DP: (0.015, 0.02), _EO: (0.03, 0.04)},
         seeds=5,
