@@ -118,20 +118,32 @@ def frontiers(frame: pd.DataFrame) -> str:
 
 
 def by_sparsity(frame: pd.DataFrame) -> str:
-    """Accuracy and gap of each method at each sparsity."""
+    """Accuracy and gap of each method at each sparsity, and ours against the dense and the small network."""
     parts = []
-    for (dataset, constraint), rows in frame[frame["sparsity"].notna()].groupby(["dataset", "constraint"]):
-        levels, gap = sorted(rows["sparsity"].unique()), gap_column(constraint)
-        for title, column in (("accuracy", "accuracy"), (f"{_TITLES[constraint]} gap", gap)):
+    for (dataset, constraint), rows in frame.groupby(["dataset", "constraint"]):
+        pruned = rows[rows["sparsity"].notna()]
+        if pruned.empty:
+            continue
+        levels = sorted(pruned["sparsity"].unique())
+        gap = "eo_gap" if constraint == "none" else gap_column(constraint)
+        ours, header = pruned[pruned["method"] == "bilevel"], [f"{level:.0%}" for level in levels]
+        for column in ("accuracy", gap):
             lines = []
-            for name in _in_order(rows["method"]):
-                mine = rows[rows["method"] == name]
-                lines.append(
-                    [label(name), *(_column(mine[mine["sparsity"] == level], column) for level in levels)]
-                )
-            header = ["method", *(f"{level:.0%}" for level in levels)]
-            parts += [f"## {dataset}, {title}", markdown(header, lines)]
-    return "\n\n".join(parts)
+            for name in _in_order(pruned["method"]):
+                mine = pruned[pruned["method"] == name]
+                cells = (_column(mine[mine["sparsity"] == level], column) for level in levels)
+                lines.append([label(name), *cells])
+            for name in ("dense", "scratch"):
+                line = [f"ours less {label(name)}"]
+                for level in levels:
+                    other = rows[(rows["method"] == name) & rows["sparsity"].isin([level, np.nan])]
+                    line.append(_value(*paired(other, ours[ours["sparsity"] == level], column), sign=True))
+                lines.append(line)
+            title = (
+                f"{dataset}, {_TITLES[constraint]}: {column.replace('eo_gap', 'EO gap').replace('_', ' ')}"
+            )
+            parts += [f"## {title}", markdown(["method", *header], lines)]
+    return "Differences are paired by seed.\n\n" + "\n\n".join(parts)
 
 
 def tradeoff(frame: pd.DataFrame) -> str:
