@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from baselines.outside import OUTSIDE
 from method import TOLERANCES
-from methods import CRITERIA, METHODS, SKIPPED, is_possible
+from methods import CRITERIA, METHODS, OPTIONS, SKIPPED, is_possible
 from protocol import SETS
 from store import Task
 
@@ -141,6 +141,15 @@ EXPERIMENTS = {
         (_DP, _EO),
         sparsities=(0.98,),
         bounds=(0.02, 0.05),
+    ),
+    "options": Experiment(
+        "The defaults against other options",
+        _FEW,
+        ("bilevel", *OPTIONS),
+        (_EO,),
+        sparsities=(0.98,),
+        bounds=(0.02, 0.05),
+        seeds=5,
     ),
     "bound": Experiment(
         "The bound on unseen data",

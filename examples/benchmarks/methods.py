@@ -12,9 +12,26 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from skfairprune import FairPrunedClassifier
 
-__all__ = ["CRITERIA", "METHODS", "SKIPPED", "is_possible"]
+__all__ = ["CRITERIA", "METHODS", "OPTIONS", "SKIPPED", "is_possible"]
 
 CRITERIA = ("magnitude", "fpgm", "snip", "taylor", "lottery", "obs", "fairgrape", "fairprune", "random")
+
+#: What the defaults are held against, one change at a time.
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "one_shot": ("sparsity_schedule one_shot", {"sparsity_schedule": "one_shot"}),
+    "gates_soft": ("gate_temperature (1, 1)", {"gate_temperature": (1.0, 1.0)}),
+    "gates_sharp": ("gate_temperature (.2, .05)", {"gate_temperature": (0.2, 0.05)}),
+    "closed_form": ("hypergradient closed_form", {"hypergradient": "closed_form"}),
+    "implicit": ("hypergradient implicit", {"hypergradient": "implicit"}),
+    "ramp": ("surrogate ramp", {"surrogate": "ramp"}),
+    "linear": ("surrogate linear", {"surrogate": "linear"}),
+    "surrogate_sharp": ("surrogate_temperature .1", {"surrogate_temperature": 0.1}),
+    "surrogate_soft": ("surrogate_temperature 1", {"surrogate_temperature": 1.0}),
+    "strength_0": ("constraint_strength 0", {"constraint_strength": 0.0}),
+    "strength_2": ("constraint_strength 2", {"constraint_strength": 2.0}),
+    "distill_dense": ("distill dense", {"distill": "dense"}),
+    "distill_boosting": ("distill boosting", {"distill": "boosting"}),
+}
 
 #: All methods by name, in the order of tables.
 METHODS: dict[str, Method] = {}
@@ -105,6 +122,8 @@ _add_estimator("auto", "smallest network (auto)", "ours", sparsity="auto", max_a
 # What gains on Adult and loses elsewhere, so that it is not the default.
 _DISTILLED = {"distill": "boosting", "n_bins": 128, "max_epochs": 40}
 _add_estimator("distilled", "bi-level, boosting teacher, 128 bins", "ours", **_DISTILLED)
+for _name, (_label, _params) in OPTIONS.items():
+    _add_estimator(_name, _label, "ablation", **_params)
 for _name in CRITERIA:
     _label = _name.upper() if _name in ("fpgm", "snip", "obs") else _name
     _add_raw(_name, _label, "pruning", criterion=_name)

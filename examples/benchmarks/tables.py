@@ -41,6 +41,10 @@ def _value(mean: float, error: float, digits: int = 4, sign: bool = False) -> st
     return text if np.isnan(error) else f"{text} ± {error:,.{digits}f}"
 
 
+def _list(values: pd.Series) -> str:
+    return " and ".join(f"{value:g}" for value in sorted(values.dropna().unique()))
+
+
 def _column(frame: pd.DataFrame, name: str, digits: int = 4) -> str:
     values = frame[name].dropna() if name in frame else pd.Series(dtype=float)
     return _value(*mean_error(values), digits) if len(values) else "-"
@@ -229,6 +233,34 @@ def ablation(frame: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
+def options(frame: pd.DataFrame) -> str:
+    """Differences of other options to the defaults, one change at a time."""
+    parts = [
+        "Differences to the defaults, paired by seed, ± standard error, over the bounds of "
+        f"{_list(frame['tolerance'])}; * marks those beyond two standard errors. Accuracy: higher is better; "
+        "gap: lower is better."
+    ]
+    for (constraint, level), rows in frame.groupby(["constraint", "sparsity"]):
+        gap, lines = gap_column(constraint), []
+        sets = sorted(rows["dataset"].unique())
+        default = rows[rows["method"] == "bilevel"]
+        for name in _in_order(rows["method"]):
+            line = ["defaults" if name == "bilevel" else label(name)]
+            for dataset in sets:
+                mine = rows[(rows["method"] == name) & (rows["dataset"] == dataset)]
+                for column in ("accuracy", gap):
+                    if name == "bilevel":
+                        line.append(_column(mine, column))
+                        continue
+                    mean, error = paired(default[default["dataset"] == dataset], mine, column)
+                    line.append(_value(mean, error, sign=True) + ("*" if abs(mean) > 2 * error else ""))
+            lines.append([*line, f"{rows.loc[rows['method'] == name, 'fit_seconds'].mean():.1f}"])
+        header = [f"{dataset}, {what}" for dataset in sets for what in ("accuracy", "gap")]
+        title = f"## {_TITLES[constraint]}, {level:.0%} removed"
+        parts += [title, markdown(["option", *header, "fit s"], lines)]
+    return "\n\n".join(parts)
+
+
 def bound(frame: pd.DataFrame) -> str:
     """How often the test gap exceeds the bound by more than two sampling standard errors."""
     frame = frame[frame["tolerance"].notna()].copy()
@@ -302,6 +334,7 @@ TABLES: dict[str, Callable[[pd.DataFrame], Any]] = {
     "tradeoff": tradeoff,
     "iterations": iterations,
     "ablation": ablation,
+    "options": options,
     "bound": bound,
     "degradation": degradation,
     "auto": auto,
