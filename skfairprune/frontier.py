@@ -82,7 +82,7 @@ def fit_frontier(
     included: NDArray[np.bool_],
     bound: float,
     class_weight: Floats,
-) -> RuleFrontier:
+) -> tuple[RuleFrontier, NDArray[np.intp]]:
     """Fit rules for bounds from 0 to the unconstrained gap, close to each other near 0.
 
     Each rule is fitted on scores that are blind to their rows and tried on the network's own: where the
@@ -93,7 +93,7 @@ def fit_frontier(
     Parameters
     ----------
     rows, constraint, included, class_weight
-        As for :func:`skfairprune.rulefit.fit_rule`.
+        As for :class:`skfairprune.rulefit.RuleProblem`.
     own : ndarray of shape (n_samples, n_classes, n_groups)
         The scores of the same rows from the network that the rules are for.
     fold : ndarray of shape (n_samples,)
@@ -103,14 +103,17 @@ def fit_frontier(
 
     Returns
     -------
-    RuleFrontier
+    frontier : RuleFrontier
+        The rules.
+    decisions : ndarray of shape (n_bounds, n_samples)
+        The decisions behind the held-out figures of each.
     """
     problem = RuleProblem(rows, constraint, included, class_weight)
     largest = problem.unconstrained_bound
     smallest = min(_SMALLEST * problem.errors.max(), largest / 2)
     grid = np.geomspace(smallest, largest, _N_BOUNDS - 2).tolist() if largest > 0 else []
     bounds = np.unique([0.0, bound, *grid])
-    rules = _cross_fit(problem, fold, bounds, bound)
+    rules, decisions = _cross_fit(problem, fold, bounds, bound)
     own_rows = replace(rows, proba=own)
     gaps = [
         own_rows.counts(constraint, rule.fit.rule.decide(own)).event_gaps(constraint, included)
@@ -119,17 +122,17 @@ def fit_frontier(
     strayed = [k for k, limit in enumerate(bounds) if not is_within(gaps[k], limit)]
     if strayed:
         own_problem = RuleProblem(own_rows, constraint, included, class_weight)
-        for k, rule in zip(strayed, _cross_fit(own_problem, fold, bounds[strayed], bound), strict=True):
+        own_rules, decisions[strayed] = _cross_fit(own_problem, fold, bounds[strayed], bound)
+        for k, rule in zip(strayed, own_rules, strict=True):
             rules[k] = rule._replace(strayed=largest_gap(gaps[k]))
-    return RuleFrontier(
-        bounds, [_settle(rule, rules, limit) for rule, limit in zip(rules, bounds, strict=True)]
-    )
+    chosen = [_settle(k, rules, limit) for k, limit in enumerate(bounds)]
+    return RuleFrontier(bounds, [rules[k] for k in chosen]), decisions[chosen]
 
 
 def _cross_fit(
     problem: RuleProblem, fold: NDArray[np.intp], bounds: Floats, asked: float
-) -> list[FrontierRule]:
-    """Fit the rules of all bounds, and measure them by others that are fitted without one fold each."""
+) -> tuple[list[FrontierRule], NDArray[np.intp]]:
+    """Fit the rules of all bounds; measure them by the decisions of others, fitted without one fold each."""
     rows, constraint, included = problem.rows, problem.constraint, problem.included
     fits = _descend(problem, bounds, asked)
     decisions = np.empty((len(bounds), len(fold)), dtype=np.intp)
@@ -139,10 +142,11 @@ def _cross_fit(
         for decision, fit in zip(decisions, _descend(others, bounds, asked, fits), strict=True):
             decision[inside] = fit.rule.decide(rows.proba[inside])
     accuracies = (decisions == problem.label) @ rows.weight / rows.weight.sum()
-    return [
+    rules = [
         FrontierRule(fit, rows.counts(constraint, decision).event_gaps(constraint, included), float(accuracy))
         for fit, decision, accuracy in zip(fits, decisions, accuracies, strict=True)
     ]
+    return rules, decisions
 
 
 def _descend(
@@ -169,12 +173,12 @@ def _descend(
     ]
 
 
-def _settle(rule: FrontierRule, rules: list[FrontierRule], bound: float) -> FrontierRule:
-    """Return the rule itself if it keeps its bound on held-out rows, within its error; else the best of all.
+def _settle(number: int, rules: list[FrontierRule], bound: float) -> int:
+    """Return the number of the rule itself if it keeps its bound on held-out rows; else of the best of all.
 
     The best is by held-out figures, which the choice then makes look a little too good.
     """
-    if is_within(rule.event_gaps, bound):
-        return rule
-    varying = [other for other in rules if not other.fit.constant]
-    return max(varying or rules, key=lambda other: other.merit(bound))
+    if is_within(rules[number].event_gaps, bound):
+        return number
+    varying = [k for k, rule in enumerate(rules) if not rule.fit.constant]
+    return max(varying or range(len(rules)), key=lambda k: rules[k].merit(bound))

@@ -19,7 +19,7 @@ from skfairprune.decision import DecisionRule, decide
 from skfairprune.gaps import Gap
 from skfairprune.multipliers import DualProblem, ScoredRows
 
-__all__ = ["PRICE", "RuleFit", "RuleProblem", "cross_fitted_decisions", "fit_rule"]
+__all__ = ["PRICE", "RuleFit", "RuleProblem"]
 
 # Standard errors of its gap that the rule keeps an event clear of the bound between two groups, and the
 # least share of the bound that it aims at: below that, on very small data, accuracy would be paid for noise.
@@ -139,7 +139,12 @@ class RuleProblem:
         return float(np.minimum(gaps + self.margin, gaps / _LEAST_TARGET).max())
 
     def fit(self, bound: float, near: RuleFit | None = None, multipliers: Floats | None = None) -> RuleFit:
-        """Fit the rule under a bound, see :func:`fit_rule`.
+        """Fit the most accurate rule whose thresholded gap on the rows keeps clear of the bound.
+
+        The dual is solved on the scores; then the observed, thresholded rates replace what the scores
+        imply, and it is solved again, until both agree. Of all the rules met on the way the one of
+        most accuracy, less a price on its excess, is taken; a rule that decides alike for all rows only if
+        no other is within the bound.
 
         Parameters
         ----------
@@ -214,43 +219,6 @@ class RuleProblem:
         return met
 
 
-def fit_rule(
-    rows: ScoredRows,
-    constraint: Constraint,
-    included: NDArray[np.bool_],
-    bound: float,
-    class_weight: Floats,
-    start: Floats | None = None,
-) -> RuleFit:
-    """Fit the most accurate rule whose thresholded gap on the rows keeps clear of the bound.
-
-    The dual is solved on the scores; then the observed, thresholded rates replace what the scores
-    imply, and it is solved again, until both agree. Of all the rules met on the way the one of
-    most accuracy, less a price on its excess, is taken; a rule that decides alike for all rows only if no
-    other is within the bound.
-
-    Parameters
-    ----------
-    rows : ScoredRows
-        Rows that the network's weights did not see.
-    constraint : Constraint
-        The constraint.
-    included : ndarray of shape (n_events, n_groups) of bool
-        The cells under the constraint.
-    bound : float
-        The largest gap allowed, in [0, 1].
-    class_weight : ndarray of shape (n_decisions,)
-        The class weights the network was trained with. They count in the accuracy, not in the rates.
-    start : ndarray of shape (n_events, n_groups), default=None
-        Multipliers near the solution.
-
-    Returns
-    -------
-    RuleFit
-    """
-    return RuleProblem(rows, constraint, included, class_weight).fit(bound, multipliers=start)
-
-
 def _merit(fit: RuleFit, target: Floats) -> float:
     """Return the accuracy less the price of the excess over the target."""
     return fit.accuracy - PRICE * max(fit.excess(target), 0.0)
@@ -270,34 +238,3 @@ def _select(candidates: list[RuleFit], target: Floats, bound: float) -> RuleFit:
     if constant and not any(fit.excess(bound) <= 0 for fit in varying):
         return max(constant, key=merit)
     return max(varying or candidates, key=merit)
-
-
-def cross_fitted_decisions(
-    rows: ScoredRows,
-    fold: NDArray[np.intp],
-    constraint: Constraint,
-    included: NDArray[np.bool_],
-    bound: float,
-    class_weight: Floats,
-    start: Floats,
-) -> NDArray[np.intp]:
-    """Decide each row by a rule fitted on the other folds.
-
-    Parameters
-    ----------
-    rows, constraint, included, bound, class_weight, start
-        As for :func:`fit_rule`.
-    fold : ndarray of shape (n_samples,)
-        The fold of each row; its scores are from a network that saw only the other folds.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        Decisions; their gap estimates that on unseen rows.
-    """
-    decision = np.empty(len(fold), dtype=np.intp)
-    for k in np.unique(fold):
-        inside = fold == k
-        fit = fit_rule(rows.take(~inside), constraint, included, bound, class_weight, start)
-        decision[inside] = fit.rule.decide(rows.proba[inside])
-    return decision

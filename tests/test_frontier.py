@@ -7,7 +7,7 @@ from skfairprune.datasets import make_biased_classification
 from skfairprune.frontier import FrontierRule, RuleFrontier, _settle, fit_frontier
 from skfairprune.gaps import Gap, largest_gap
 from skfairprune.multipliers import ScoredRows
-from skfairprune.rulefit import RuleProblem, fit_rule
+from skfairprune.rulefit import RuleProblem
 
 EQUAL = np.ones(2)
 
@@ -24,7 +24,7 @@ def _frontier(rows, name="demographic_parity", bound=0.05, own=None):
     constraint = get_constraint(name)
     included = np.ones((constraint.n_events, 2), bool)
     fold = np.arange(len(rows.kind)) % 2
-    return fit_frontier(rows, own, fold, constraint, included, bound, EQUAL)
+    return fit_frontier(rows, own, fold, constraint, included, bound, EQUAL)[0]
 
 
 def _fits(frontier):
@@ -58,7 +58,7 @@ def test_the_rule_of_a_bound_is_about_that_of_a_single_fit():
     rows, constraint = _rows(), get_constraint("demographic_parity")
     frontier = _frontier(rows)
     found = _fits(frontier)[frontier.position(0.05)]
-    single = fit_rule(rows, constraint, np.ones((1, 2), bool), 0.05, EQUAL)
+    single = RuleProblem(rows, constraint, np.ones((1, 2), bool), EQUAL).fit(0.05)
     assert_allclose(found.multipliers, single.multipliers, atol=0.01)
     assert_allclose(found.accuracy, single.accuracy, atol=0.002)
 
@@ -76,15 +76,19 @@ def test_held_out_figures_are_those_of_unseen_rows():
 
 def test_each_fold_is_decided_by_rules_of_the_other():
     rows, constraint, included = _rows(2000), get_constraint("demographic_parity"), np.ones((1, 2), bool)
-    frontier = _frontier(rows)
-    decision = np.empty(2000, np.intp)
-    for k in (0, 1):
-        inside = np.arange(2000) % 2 == k
-        problem = RuleProblem(rows.take(~inside), constraint, included, EQUAL)
-        decision[inside] = problem.fit(frontier.bounds[-1]).rule.decide(rows.proba[inside])
-    gap = rows.counts(constraint, decision).gap(constraint)
-    assert_allclose(frontier.rules[-1].gap.value, gap.value, atol=0.01)
-    assert_allclose(frontier.rules[-1].accuracy, np.mean(decision == rows.kind), atol=0.005)
+    fold = np.arange(2000) % 2
+    frontier, decisions = fit_frontier(rows, rows.proba, fold, constraint, included, 0.05, EQUAL)
+    asked, last = frontier.position(0.05), len(frontier.bounds) - 1
+    for position, start in ((asked, frontier.rules[asked].fit.multipliers), (last, None)):
+        decision = np.empty(2000, np.intp)
+        for k in (0, 1):
+            problem = RuleProblem(rows.take(fold != k), constraint, included, EQUAL)
+            fit = problem.fit(frontier.bounds[position], multipliers=start)
+            decision[fold == k] = fit.rule.decide(rows.proba[fold == k])
+        assert_array_equal(decisions[position], decision)
+        rule = frontier.rules[position]
+        assert rule.event_gaps == rows.counts(constraint, decision).event_gaps(constraint)
+        assert_allclose(rule.accuracy, np.mean(decision == rows.kind))
 
 
 @pytest.mark.parametrize(
@@ -127,10 +131,10 @@ def test_a_rule_that_misses_its_bound_held_out_gives_way_to_a_better_one():
     fit = _fits(_frontier(_rows(500)))[0]
     missed, kept, loose = _rule(fit, 0.08, 0.79), _rule(fit, 0.05, 0.85), _rule(fit, 0.2, 0.87)
     rules = [missed, kept, loose]
-    assert _settle(missed, rules, 0.02) is kept
-    assert _settle(kept, rules, 0.045) is kept
-    assert _settle(loose, rules, 0.1) is kept
-    assert _settle(loose, rules, 0.2) is loose
+    assert _settle(0, rules, 0.02) == 1
+    assert _settle(1, rules, 0.045) == 1
+    assert _settle(2, rules, 0.1) == 1
+    assert _settle(2, rules, 0.2) == 2
 
 
 def test_a_wide_event_counts_beside_a_precise_one_with_a_larger_gap():
@@ -139,4 +143,4 @@ def test_a_wide_event_counts_beside_a_precise_one_with_a_larger_gap():
     rule = FrontierRule(fit, gaps, 0.8)
     assert rule.gap == gaps[0]
     better = FrontierRule(fit, [Gap(0.01, 0.001, 0, 0, 1)], 0.8)
-    assert _settle(rule, [rule, better], 0.048) is better
+    assert _settle(0, [rule, better], 0.048) == 1

@@ -19,7 +19,7 @@ from skfairprune.datasets import make_biased_classification
 from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.gaps import Gap
 from skfairprune.multipliers import ScoredRows
-from skfairprune.rulefit import RuleFit, _select, cross_fitted_decisions, fit_rule
+from skfairprune.rulefit import RuleFit, RuleProblem, _select
 
 EQUAL = np.ones(2)
 every_constraint = pytest.mark.parametrize(
@@ -51,7 +51,8 @@ def _rows(n_samples=6000, seed=0, **law):
 def _fit(rows, name, bound, class_weight=EQUAL, start=None):
     constraint = get_constraint(name)
     included = np.ones((constraint.n_events, rows.n_groups), bool)
-    return fit_rule(rows, constraint, included, bound, np.asarray(class_weight), start)
+    problem = RuleProblem(rows, constraint, included, np.asarray(class_weight))
+    return problem.fit(bound, multipliers=start)
 
 
 def _difference(metric):
@@ -252,34 +253,6 @@ def test_excess_is_of_the_worst_defined_event():
     assert nothing.excess(0.0) == -np.inf
 
 
-@pytest.mark.parametrize("law", [{}, THREE], ids=["2 groups", "3 groups"])
-@every_constraint
-def test_cross_fitted_gap_is_near_the_gap_on_fresh_rows(name, law):
-    rows, fresh = _rows(6000, seed=3, **law), _rows(60_000, seed=4, **law)
-    constraint = get_constraint(name)
-    included = np.ones((constraint.n_events, rows.n_groups), bool)
-    fit = _fit(rows, name, 0.05)
-    fold = np.random.default_rng(0).integers(0, 3, len(rows.kind))
-    decided = cross_fitted_decisions(rows, fold, constraint, included, 0.05, EQUAL, fit.multipliers)
-    found = rows.counts(constraint, decided).gap(constraint, included)
-    expected = _gap(fresh, name, fit.rule.decide(fresh.proba))
-    assert abs(found.value - expected) < 2.5 * found.standard_error
-    assert 0.004 < found.standard_error < 0.04
-
-
-def test_cross_fitting_decides_each_fold_by_the_others():
-    rows, constraint = _rows(3000), get_constraint("demographic_parity")
-    included, start = np.ones((1, 2), bool), np.array([[0.1, -0.1]])
-    fold = np.arange(3000) % 3
-    decision = np.zeros(3000, int)
-    for k in range(3):
-        others = np.flatnonzero(fold != k)
-        rule = fit_rule(rows.take(others), constraint, included, 0.05, EQUAL, start).rule
-        decision[fold == k] = rule.decide(rows.proba[fold == k])
-    found = cross_fitted_decisions(rows, fold, constraint, included, 0.05, EQUAL, start)
-    assert_array_equal(found, decision)
-
-
 @pytest.mark.parametrize("name", ["equalized_odds", "true_positive_rate_parity"])
 def test_a_cell_without_rows_leaves_the_constraint(name):
     rows = _rows(**THREE)
@@ -314,7 +287,7 @@ def test_rows_of_one_group_cannot_be_compared(name):
 def test_left_out_groups_may_differ():
     rows, constraint = _rows(12_000, **THREE), get_constraint("demographic_parity")
     included = np.array([[True, True, False]])
-    fit = fit_rule(rows, constraint, included, 0.03, EQUAL)
+    fit = RuleProblem(rows, constraint, included, EQUAL).fit(0.03)
     decision = fit.rule.decide(rows.proba)
     rates = [decision[rows.group == g].mean() for g in range(3)]
     assert abs(rates[0] - rates[1]) <= 0.03
@@ -383,7 +356,7 @@ def test_degradation_compares_groups_with_what_the_dense_network_did():
     kind = constraint.with_dense_decisions(constraint.kinds(rows.kind), dense)
     told = ScoredRows(rows.proba, kind, rows.group, rows.weight)
     included = np.ones((1, 2), bool)
-    free, fit = (fit_rule(told, constraint, included, bound, EQUAL) for bound in (1.0, 0.04))
+    free, fit = (RuleProblem(told, constraint, included, EQUAL).fit(bound) for bound in (1.0, 0.04))
     lost = (dense == rows.kind).astype(float) - (fit.rule.decide(rows.proba) == rows.kind)
     gap = abs(lost[rows.group == 0].mean() - lost[rows.group == 1].mean())
     assert_allclose(fit.event_gaps[0].value, gap, atol=1e-12)

@@ -10,7 +10,7 @@ from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.frontier import RuleFrontier, fit_frontier
 from skfairprune.gaps import Gap, GroupCounts
 from skfairprune.multipliers import ScoredRows
-from skfairprune.rulefit import RuleFit, RuleProblem, cross_fitted_decisions, fit_rule
+from skfairprune.rulefit import RuleFit, RuleProblem
 
 __all__ = ["FairTask"]
 
@@ -96,10 +96,9 @@ class FairTask:
 
     def fit_rule(self, joint: Floats, index: NDArray[np.intp]) -> RuleFit:
         """Fit the rule on joint probabilities (n_samples, n_joint) of the rows of that index."""
-        rows, where = self._scored(joint, index), (self.constraint, self.included)
-        if not self.with_rule:
-            return RuleProblem(rows, *where, self.class_weight).unconstrained
-        return fit_rule(rows, *where, self.bound, self.class_weight)
+        rows = self._scored(joint, index)
+        problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
+        return problem.fit(self.bound) if self.with_rule else problem.unconstrained
 
     def fit_frontier(
         self,
@@ -108,7 +107,7 @@ class FairTask:
         index: NDArray[np.intp],
         fold: NDArray[np.intp],
         aware: bool = False,
-    ) -> RuleFrontier:
+    ) -> tuple[RuleFrontier, NDArray[np.intp]]:
         """Fit rules for many bounds, the task's own among them, on out-of-fold joint probabilities.
 
         Parameters
@@ -127,27 +126,6 @@ class FairTask:
             rows = replace(rows, proba=condition_on_group(rows.proba, rows.group))
             scores = condition_on_group(scores, rows.group)
         return fit_frontier(rows, scores, fold, self.constraint, self.included, self.bound, self.class_weight)
-
-    def decide(
-        self, joint: Floats, index: NDArray[np.intp], fold: NDArray[np.intp], start: Floats
-    ) -> NDArray[np.intp]:
-        """Decide each row by a rule fitted on the other folds, or as the network does.
-
-        Parameters
-        ----------
-        joint : ndarray of shape (n_samples, n_joint)
-            The scores of each row from a network that did not see its fold.
-        index : ndarray of shape (n_samples,)
-            The rows' positions.
-        fold : ndarray of shape (n_samples,)
-            Their folds.
-        start : ndarray of shape (n_events, n_groups)
-            Multipliers near the solution.
-        """
-        if not self.with_rule:
-            return self.apply(self.unconstrained, joint)
-        rows, where = self._scored(joint, index), (self.constraint, self.included)
-        return cross_fitted_decisions(rows, fold, *where, self.bound, self.class_weight, start)
 
     def apply(self, rule: DecisionRule, joint: Floats) -> NDArray[np.intp]:
         """Return a rule's decisions on joint probabilities (n_samples, n_joint)."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from skfairprune.constraints import Floats
 from skfairprune.frontier import RuleFrontier
-from skfairprune.gaps import Gap, largest_gap
+from skfairprune.gaps import Gap, is_within, largest_gap
 from skfairprune.pruning.budget import Chain
 from skfairprune.rulefit import RuleFit
 from skfairprune.training.distillation import soft_targets
@@ -63,17 +63,21 @@ class Outcome(NamedTuple):
     dense: nn.Module | None = None
 
 
-class _HeldOut(NamedTuple):
-    """What a network does on the upper rows, by its copies and a rule that did not see the row's fold."""
+class _Judged(NamedTuple):
+    """What is left of a network, and what it does on held-out rows."""
 
-    gap: Gap | None
+    outcome: Outcome
     correct: Floats  # the weight, of sum 1, of each row that is decided correctly, else 0
-    constant: bool  # whether all rows get the same decision
 
     @property
     def accuracy(self) -> float:
         """The weighted accuracy."""
         return float(self.correct.sum())
+
+    @property
+    def gap(self) -> Gap | None:
+        """The largest gap; None without a constraint."""
+        return largest_gap(self.outcome.event_gaps) if self.outcome.event_gaps else None
 
 
 @dataclass
@@ -128,7 +132,7 @@ class Trainer:
         """
         initial = self._train_dense(network, chain)
         pruned = self.pruner.prune(network, initial, chain, budget)
-        return self._decide(self._fine_tune(pruned.network), pruned.masks)
+        return self._finish(pruned.network, pruned.masks).outcome
 
     def fit_smallest(
         self, network: nn.Module, chain: Chain, budgets: Sequence[int], max_accuracy_drop: float
@@ -157,10 +161,7 @@ class Trainer:
         """
         initial = self._train_dense(network, chain)
         self.runner.trial = 0
-        whole: Masks = [np.ones(size, dtype=bool) for size in chain.widths]
-        stack = self._fine_tune(network)
-        dense = self._evaluate(stack)
-        best = (stack, whole)
+        dense = best = self._finish(network, [np.ones(size, dtype=bool) for size in chain.widths])
         cost = chain.cost()
         trials = [Trial(cost, chain.widths, cost, dense.accuracy, 0.0, dense.gap, True)]
 
@@ -168,25 +169,24 @@ class Trainer:
             nonlocal best
             self.runner.trial = len(trials)
             pruned = self.pruner.prune(copy.deepcopy(network), initial, chain, budgets[number])
-            stack = self._fine_tune(pruned.network)
-            found = self._evaluate(stack)
+            found = self._finish(pruned.network, pruned.masks)
             good = dense.accuracy - found.accuracy <= max_accuracy_drop
             # Where one class is rare, deciding alike for all is nearly as accurate, and of no use.
-            good = good and (dense.constant or not found.constant)
-            if found.gap is not None and dense.gap is not None and self.lagrangian.task is not None:
+            good = good and (dense.outcome.constant or not found.outcome.constant)
+            if self.lagrangian.task is not None and dense.gap is not None:
                 limit = max(self.lagrangian.task.bound, dense.gap.value)
-                good = good and found.gap.value - found.gap.standard_error <= limit
+                good = good and is_within(found.outcome.event_gaps, limit)
             small = chain.resized([int(mask.sum()) for mask in pruned.masks])
             error = float(np.std(dense.correct - found.correct) * np.sqrt(len(dense.correct)))
             trials.append(
                 Trial(budgets[number], small.widths, small.cost(), found.accuracy, error, found.gap, good)
             )
             if good:
-                best = (stack, pruned.masks)
+                best = found
             return good
 
         find_smallest(len(budgets), within)
-        return self._decide(*best), trials
+        return best.outcome, trials
 
     def _train_dense(self, network: nn.Module, chain: Chain) -> nn.Module:
         """Run the dense phase in place, let it teach, and return the network as it was before."""
@@ -239,32 +239,27 @@ class Trainer:
         number = torch.where(levels.fold < levels.n_folds, levels.fold + 1, 0)
         return joint_proba(lambda batch: stack.each(batch.x, number[batch.position]), levels.upper)
 
-    def _evaluate(self, stack: NetworkStack) -> _HeldOut:
-        """Decide the upper rows, each by a network and a rule that did not see its fold."""
-        upper, task = self.levels.upper, self.lagrangian.task
-        index, joint = upper.position.cpu().numpy(), self._blind_scores(stack)
-        if task is None:
-            decision, label, gap = joint.argmax(axis=1), upper.target[upper.position].cpu().numpy(), None
-        else:
-            start = task.fit_rule(joint, index).multipliers
-            decision, label = task.decide(joint, index, self.rule_fold, start), task.labels[index]
-            gap = largest_gap(task.event_gaps(decision, index))
-        weight = upper.weight[upper.position].double().cpu().numpy()
-        return _HeldOut(gap, (decision == label) * weight / weight.sum(), bool(np.ptp(decision) == 0))
-
-    def _decide(self, stack: NetworkStack, masks: Masks) -> Outcome:
-        """Take the network out of its stack and fit its rules."""
+    def _finish(self, small: nn.Module, masks: Masks) -> _Judged:
+        """Fine-tune a pruned network, fit its rules, and judge what it decides on the upper rows."""
+        stack = self._fine_tune(small)
         network, task, upper = stack.unstack(0), self.lagrangian.task, self.levels.upper
         index, joint = upper.position.cpu().numpy(), self._blind_scores(stack)
         if task is None:
-            return Outcome(network, masks, bool(np.ptp(joint.argmax(axis=1)) == 0))
-        if not task.with_rule:
+            decision = joint.argmax(axis=1)
+            outcome = Outcome(network, masks, bool(np.ptp(decision) == 0))
+        elif not task.with_rule:
             rule = task.fit_rule(joint, index)
-            gaps = task.event_gaps(task.apply(rule.rule, joint), index)
-            return Outcome(network, masks, rule.constant, rule, gaps, dense=self._dense)
-        rows = (joint, joint_proba(lambda batch: network(batch.x), upper), index, self.rule_fold)
-        frontier = task.fit_frontier(*rows)
-        asked = frontier.rules[frontier.position(task.bound)]
-        aware = task.fit_frontier(*rows, aware=True) if self.attribute_aware else None
-        found = (asked.fit.constant, asked.fit, asked.event_gaps, asked.strayed)
-        return Outcome(network, masks, *found, frontier, aware, self._dense)
+            decision = task.apply(rule.rule, joint)
+            gaps = task.event_gaps(decision, index)
+            outcome = Outcome(network, masks, rule.constant, rule, gaps, dense=self._dense)
+        else:
+            rows = (joint, joint_proba(lambda batch: network(batch.x), upper), index, self.rule_fold)
+            frontier, decisions = task.fit_frontier(*rows)
+            position = frontier.position(task.bound)
+            decision, asked = decisions[position], frontier.rules[position]
+            aware = task.fit_frontier(*rows, aware=True)[0] if self.attribute_aware else None
+            found = (asked.fit.constant, asked.fit, asked.event_gaps, asked.strayed)
+            outcome = Outcome(network, masks, *found, frontier, aware, self._dense)
+        label = upper.target[upper.position].cpu().numpy() if task is None else task.labels[index]
+        weight = upper.weight[upper.position].double().cpu().numpy()
+        return _Judged(outcome, (decision == label) * weight / weight.sum())
