@@ -68,6 +68,7 @@ class _Judged(NamedTuple):
 
     outcome: Outcome
     correct: Floats  # the weight, of sum 1, of each row that is decided correctly, else 0
+    varied: float  # the share of rows that are decided otherwise than most
 
     @property
     def accuracy(self) -> float:
@@ -150,7 +151,7 @@ class Trainer:
         max_accuracy_drop : float
             How much less accurate on held-out rows it may be than the dense network under the same
             constraint. Its gap may be above the bound by a standard error, or the dense network's. It must
-            not decide alike for all rows unless the dense network does.
+            decide at least half as many rows otherwise than most as the dense network does.
 
         Returns
         -------
@@ -172,7 +173,7 @@ class Trainer:
             found = self._finish(pruned.network, pruned.masks)
             good = dense.accuracy - found.accuracy <= max_accuracy_drop
             # Where one class is rare, deciding alike for all is nearly as accurate, and of no use.
-            good = good and (dense.outcome.constant or not found.outcome.constant)
+            good = good and found.varied >= dense.varied / 2
             if self.lagrangian.task is not None and dense.gap is not None:
                 limit = max(self.lagrangian.task.bound, dense.gap.value)
                 good = good and is_within(found.outcome.event_gaps, limit)
@@ -262,4 +263,5 @@ class Trainer:
             outcome = Outcome(network, masks, *found, frontier, aware, self._dense)
         label = upper.target[upper.position].cpu().numpy() if task is None else task.labels[index]
         weight = upper.weight[upper.position].double().cpu().numpy()
-        return _Judged(outcome, (decision == label) * weight / weight.sum())
+        varied = 1 - np.bincount(decision).max() / len(decision)
+        return _Judged(outcome, (decision == label) * weight / weight.sum(), varied)
