@@ -18,6 +18,7 @@ from skfairprune._data import check_inputs
 from skfairprune._reporting import ValidationGap, event_gap_table, multiplier_table, validation_gap
 from skfairprune._rules import AwareRules
 from skfairprune.deployment.onnx import save_onnx
+from skfairprune.deployment.storage import read_estimator, write_estimator
 from skfairprune.deployment.torch_network import plain_network
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import Gap, is_within
@@ -256,3 +257,43 @@ class FittedMixin:
         """
         check_is_fitted(self, "module_")
         save_onnx(self.module_, self.n_features_in_, self.classes_, path, quantize)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator as one file of data: JSON and tensors (safetensors), no pickle.
+
+        Parameters
+        ----------
+        path : str or path
+            The file to write.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If a parameter is an object (a callable, a moment, a random generator; the error says what to
+            set instead), or a label is no number, string, boolean or tuple of these.
+        """
+        check_is_fitted(self, "module_")
+        write_estimator(path, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a fitted estimator that :meth:`save` wrote; nothing in the file is run.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+
+        Returns
+        -------
+        FairPrunedClassifier
+            It predicts the same bits on the same machine; its network is on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the file is not one that :meth:`save` wrote, is damaged, or is of a newer version.
+        """
+        return read_estimator(path, cls)
