@@ -6,7 +6,6 @@ build the value; numbers in bulk are tensors beside the JSON, named by their pla
 
 import math
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -73,8 +72,8 @@ def encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, np.generic) and value.dtype.kind in _KINDS:
         return {"scalar": [value.dtype.str, encode(value.item(), place, tensors)]}
     if _RECORDS.get(type(value).__name__) is type(value):
-        names = [field.name for field in fields(value)] if is_dataclass(value) else value._fields
-        content = {name: encode(getattr(value, name), f"{place}.{name}", tensors) for name in names}
+        parts = value._asdict() if hasattr(value, "_asdict") else vars(value)
+        content = {name: encode(part, f"{place}.{name}", tensors) for name, part in parts.items()}
         return {"record": [type(value).__name__, content]}
     if type(value) is list:
         return each(value)
