@@ -12,7 +12,7 @@ from torch import nn
 
 from skfairprune import FairPrunedClassifier
 from skfairprune.deployment.onnx import onnx_labels, onnx_model, save_onnx
-from skfairprune.modules import DecisionNetwork
+from skfairprune.modules import DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -81,6 +81,18 @@ def test_any_network_that_can_be_traced_is_exported(inner):
         label, proba = session.run(None, {"X": rows.numpy()})
         assert_allclose(proba, network(rows), atol=1e-5)
         assert set(label) <= {"a", "b", "c"}
+
+
+def test_what_stands_in_an_unread_column_does_not_matter():
+    torch.manual_seed(0)
+    encoding = PiecewiseLinearEncoding([np.array([-1.0, 0.0, 2.0]), np.array([3.0]), np.array([0.0, 1.0])])
+    network = (
+        DecisionNetwork(TabularNetwork(encoding, (4,), 4), torch.rand(2, 4)).eval().requires_grad_(False)
+    )
+    session = _session(onnx_model(network, 3, np.array([0, 1])).SerializeToString())
+    rows = torch.randn(9, 3)
+    _, proba = session.run(None, {"X": rows.index_fill(1, torch.tensor(1), np.nan).numpy()})
+    assert_allclose(proba, network(rows), atol=1e-6)
 
 
 def test_a_network_that_counts_its_rows_is_a_clear_error():
