@@ -86,9 +86,8 @@ def test_any_network_that_can_be_traced_is_exported(inner):
 def test_what_stands_in_an_unread_column_does_not_matter():
     torch.manual_seed(0)
     encoding = PiecewiseLinearEncoding([np.array([-1.0, 0.0, 2.0]), np.array([3.0]), np.array([0.0, 1.0])])
-    network = (
-        DecisionNetwork(TabularNetwork(encoding, (4,), 4), torch.rand(2, 4)).eval().requires_grad_(False)
-    )
+    inner = TabularNetwork(encoding, (4,), 4).to(torch.float32)
+    network = DecisionNetwork(inner, torch.rand(2, 4)).eval().requires_grad_(False)
     session = _session(onnx_model(network, 3, np.array([0, 1])).SerializeToString())
     rows = torch.randn(9, 3)
     _, proba = session.run(None, {"X": rows.index_fill(1, torch.tensor(1), np.nan).numpy()})
