@@ -2,7 +2,7 @@
 
 All are fitted on Adult under the same split and predict probabilities of the same float32 rows, in one
 process with one thread. They take turns, and medians are compared. At the batches that do not fit a cache the
-networks get blocks of rows, since that is how `predict_proba` does it and anyone can.
+networks get the rows in blocks, since that is how `predict_proba` does it and anyone can.
 
 The second table is what int8 costs: accuracy and demographic parity gap on the test part.
 
@@ -32,7 +32,7 @@ from skfairprune import FairPrunedClassifier
 from skfairprune.metrics import gap_with_error
 
 BATCHES = (1, 32, 1024, 100_000)
-BLOCK = 4096
+BLOCK = 1024
 SECONDS = 1.0  # of calls at each batch, for each contestant and repeat
 BOUND = 0.05
 PRUNED, DENSE = "pruned", "dense"
