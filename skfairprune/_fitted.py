@@ -1,5 +1,6 @@
 """The fitted estimator: the decisions of its network, and the bound that they keep."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from numbers import Real
@@ -11,10 +12,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
 from skfairprune._data import check_inputs
 from skfairprune._reporting import ValidationGap, event_gap_table, multiplier_table, validation_gap
 from skfairprune._rules import AwareRules
+from skfairprune.deployment.onnx import save_onnx
+from skfairprune.deployment.storage import read_estimator, write_estimator
+from skfairprune.deployment.torch_network import plain_network
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import Gap, is_within
 from skfairprune.modules import DecisionNetwork
@@ -28,6 +33,7 @@ class FittedMixin:
     """What a fitted estimator does: it decides, and sets its bound."""
 
     classes_: NDArray
+    n_features_in_: int
     module_: DecisionNetwork
     groups_: list[Any] | None
     bound_: float | None
@@ -205,3 +211,89 @@ class FittedMixin:
         """
         proba = self.predict_proba(X, sensitive_features=sensitive_features)
         return self.classes_[proba.argmax(axis=1)]
+
+    def to_torch(self) -> nn.Sequential:
+        """Return the fitted network as layers of torch.nn alone, which run and load without this package.
+
+        Returns
+        -------
+        torch.nn.Sequential
+            Maps finite rows of shape (n_samples, n_features_in_), in the network's dtype, to the
+            probabilities of :meth:`predict_proba`, under the bound in force. In eval mode, where it must
+            stay, on the CPU, without gradients.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        """
+        check_is_fitted(self, "module_")
+        return plain_network(self.module_)
+
+    def to_onnx(self, path: str | os.PathLike[str], *, quantize: bool = False) -> None:
+        """Write the fitted network as an ONNX model, under the bound in force.
+
+        Its input ``X`` has the shape (N, n_features_in_), in float32, or in float64 where the network is; its
+        outputs are ``label``, of shape (N,), int64 or string, and ``probabilities``, of shape
+        (N, n_classes): those of :meth:`predict` and :meth:`predict_proba`. N is free.
+
+        Parameters
+        ----------
+        path : str or path
+            The file to write.
+        quantize : bool, default=False
+            Whether the weights of the network's layers are stored and multiplied as int8. Decisions change
+            by that: measure accuracy and gap again.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ImportError
+            If the extra ``onnx`` is not installed.
+        ValueError
+            If the labels are neither whole numbers nor strings, if a float64 network is to be quantised, or
+            if onnxruntime cannot run the model.
+        """
+        check_is_fitted(self, "module_")
+        save_onnx(self.module_, self.n_features_in_, self.classes_, path, quantize)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator as one file of data: JSON and tensors (safetensors), no pickle.
+
+        Parameters
+        ----------
+        path : str or path
+            The file to write.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If a parameter is an object (a callable, a moment, a random generator; the error says what to
+            set instead), or a label is no number, string, boolean or tuple of these.
+        """
+        check_is_fitted(self, "module_")
+        write_estimator(path, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a fitted estimator that :meth:`save` wrote; nothing in the file is run.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+
+        Returns
+        -------
+        FairPrunedClassifier
+            It predicts the same bits on the same machine; its network is on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the file is not one that :meth:`save` wrote, is damaged, or is of a newer version.
+        """
+        return read_estimator(path, cls)

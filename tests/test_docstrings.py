@@ -16,7 +16,7 @@ from skfairprune import FairPrunedClassifier
 OPTIONAL = {"EX01", "SA01", "ES01", "GL01", "GL02"}
 # Where the sections may be left out: the parameters are one line's words, or "as in" another function.
 INTERNAL = OPTIONAL | {"PR01", "PR03", "PR04", "RT01", "RT02", "RT03", "YD01"}
-PUBLIC_MODULES = {"skfairprune", "skfairprune.datasets", "skfairprune.metrics"}
+PUBLIC_MODULES = {"skfairprune", "skfairprune.datasets", "skfairprune.deployment", "skfairprune.metrics"}
 # The fields of a NamedTuple are attributes; several parameters "as in" another function have no type.
 ALLOWED = {"NamedTuple": {"PR01"}, "as in": {"PR01", "PR04"}}
 

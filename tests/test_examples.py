@@ -48,7 +48,12 @@ def test_quickstart_prints_the_table_and_writes_the_figure(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [["quickstart.py", "--data", "adult"], ["benchmarks/run.py", "means", "--sets", "adult"]]
+    "command",
+    [
+        ["quickstart.py", "--data", "adult"],
+        ["benchmarks/run.py", "means", "--sets", "adult"],
+        ["benchmarks/predict.py"],
+    ],
 )
 def test_missing_data_is_one_clear_message(command, tmp_path):
     done = run_example(*command, SKFAIRPRUNE_DATA=str(tmp_path))

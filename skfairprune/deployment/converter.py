@@ -1,0 +1,177 @@
+"""Pipelines as ONNX: the converters for skl2onnx, and the inputs that such a model takes."""
+
+from typing import Any
+
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.preprocessing import FunctionTransformer
+
+from skfairprune.datasets._benchmarks import _to_float32, _to_strings
+from skfairprune.deployment.onnx import load_extra, onnx_model
+
+__all__ = ["onnx_inputs", "onnx_types", "register_onnx_converter"]
+
+_FUNCTION = "FairPrunedFunctionTransformer"  # skl2onnx's name of the functions in make_preprocessor
+
+
+def onnx_inputs(X: pd.DataFrame) -> dict[str, NDArray]:
+    """Turn the columns of a DataFrame into the inputs of a pipeline's ONNX model.
+
+    They are what the first steps of :func:`skfairprune.datasets.make_preprocessor` make of them: numbers are
+    float32, NaN where missing, and everything else is strings, "missing" where missing, since a string of an
+    ONNX model cannot be.
+
+    Parameters
+    ----------
+    X : DataFrame of shape (n_samples, n_features)
+        The columns, with names that are strings.
+
+    Returns
+    -------
+    dict of ndarray of shape (n_samples, 1)
+        The inputs by name.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skfairprune.deployment import onnx_inputs
+    >>> inputs = onnx_inputs(pd.DataFrame({"age": [30, 40], "job": ["clerk", None]}))
+    >>> inputs["age"].ravel(), inputs["job"].ravel()
+    (array([30., 40.], dtype=float32), array(['clerk', 'missing'], dtype=object))
+    """
+    return {
+        name: (_to_float32 if _is_numeric(X[name]) else _to_strings)(X[[name]]).to_numpy()
+        for name in X.columns
+    }
+
+
+def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
+    """Return the ``initial_types`` for ``skl2onnx.to_onnx`` that :func:`onnx_inputs` makes of these columns.
+
+    Parameters
+    ----------
+    X : DataFrame of shape (n_samples, n_features)
+        The columns that the pipeline was fitted on; only the dtypes are read.
+
+    Returns
+    -------
+    list of tuple
+        The name and the skl2onnx type of each column.
+
+    Raises
+    ------
+    ImportError
+        If the extra ``onnx`` is not installed.
+    """
+    (types,) = load_extra("skl2onnx.common.data_types")
+    return [
+        (name, (types.FloatTensorType if _is_numeric(X[name]) else types.StringTensorType)([None, 1]))
+        for name in X.columns
+    ]
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    """Tell columns as :func:`skfairprune.datasets.make_preprocessor` does."""
+    return getattr(column.dtype, "kind", "O") in "iuf"
+
+
+def register_onnx_converter() -> None:
+    """Make skl2onnx convert FairPrunedClassifier, and the columns of `make_preprocessor` before it.
+
+    The outputs are ``label`` and ``probabilities``, as of scikit-learn's own classifiers. With a
+    :class:`~sklearn.preprocessing.FunctionTransformer` of any other function skl2onnx does what it did.
+
+    Raises
+    ------
+    ImportError
+        If the extra ``onnx`` is not installed.
+    """
+    # Here, since the estimator imports this package for its own export.
+    from skfairprune._classifier import FairPrunedClassifier
+
+    skl2onnx, _, shapes = load_extra("skl2onnx", "onnxscript", "skl2onnx.common.shape_calculator")
+    skl2onnx.update_registered_converter(
+        FairPrunedClassifier,
+        "FairPrunedClassifier",
+        shapes.calculate_linear_classifier_output_shapes,
+        _convert_classifier,
+        options={"zipmap": [True, False, "columns"], "nocl": [True, False]},
+    )
+    skl2onnx.update_registered_converter(
+        FunctionTransformer,
+        _FUNCTION,
+        _shape_function,
+        _convert_function,
+        parser=_parse_function,
+    )
+
+
+def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
+    """Put the network's own export into the graph of the pipeline."""
+    onnx, operations, types = load_extra(
+        "onnx", "skl2onnx.common._apply_operation", "skl2onnx.common.data_types"
+    )
+    clf = operator.raw_operator
+    model = onnx_model(clf.module_, clf.n_features_in_, clf.classes_)
+    kind = model.graph.input[0].type.tensor_type.elem_type
+    inside = {"X": scope.get_unique_variable_name("rows"), "label": operator.outputs[0].full_name}
+    operations.apply_cast(scope, operator.inputs[0].full_name, inside["X"], container, to=kind)
+
+    def rename(name: str) -> str:
+        if name and name not in inside:
+            inside[name] = scope.get_unique_variable_name(name)
+        return inside.get(name, "")
+
+    for tensor in model.graph.initializer:
+        container.initializers.append(tensor)
+        container.initializers[-1].name = rename(tensor.name)
+    (opset,) = (entry.version for entry in model.opset_import if entry.domain == "")
+    container.node_domain_version_pair_sets.add(("", opset))
+    for node in model.graph.node:
+        renamed = onnx.NodeProto()
+        renamed.CopyFrom(node)
+        renamed.name = scope.get_unique_operator_name(node.op_type)
+        renamed.input[:] = [rename(name) for name in node.input]
+        renamed.output[:] = [rename(name) for name in node.output]
+        container.nodes.append(renamed)
+    output = operator.outputs[1]
+    to = types.guess_proto_type(output.type)
+    operations.apply_cast(scope, inside["probabilities"], output.full_name, container, to=to)
+
+
+def _parse_function(scope: Any, model: Any, inputs: list[Any], custom_parsers: Any = None) -> list[Any]:
+    """Declare the outputs of a function: of strings, one for each column.
+
+    skl2onnx merges rare categories where the columns are apart, and refuses to where they are one matrix.
+    """
+    parse, types = load_extra("skl2onnx._parse", "skl2onnx.common.data_types")
+    if model.func not in (_to_float32, _to_strings):
+        return parse._parse_sklearn_simple_model(scope, model, inputs, alias="SklearnFunctionTransformer")
+    operator = scope.declare_local_operator(_FUNCTION, model)
+    operator.inputs = inputs
+    n_columns = model.n_features_in_
+    if model.func is _to_float32:
+        operator.outputs.append(
+            scope.declare_local_variable("numbers", types.FloatTensorType([None, n_columns]))
+        )
+    for _ in range(n_columns if model.func is _to_strings else 0):
+        operator.outputs.append(scope.declare_local_variable("strings", types.StringTensorType([None, 1])))
+    return operator.outputs
+
+
+def _shape_function(operator: Any) -> None:
+    """Leave the outputs' types as they were declared."""
+
+
+def _convert_function(scope: Any, operator: Any, container: Any) -> None:
+    """Convert a function: numbers to float32, strings column by column."""
+    onnx, operations = load_extra("onnx", "skl2onnx.common._apply_operation")
+    source, targets = operator.inputs[0].full_name, [output.full_name for output in operator.outputs]
+    if operator.raw_operator.func is _to_float32:
+        operations.apply_cast(scope, source, targets[0], container, to=onnx.TensorProto.FLOAT)
+        return
+    for number, target in enumerate(targets):
+        index = scope.get_unique_variable_name("column")
+        container.add_initializer(index, onnx.TensorProto.INT64, [1], [number])
+        name = scope.get_unique_operator_name("Gather")
+        container.add_node("Gather", [source, index], target, name=name, axis=1)

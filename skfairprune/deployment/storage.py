@@ -1,0 +1,176 @@
+"""Saved estimators: one safetensors file with JSON in its header, no pickle, so that reading runs nothing.
+
+The header's metadata hold the format's version, the estimator as JSON (:mod:`skfairprune.deployment.codec`),
+and a checksum over the JSON and all tensors, which tells damage; it does not tell who wrote the file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from sklearn import config_context
+from sklearn.base import BaseEstimator
+from sklearn.utils._metadata_requests import SIMPLE_METHODS
+from sklearn.utils.metadata_routing import MetadataRequest
+from torch import Tensor
+
+from skfairprune.deployment.codec import decode, encode
+
+__all__ = ["read_estimator", "write_estimator"]
+
+Estimator = TypeVar("Estimator", bound=BaseEstimator)
+
+_VERSION = 1
+#: What a fitted estimator consists of; the last three only of some.
+_FITTED = (
+    *("classes_", "n_features_in_", "module_", "dense_module_", "masks_", "dropped_columns_", "sparsity_"),
+    *("sparsity_path_", "pruning_report_", "constraint_", "groups_", "bound_", "frontier_", "multipliers_"),
+    *("validation_gap_", "event_gaps_", "history_", "n_iter_"),
+    *("_own_weights", "_unread", "_frontier", "_aware"),
+)
+_SOMETIMES = ("feature_names_in_", "_events", "_rows")
+#: What to set a parameter to that is an object of its own; the fitted network does not depend on it any more.
+_REPLACEMENTS = {"sparsity_schedule": "'cubic'", "constraint": "None", "random_state": "None"}
+
+
+def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> None:
+    """Write a fitted estimator.
+
+    Parameters
+    ----------
+    path : str or path
+        The file; one that is there is replaced once the new one is whole.
+    estimator : BaseEstimator
+        A fitted FairPrunedClassifier.
+
+    Raises
+    ------
+    ValueError
+        If a parameter or an attribute has no form as data.
+    """
+    tensors: dict[str, Tensor] = {}
+    params = estimator.get_params(deep=False)
+    fitted = {name: value for name, value in vars(estimator).items() if name not in params}
+    requests = _requests(fitted.pop("_metadata_request", None))
+    content: dict[str, Any] = {"params": {}, "fitted": {}, "requests": requests}
+    for name, value in params.items():
+        try:
+            content["params"][name] = encode(value, f"params.{name}", tensors)
+        except TypeError as error:
+            remedy = _REPLACEMENTS.get(name)
+            raise ValueError(
+                f"The parameter {name}={value!r} is an object that a file without code cannot hold. "
+                + (f"Call clf.set_params({name}={remedy}) first, what is fitted stays; or " if remedy else "")
+                + "use joblib.dump, whose files run code when they are loaded."
+            ) from error
+    if unknown := sorted(set(fitted) - {*_FITTED, *_SOMETIMES}):
+        raise ValueError(f"save does not know the attributes {unknown}; delete them first.")
+    for name, value in fitted.items():
+        try:
+            content["fitted"][name] = encode(value, name, tensors)
+        except TypeError as error:
+            raise ValueError(
+                f"{error}, which a file without code cannot hold. It holds the built-in network, and labels "
+                "of classes and groups that are numbers, strings, booleans or tuples of these: turn others "
+                "into strings before fit, or use joblib.dump."
+            ) from error
+    text = json.dumps(content, allow_nan=False)
+    metadata = {"skfairprune": str(_VERSION), "estimator": text, "sha256": _checksum(text, tensors)}
+    path = Path(path)
+    # A file that is half written has a name of its own.
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(save_tensors(tensors, metadata))
+    part.replace(path)
+
+
+def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator]) -> Estimator:
+    """Read a fitted estimator; nothing of the file is run.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    make : callable
+        The estimator's class: makes one from its parameters.
+
+    Returns
+    -------
+    BaseEstimator
+        As it was written, all tensors on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the file is none of this kind, is damaged, or was written by a newer version.
+    """
+    content, tensors = _read(path)
+    try:
+        params, fitted = (
+            {name: decode(value, tensors) for name, value in content[part].items()}
+            for part in ("params", "fitted")
+        )
+        estimator = make(**params)
+        with config_context(enable_metadata_routing=True):
+            for method, requests in content["requests"].items():
+                getattr(estimator, f"set_{method}_request")(**requests)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    missing, unknown = set(_FITTED) - set(fitted), set(fitted) - {*_FITTED, *_SOMETIMES}
+    if missing or unknown:
+        what = f"lacks {sorted(missing)}" if missing else f"holds {sorted(unknown)}, which no estimator has"
+        raise ValueError(f"{path} is damaged: it {what}.")
+    vars(estimator).update(fitted)
+    return estimator
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Tensor]]:
+    """Return the JSON and the tensors of a file that is what it says."""
+    data = Path(path).read_bytes()
+    kind = "a file that FairPrunedClassifier.save wrote"
+    try:
+        tensors = load_tensors(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not {kind}, or it is damaged: {error}.") from error
+    # The tensors were read, so the header is whole.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = header.get("__metadata__") or {}
+    version = metadata.get("skfairprune", "")
+    if not version.isdecimal():
+        raise ValueError(f"{path} holds tensors, but is not {kind}.")
+    if int(version) > _VERSION:
+        raise ValueError(
+            f"{path} is of format {version}, and this version of skfairprune reads up to {_VERSION}. "
+            "Update skfairprune."
+        )
+    text = metadata.get("estimator", "")
+    if metadata.get("sha256") != _checksum(text, tensors):
+        raise ValueError(f"{path} is damaged: its content does not have the checksum it was written with.")
+    try:
+        return json.loads(text), tensors
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _requests(routing: MetadataRequest | None) -> dict[str, dict[str, Any]]:
+    """Return the metadata that methods were set to request, by method."""
+    if routing is None:
+        return {}
+    found = {method: getattr(routing, method).requests for method in SIMPLE_METHODS}
+    return {method: dict(requests) for method, requests in found.items() if requests}
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """Return a digest of the JSON and of every tensor with its name, type and shape."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        data = tensors[name]
+        digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

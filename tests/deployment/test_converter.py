@@ -1,0 +1,108 @@
+import os
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import skl2onnx
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from skfairprune.datasets import load_benchmark, make_biased_classification, make_preprocessor
+from skfairprune.deployment import onnx_inputs, onnx_types, register_onnx_converter
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    register_onnx_converter()
+
+
+def _convert(model, types, **options):
+    content = skl2onnx.to_onnx(model, initial_types=types, options={"zipmap": False, **options})
+    return onnxruntime.InferenceSession(content.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def _fit(small, data, y=None, **params):
+    model = make_pipeline(make_preprocessor(data.X), small(**{"max_epochs": 3, **params}))
+    features = {"fairprunedclassifier__sensitive_features": data.sensitive_features}
+    return model.fit(data.X, data.y if y is None else y, **features)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """Rows with numbers, categories, rare ones and missing values among them."""
+    data = make_biased_classification(900, base_rates=(0.6, 0.2), as_frame=True, random_state=0)
+    number = np.arange(900)
+    more = np.select(
+        [number % 150 == 1, number % 300 == 2, number % 2 == 0], ["rare", "rarer", "even"], "odd"
+    )
+    data.X["more"] = pd.Series(more, index=data.X.index).astype("category")
+    data.X["flag"] = data.y == 1
+    data.X.loc[data.X.index[::7], "more"] = None
+    assert (data.X.dtypes == "category").sum() >= 2
+    return data
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("classes", [(0, 1), ("no", "yes")])
+def test_a_pipeline_of_mixed_columns_decides_alike(small, mixed, classes):
+    model = _fit(small, mixed, np.array(classes)[mixed.y])
+    encoder = model[0].named_transformers_["categorical"][-1]
+    position = list(encoder.feature_names_in_).index("more")
+    assert_array_equal(encoder.infrequent_categories_[position], ["rare", "rarer"])
+    session = _convert(model, onnx_types(mixed.X))
+    assert [output.name for output in session.get_outputs()] == ["label", "probabilities"]
+    label, proba = session.run(None, onnx_inputs(mixed.X))
+    assert_array_equal(label, model.predict(mixed.X))
+    assert_allclose(proba, model.predict_proba(mixed.X), atol=1e-5)
+    unknown = mixed.X.iloc[:1].assign(more="never seen")
+    assert_allclose(session.run(None, onnx_inputs(unknown))[1], model.predict_proba(unknown), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_pipeline_of_numbers_decides_alike(small, train, fresh, dtype):
+    model = make_pipeline(StandardScaler(), small(max_epochs=3, dtype=dtype)).fit(train.X, train.y)
+    kind = skl2onnx.common.data_types.DoubleTensorType
+    session = _convert(model, [("X", kind([None, train.X.shape[1]]))])
+    for n_rows in (1, 9, 1000):
+        label, proba = session.run(None, {"X": fresh.X[:n_rows]})
+        assert_allclose(proba, model.predict_proba(fresh.X[:n_rows]), atol=1e-5)
+        assert_array_equal(label, model.predict(fresh.X[:n_rows]))
+
+
+def test_zipmap_names_the_classes(unconstrained, fresh):
+    types = [("X", skl2onnx.common.data_types.FloatTensorType([None, fresh.X.shape[1]]))]
+    session = _convert(unconstrained, types, zipmap=True)
+    _, proba = session.run(None, {"X": fresh.X[:5].astype(np.float32)})
+    assert_allclose([row[1] for row in proba], unconstrained.predict_proba(fresh.X[:5])[:, 1], atol=1e-5)
+
+
+def test_other_functions_are_still_refused_and_identities_converted(train):
+    kind = skl2onnx.common.data_types.FloatTensorType([None, train.X.shape[1]])
+    for func in (None, np.log1p):
+        columns = ColumnTransformer([("all", FunctionTransformer(func), slice(0, train.X.shape[1]))])
+        model = make_pipeline(columns, LogisticRegression()).fit(np.abs(train.X), train.y)
+        if func is None:
+            label, _ = _convert(model, [("X", kind)]).run(None, {"X": np.abs(train.X).astype(np.float32)})
+            assert np.mean(label == model.predict(np.abs(train.X))) > 0.99
+        else:
+            with pytest.raises(RuntimeError, match="FunctionTransformer is not supported unless"):
+                _convert(model, [("X", kind)])
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("SKFAIRPRUNE_DATA" not in os.environ, reason="SKFAIRPRUNE_DATA names no folder of data")
+def test_the_pipeline_on_adult_gives_the_same_label_on_every_test_row(small):
+    data = load_benchmark("adult")
+    part = data.split == "train"
+    data.X, test, data.y = data.X[part], data.X[~part], data.y[part]
+    data.sensitive_features = data.sensitive_features[part]
+    assert test.isna().to_numpy().any()
+    model = _fit(small, data, hidden_layer_sizes=(32, 32), constraint="equalized_odds")
+    label, proba = _convert(model, onnx_types(data.X)).run(None, onnx_inputs(test))
+    assert_array_equal(label, model.predict(test))
+    assert_allclose(proba, model.predict_proba(test), atol=1e-5)
+    assert len(label) == 16281

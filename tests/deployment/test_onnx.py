@@ -1,0 +1,182 @@
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+from skfairprune import FairPrunedClassifier
+from skfairprune.deployment.onnx import onnx_labels, onnx_model, save_onnx
+from skfairprune.modules import DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def _session(source):
+    source = source if isinstance(source, bytes) else str(source)
+    return onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="module")
+def exported(fitted, tmp_path_factory):
+    """The fitted model as an ONNX file."""
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    assert fitted.to_onnx(path) is None
+    return path
+
+
+def test_inputs_and_outputs_are_named_and_shaped_as_of_a_converter(exported, fitted):
+    session = _session(exported)
+    assert [(i.name, i.shape, i.type) for i in session.get_inputs()] == [("X", ["N", 7], "tensor(float)")]
+    assert [(o.name, o.shape, o.type) for o in session.get_outputs()] == [
+        ("label", ["N"], "tensor(int64)"),
+        ("probabilities", ["N", 2], "tensor(float)"),
+    ]
+
+
+@pytest.mark.parametrize("n_rows", [1, 9, 1000])
+def test_the_export_decides_as_predict_at_every_batch(exported, fitted, fresh, n_rows):
+    rows = fresh.X[:n_rows]
+    label, proba = _session(exported).run(None, {"X": rows.astype(np.float32)})
+    assert_allclose(proba, fitted.predict_proba(rows), atol=1e-5)
+    assert_array_equal(label, fitted.predict(rows))
+
+
+def test_the_export_decides_as_predict_on_every_row(exported, fitted, fresh):
+    label, _ = _session(exported).run(None, {"X": fresh.X.astype(np.float32)})
+    assert_array_equal(label, fitted.predict(fresh.X))
+    assert len(np.unique(label)) == 2
+
+
+def test_the_file_tells_nothing_of_this_machine(exported):
+    content = exported.read_bytes()
+    assert b".py" not in content
+    assert b"site-packages" not in content
+
+
+@pytest.mark.parametrize("inner", ["gelu", "attention"])
+def test_any_network_that_can_be_traced_is_exported(inner):
+    torch.manual_seed(0)
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode, self.decode = nn.Linear(1, 8), nn.Linear(8, 4)
+            self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+        def forward(self, x):
+            return self.decode(self.layer(self.encode(x[:, :, None])).mean(dim=1))
+
+    mlp = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Dropout(0.5), nn.Linear(8, 4))
+    network = DecisionNetwork(mlp if inner == "gelu" else Tokens(), torch.rand(3, 4))
+    network = network.eval().requires_grad_(False)
+    session = _session(onnx_model(network, 5, np.array(["a", "b", "c"])).SerializeToString())
+    for n_rows in (1, 9, 1000):
+        rows = torch.randn(n_rows, 5)
+        label, proba = session.run(None, {"X": rows.numpy()})
+        assert_allclose(proba, network(rows), atol=1e-5)
+        assert set(label) <= {"a", "b", "c"}
+
+
+def test_what_stands_in_an_unread_column_does_not_matter():
+    torch.manual_seed(0)
+    encoding = PiecewiseLinearEncoding([np.array([-1.0, 0.0, 2.0]), np.array([3.0]), np.array([0.0, 1.0])])
+    inner = TabularNetwork(encoding, (4,), 4).to(torch.float32)
+    network = DecisionNetwork(inner, torch.rand(2, 4)).eval().requires_grad_(False)
+    session = _session(onnx_model(network, 3, np.array([0, 1])).SerializeToString())
+    rows = torch.randn(9, 3)
+    _, proba = session.run(None, {"X": rows.index_fill(1, torch.tensor(1), np.nan).numpy()})
+    assert_allclose(proba, network(rows), atol=1e-6)
+
+
+def test_a_network_that_counts_its_rows_is_a_clear_error():
+    class Counts(nn.Module):
+        def forward(self, x):
+            return x.reshape(2, 2)
+
+    with pytest.raises(
+        ValueError, match=r"(?s)cannot be exported to ONNX for any number of rows: .*treat every row alone"
+    ):
+        onnx_model(DecisionNetwork(Counts(), torch.eye(2)).eval(), 2, np.array([0, 1]))
+
+
+def test_a_float64_network_takes_float64_rows(small, train, fresh, tmp_path):
+    clf = small(dtype="float64", activation="tanh").fit(train.X, train.y == 1)
+    clf.to_onnx(tmp_path / "model.onnx")
+    session = _session(tmp_path / "model.onnx")
+    assert session.get_inputs()[0].type == "tensor(double)"
+    label, proba = session.run(None, {"X": fresh.X.astype(np.float64)})
+    assert_allclose(proba, clf.predict_proba(fresh.X), atol=1e-12)
+    assert_array_equal(label, clf.predict(fresh.X))
+    with pytest.raises(ValueError, match=r"quantize=True needs a network in float32"):
+        clf.to_onnx(tmp_path / "other.onnx", quantize=True)
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_what_onnxruntime_cannot_run_is_a_clear_error(tmp_path):
+    network = DecisionNetwork(
+        nn.Sequential(nn.Linear(3, 2), nn.GELU()).double(), torch.eye(2).double()
+    ).eval()
+    with pytest.raises(ValueError, match=r"onnxruntime cannot run the exported network.*Erf"):
+        save_onnx(network, 3, np.array([0, 1]), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_quantisation_stores_int8_weights_and_moves_few_decisions(exported, fitted, fresh, tmp_path):
+    fitted.to_onnx(tmp_path / "int8.onnx", quantize=True)
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    n_linear = sum(isinstance(layer, nn.Linear) for layer in fitted.module_.network.layers)
+    assert sum(node.op_type == "MatMulInteger" for node in graph.node) == n_linear
+    session = _session(tmp_path / "int8.onnx")
+    for rows in (fresh.X[:1], fresh.X):
+        label, proba = session.run(None, {"X": rows.astype(np.float32)})
+        assert_allclose(proba, fitted.predict_proba(rows), atol=0.1)
+    assert 0.98 < np.mean(label == fitted.predict(fresh.X)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        (np.array([False, True]), [0, 1]),
+        (np.array([-1, 3], dtype=np.int8), [-1, 3]),
+        (np.array([0.0, 2.0]), [0, 2]),
+        (np.array(["no", "yes"]), ["no", "yes"]),
+        (np.array(["no", "yes"], dtype=object), ["no", "yes"]),
+    ],
+)
+def test_labels_of_every_kind(classes, labels):
+    assert onnx_labels(classes) == labels
+    assert {type(label) for label in onnx_labels(classes)} == {type(labels[0])}
+
+
+@pytest.mark.parametrize(
+    "classes", [np.array([0.5, 1.0]), np.array([1, "a"], dtype=object), np.array([np.inf, 0])]
+)
+def test_labels_that_onnx_does_not_know_are_a_clear_error(classes):
+    with pytest.raises(ValueError, match="whole numbers or strings, and the classes are"):
+        onnx_labels(classes)
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_without_the_extra_one_error_names_it(monkeypatch, fitted, tmp_path, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"needs {missing}.*pip install skfairprune\[onnx\]"):
+        fitted.to_onnx(tmp_path / "model.onnx")
+
+
+def test_the_package_is_imported_without_the_extra():
+    code = (
+        "import sys, skfairprune\n"
+        "assert not {'onnx', 'onnxscript', 'onnxruntime', 'skl2onnx'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_an_unfitted_estimator_is_a_clear_error(tmp_path):
+    with pytest.raises(NotFittedError):
+        FairPrunedClassifier().to_onnx(tmp_path / "model.onnx")
