@@ -242,7 +242,7 @@ def options(frame: pd.DataFrame) -> str:
     ]
     for (constraint, level), rows in frame.groupby(["constraint", "sparsity"]):
         gap, lines = gap_column(constraint), []
-        sets = sorted(rows["dataset"].unique())
+        sets = sorted(rows.loc[rows["method"] != "bilevel", "dataset"].unique())
         default = rows[rows["method"] == "bilevel"]
         for name in _in_order(rows["method"]):
             line = ["defaults" if name == "bilevel" else label(name)]
