@@ -131,7 +131,7 @@ def compare(frame: pd.DataFrame, gap: str, reference: Reference, ours: str = "bi
     -------
     DataFrame
         Indexed by method, best first: value, low, high, difference, difference_low, difference_high,
-        n_seeds, seconds (mean of a fit).
+        n_seeds, n_common (those that ours has, too), seconds (mean of a fit).
     """
     rng, rows = np.random.default_rng(0), {}
     constrained = frame[frame["tolerance"].notna()]
@@ -152,7 +152,9 @@ def compare(frame: pd.DataFrame, gap: str, reference: Reference, ours: str = "bi
             whole = _resample(other, every, reference) - _resample(mine, every, reference)
             row["difference"] = float(whole[0])
             row["difference_low"], row["difference_high"] = np.quantile(drawn, [0.025, 0.975])
+            row["n_common"] = len(common)
         rows[name] = {**row, "n_seeds": n, "seconds": part["fit_seconds"].mean()}
-    columns = ["value", "low", "high", "difference", "difference_low", "difference_high", "n_seeds"]
+    columns = ["value", "low", "high", "difference", "difference_low", "difference_high"]
+    columns += ["n_seeds", "n_common"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=[*columns, "seconds"])
     return table.sort_values("value", ascending=False)

@@ -90,13 +90,22 @@ def _accuracy_at(points: pd.DataFrame, gap: float) -> str:
 def _frontier_table(frame: pd.DataFrame, references: pd.DataFrame, constraint: str) -> str:
     gap = gap_column(constraint)
     reference = find_reference(references, gap)
+    # A method of several tolerances that was run at one only has no frontier.
+    n_points = frame.groupby("method")["tolerance"].nunique()
+    whole = [name for name, n in n_points.items() if n > 1 or METHODS[name].tolerances == "exact"]
+    frame = frame[frame["method"].isin(whole)]
     points = frontier(frame[frame["tolerance"].notna()], gap)
     lines = []
     for name, row in compare(frame, gap, reference).iterrows():
         mine, scale = points[points["method"] == name], 100
-        volume = f"{scale * row['value']:.1f} [{scale * row['low']:.1f}, {scale * row['high']:.1f}]"
+        volume = f"{scale * row['value']:.1f}"
         ends = [scale * row[f"difference{end}"] for end in ("", "_low", "_high")]
-        difference = "-" if np.isnan(ends[0]) else f"{ends[0]:+.1f} [{ends[1]:+.1f}, {ends[2]:+.1f}]"
+        difference = "-" if np.isnan(ends[0]) else f"{ends[0]:+.1f}"
+        # One split has no interval.
+        if row["n_seeds"] > 1:
+            volume += f" [{scale * row['low']:.1f}, {scale * row['high']:.1f}]"
+        if row["n_common"] > 1:
+            difference += f" [{ends[1]:+.1f}, {ends[2]:+.1f}]"
         at = [_accuracy_at(mine, bound) for bound in (0.02, 0.05, 0.1)]
         lines.append([label(str(name)), volume, difference, *at, f"{row['n_seeds']:.0f}"])
         lines[-1].append(f"{row['seconds']:.1f}")
