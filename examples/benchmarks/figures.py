@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from methods import METHODS
-from summary import frontier, gap_column
+from summary import frontier, gap_column, whole_seeds
 from tables import label
 
 __all__ = ["FIGURES", "STYLE"]
@@ -150,7 +150,7 @@ def _frontiers(frame: pd.DataFrame, names: list[str], constraint: str) -> Figure
     held = frame["constraint"] == constraint
     # References know no constraint: one point each.
     held |= (frame["constraint"] == "none") & frame["method"].isin(["hgb", "lr"])
-    rows = frame[held & frame["method"].isin(names)]
+    rows = whole_seeds(frame[held & frame["method"].isin(names)])
     if rows[rows["constraint"] == constraint].empty:
         return None
     sets = sorted(rows["dataset"].unique())

@@ -16,6 +16,7 @@ __all__ = [
     "hypervolume",
     "mean_error",
     "paired",
+    "whole_seeds",
 ]
 
 _DRAWS = 2000
@@ -37,6 +38,16 @@ def paired(ours: pd.DataFrame, other: pd.DataFrame, column: str) -> tuple[float,
     keys = ["seed", "tolerance"]
     both = ours[[*keys, column]].merge(other[[*keys, column]], on=keys, suffixes=("", "_other"))
     return mean_error((both[f"{column}_other"] - both[column]).groupby(both["seed"]).mean())
+
+
+def whole_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the seeds on which a method has all tolerances that it has on any.
+
+    Points of different splits are no frontier.
+    """
+    keys = ["dataset", "constraint", "method"]
+    there = frame.groupby([*keys, "seed"])["tolerance"].transform("nunique")
+    return frame[there == there.groupby([frame[key] for key in keys]).transform("max")]
 
 
 def frontier(frame: pd.DataFrame, gap: str) -> pd.DataFrame:

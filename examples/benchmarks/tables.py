@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from methods import METHODS
-from summary import compare, find_reference, frontier, gap_column, mean_error, paired
+from summary import compare, find_reference, frontier, gap_column, mean_error, paired, whole_seeds
 
 __all__ = ["TABLES", "label", "markdown"]
 
@@ -93,7 +93,7 @@ def _frontier_table(frame: pd.DataFrame, references: pd.DataFrame, constraint: s
     # A method of several tolerances that was run at one only has no frontier.
     n_points = frame.groupby("method")["tolerance"].nunique()
     whole = [name for name, n in n_points.items() if n > 1 or METHODS[name].tolerances == "exact"]
-    frame = frame[frame["method"].isin(whole)]
+    frame = whole_seeds(frame[frame["method"].isin(whole)])
     points = frontier(frame[frame["tolerance"].notna()], gap)
     lines = []
     for name, row in compare(frame, gap, reference).iterrows():
