@@ -1,5 +1,6 @@
 """The estimator: parameters, validation of the data, one fit, and prediction."""
 
+import threading
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -20,6 +21,7 @@ from skfairprune._fitted import FittedMixin
 from skfairprune._parameters import check_plan, check_sizes, gate_schedule
 from skfairprune._preparation import (
     Targets,
+    check_n_inputs,
     choose_knots,
     encode_targets,
     resolve_device,
@@ -55,6 +57,8 @@ from skfairprune.training.splits import LevelSplit, is_tiny
 from skfairprune.training.trainer import Outcome, Trainer
 
 __all__ = ["FairPrunedClassifier"]
+
+_GENERATOR = threading.RLock()
 
 
 class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
@@ -445,7 +449,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         X : {array-like, CSR matrix} of shape (n_samples, n_features)
             Finite numbers. A sparse matrix is made dense.
         y : array-like of shape (n_samples,)
-            Class labels of any type, at least two classes.
+            Class labels, at least two classes: strings, booleans, integers or whole floats.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights, in the loss and in the constraint's rates.
         sensitive_features : list, array, Series, DataFrame or dict of columns, default=None
@@ -503,7 +507,8 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
             data.stratum_labels if constraint else (),
         )
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # The networks draw from the generator of all threads: one fit at a time.
+        with _GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             self._fit(data, held_out, classes, constraint, seed, device)
         return self
@@ -562,6 +567,8 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         encoding = PiecewiseLinearEncoding(knots)
         sizes = tuple(self.hidden_layer_sizes)
         inputs = bool(self.prune_inputs)
+        if inputs:
+            check_n_inputs(encoding.n_outputs, encoding.n_columns)
         dense = Chain(encoding.n_outputs, sizes, targets.n_joint, self.sparsity_measure, inputs)
         budget = None if self.sparsity == "auto" else dense.budget(float(self.sparsity))
         network = TabularNetwork(encoding, sizes, targets.n_joint, self.activation, self.dropout)
@@ -600,15 +607,22 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         self.n_iter_ = len(self.history_)
         self._store_network(outcome, dense, targets)
         self.sparsity_path_ = sparsity_path(trials, dense) if trials else None
+        self._store_fairness(outcome, targets, split)
+        self._warn(outcome, targets, split, trials)
+
+    def _warn(self, outcome: Outcome, targets: Targets, split: LevelSplit, trials: list[Trial]) -> None:
+        """Warn of what is wrong with the fit, once all of it is stored."""
         if sum(trial.within for trial in trials) == 1:
             warnings.warn(
                 f"None of the {len(trials) - 1} smaller networks that were tried is within "
                 f"max_accuracy_drop={self.max_accuracy_drop} of the dense one and the bound: the dense one "
                 "is kept. sparsity_path_ shows them; allow a larger drop, or give more rows.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        self._store_fairness(outcome, targets, split)
+        problem = find_problem(outcome, targets, self.difference_bound, self.n_iter_, split)
+        if problem is not None:
+            warnings.warn(problem, ConvergenceWarning, stacklevel=5)
 
     def _make_trainer(
         self,
@@ -677,7 +691,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         self.pruning_report_ = pruning_report(dense, small)
 
     def _store_fairness(self, outcome: Outcome, targets: Targets, split: LevelSplit) -> None:
-        """Set the attributes that describe the constraint, and warn if something is wrong."""
+        """Set the attributes that describe the constraint."""
         self.groups_ = targets.group_labels
         self.bound_ = None
         self.multipliers_ = None
@@ -696,9 +710,6 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
             self.frontier_ = frontier_table(outcome.frontier)
         if outcome.aware is not None:
             self._aware = AwareRules(outcome.aware, targets.group_codes, targets.order)
-        problem = find_problem(outcome, targets, self.difference_bound, self.n_iter_, split)
-        if problem is not None:
-            warnings.warn(problem, ConvergenceWarning, stacklevel=5)
 
     def __sklearn_tags__(self):  # type: ignore[no-untyped-def]
         tags = super().__sklearn_tags__()

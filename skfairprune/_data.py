@@ -35,7 +35,7 @@ class FitData(NamedTuple):
     y : ndarray of shape (n_samples,)
         Labels as given.
     weight : ndarray of shape (n_samples,)
-        Positive sample weights.
+        Positive sample weights, the largest 1.
     group : ndarray of shape (n_samples,) or None
         Group codes.
     group_labels : tuple
@@ -83,6 +83,7 @@ def check_fit_data(
     stratum, stratum_labels = _encode(control_features, "control_features", counted)
     if not counted.all():
         rows, classes, weight = rows[counted], classes[counted], weight[counted]
+    weight = weight / weight.max()  # only ratios count, and squares must not overflow
     return FitData(_dense(rows), classes, weight, group, group_labels, stratum, stratum_labels)
 
 
@@ -182,6 +183,7 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
     rows = _dense(rows)
     if unread:
         assert_all_finite(np.delete(rows, unread, axis=1), input_name="X")
+        rows = rows.copy()  # it can be the caller's own
         rows[:, unread] = 0
     return rows
 

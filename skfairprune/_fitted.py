@@ -32,7 +32,9 @@ _PREDICT_ROWS = 4096  # rows a batch in predict: their encoding stays in the cac
 class FittedMixin:
     """What a fitted estimator does: it decides, and sets its bound."""
 
+    decision_rule: bool
     classes_: NDArray
+    constraint_: str | None
     n_features_in_: int
     module_: DecisionNetwork
     groups_: list[Any] | None
@@ -90,7 +92,8 @@ class FittedMixin:
             If the gap of that rule on held-out rows is above the bound by more than its standard error.
         """
         check_is_fitted(self, "module_")
-        if not (isinstance(difference_bound, Real) and 0 <= difference_bound <= 1):
+        number = isinstance(difference_bound, Real) and not isinstance(difference_bound, bool)
+        if not (number and 0 <= difference_bound <= 1):
             raise ValueError(f"difference_bound must be a number in [0, 1]; got {difference_bound!r}.")
         if self._frontier is None:
             raise ValueError(

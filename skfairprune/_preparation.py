@@ -19,6 +19,7 @@ from skfairprune.training.splits import LevelSplit, split_levels
 
 __all__ = [
     "Targets",
+    "check_n_inputs",
     "choose_knots",
     "encode_targets",
     "resolve_device",
@@ -29,6 +30,7 @@ __all__ = [
 
 _N_FOLDS = 2
 _UPDATES = 1000  # of the weights, that max_epochs="auto" makes at least
+_MOST_INPUTS = 10_000  # their Gram matrix: time grows with the cube, minutes here
 _KNOT_ROWS = 200_000  # quantiles of more rows cost time and move no knot
 
 
@@ -126,9 +128,13 @@ def _class_weights(given: dict | str | None, data: FitData, classes: NDArray) ->
         unknown = [label for label in given if label not in classes.tolist()]
         if unknown:
             raise ValueError(f"class_weight names {unknown}, which are not classes of y: {classes.tolist()}.")
-        wrong = {label: value for label, value in given.items() if not 0 < value < np.inf}
+        wrong = {
+            label: value
+            for label, value in given.items()
+            if not (isinstance(value, int | float | np.number) and 0 < value < np.inf)
+        }
         if wrong:
-            raise ValueError(f"class_weight must be positive and finite; got {wrong}.")
+            raise ValueError(f"class_weight must hold positive and finite numbers; got {wrong}.")
     return compute_class_weight(given, classes=classes, y=data.y, sample_weight=data.weight)
 
 
@@ -159,6 +165,22 @@ def share_rows(
             task.constraint, task.kind[upper], task.group[upper], task.included, labels, source
         )
     return split
+
+
+def check_n_inputs(n_inputs: int, n_columns: int) -> None:
+    """Refuse to prune among more inputs than can be compared with each other.
+
+    Raises
+    ------
+    ValueError
+        If there are more than ``_MOST_INPUTS``.
+    """
+    if n_inputs > _MOST_INPUTS:
+        raise ValueError(
+            f"prune_inputs=True compares every two of the encoded inputs, and the {n_columns} columns have "
+            f"{n_inputs:,} of them; at most {_MOST_INPUTS:,} are feasible. Choose fewer n_bins, select "
+            "columns before, or leave prune_inputs=False."
+        )
 
 
 def resolve_lengths(
@@ -200,7 +222,9 @@ def resolve_dtype(name: str, knots: list[NDArray[np.float64]], tiny: bool) -> to
         return torch.float32 if name == "float32" else torch.float64
     # Lost in single precision: bins that are narrow beside their own values, and its range.
     fine = any(
-        np.any(np.diff(k) < 1e-4 * np.abs(k[1:])) or not 1e-30 < np.ptp(k) < 1e30 for k in knots if len(k) > 1
+        np.any(np.diff(k) < 1e-4 * np.abs(k[1:])) or np.diff(k).min() < 1e-30 or not np.ptp(k) < 1e30
+        for k in knots
+        if len(k) > 1
     )
     return torch.float64 if tiny or fine else torch.float32
 

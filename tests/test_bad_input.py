@@ -100,6 +100,14 @@ BAD_FITS = {
         ({"attribute_aware": True, "decision_rule": False}, {"sensitive_features": A}),
         r"attribute_aware=True fits.*decision_rule=False.*or leave attribute_aware=False",
     ),
+    "too many inputs to prune": (
+        ({"prune_inputs": True, "n_bins": 48}, {"X": np.random.default_rng(0).normal(size=(600, 250))}),
+        r"the 250 columns have 12,000 of them; at most 10,000.*Choose fewer n_bins",
+    ),
+    "a class weight that is no number": (
+        _params(class_weight={0: "2", 1: 1}),
+        r"class_weight must hold positive and finite numbers; got \{0: '2'\}",
+    ),
     "X without rows": (_data(X=X[:0], y=y[:0]), r"0 sample\(s\) \(shape=\(0, 7\)\) while a minimum of 1"),
     "X without columns": (_data(X=X[:, :0]), r"0 feature\(s\) \(shape=\(600, 0\)\) while a minimum of 1"),
     "3-d X": (_data(X=X[:, :, None]), r"dim 3, while dim <= 2 is required"),

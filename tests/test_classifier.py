@@ -4,6 +4,7 @@ import io
 import pickle
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import joblib
@@ -963,3 +964,58 @@ def test_a_rule_that_does_not_carry_over_is_fitted_anew_and_told(small, train, m
         clf.fit(train.X, train.y, sensitive_features=train.sensitive_features)
     found = _gap(clf, train, "demographic_parity")
     assert found.value <= 0.03 + 2 * found.standard_error
+
+
+def test_predict_leaves_the_rows_as_they_are(small, train):
+    rows = np.c_[train.X, np.ones(len(train.X))]
+    clf = small(max_epochs=4).fit(rows, train.y)
+    assert clf.dropped_columns_ == [rows.shape[1] - 1]
+    rows[:, -1] = 7
+    rows.flags.writeable = False
+    before = clf.predict_proba(rows)
+    assert (rows[:, -1] == 7).all()
+    frame = pd.DataFrame(rows, columns=[f"c{number}" for number in range(rows.shape[1])])
+    assert_array_equal(small(max_epochs=4).fit(frame, train.y).predict_proba(frame), before)
+
+
+def test_fits_in_threads_are_those_in_sequence(small, train):
+    def fit(seed):
+        clf = small(max_epochs=4, random_state=seed)
+        return clf.fit(train.X, train.y).predict_proba(train.X)
+
+    state = torch.get_rng_state()
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(fit, range(3)))
+    assert torch.equal(torch.get_rng_state(), state)
+    for seed, found in enumerate(together):
+        assert_array_equal(found, fit(seed))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_only_ratios_of_sample_weights_count(small, train, scale):
+    weight = np.random.default_rng(0).integers(1, 4, len(train.y))
+    clf = small(max_epochs=4)
+    found = [
+        clf.fit(train.X, train.y, factor * weight, sensitive_features=train.sensitive_features).predict_proba(
+            train.X
+        )
+        for factor in (1.0, scale)
+    ]
+    assert_allclose(found[0], found[1], atol=1e-4)
+
+
+def test_a_column_below_the_range_of_single_precision(small, train):
+    rows = np.c_[train.X, np.where(train.X[:, 0] > 0, 1e-50, 0.0), np.resize([0, 1e-50, 1.0], len(train.y))]
+    clf = small(max_epochs=4).fit(rows, train.y)
+    assert np.isfinite(clf.predict_proba(rows)).all()
+    assert clf.module_.output_weights.dtype == torch.float64
+
+
+def test_a_warning_that_is_an_error_leaves_a_whole_model(small, train):
+    groups = np.where(train.sensitive_features == "group_0", "old", "new")
+    clf = small(max_epochs=4).fit(train.X, train.y, sensitive_features=groups)
+    clf.set_params(sparsity="auto", max_accuracy_drop=0, difference_bound=0.0)
+    with pytest.raises(ConvergenceWarning):
+        clf.fit(train.X[:300], train.y[:300], sensitive_features=train.sensitive_features[:300])
+    assert clf.groups_ == ["group_0", "group_1"]
+    assert clf.bound_ == 0.0

@@ -118,7 +118,9 @@ def onnx_labels(classes: NDArray) -> list[int] | list[str]:
     labels = classes.tolist()
     if all(isinstance(label, str) for label in labels):
         return labels
-    if all(isinstance(label, Real) and float(label).is_integer() for label in labels):
+    if all(
+        isinstance(label, Real) and float(label).is_integer() and abs(int(label)) < 2**63 for label in labels
+    ):
         return [int(label) for label in labels]
     raise ValueError(
         f"Labels of an ONNX model are whole numbers or strings, and the classes are {labels}. Encode y as "

@@ -28,6 +28,8 @@ __all__ = ["read_estimator", "write_estimator"]
 Estimator = TypeVar("Estimator", bound=BaseEstimator)
 
 _VERSION = 1
+# What building values from a file that was made by someone else can raise.
+_NOT_AS_WRITTEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 #: What a fitted estimator consists of; the last three only of some.
 _FITTED = (
     *("classes_", "n_features_in_", "module_", "dense_module_", "masks_", "dropped_columns_", "sparsity_"),
@@ -75,7 +77,7 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
     for name, value in fitted.items():
         try:
             content["fitted"][name] = encode(value, name, tensors)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{error}, which a file without code cannot hold. It holds the built-in network, and labels "
                 "of classes and groups that are numbers, strings, booleans or tuples of these: turn others "
@@ -84,6 +86,8 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
     text = json.dumps(content, allow_nan=False)
     metadata = {"skfairprune": str(_VERSION), "estimator": text, "sha256": _checksum(text, tensors)}
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the path of a file in it.")
     # A file that is half written has a name of its own.
     part = path.with_name(path.name + ".part")
     part.write_bytes(save_tensors(tensors, metadata))
@@ -120,13 +124,21 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator])
         with config_context(enable_metadata_routing=True):
             for method, requests in content["requests"].items():
                 getattr(estimator, f"set_{method}_request")(**requests)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except _NOT_AS_WRITTEN as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     missing, unknown = set(_FITTED) - set(fitted), set(fitted) - {*_FITTED, *_SOMETIMES}
     if missing or unknown:
         what = f"lacks {sorted(missing)}" if missing else f"holds {sorted(unknown)}, which no estimator has"
         raise ValueError(f"{path} is damaged: it {what}.")
     vars(estimator).update(fitted)
+    try:
+        estimator._validate_params()
+        whole = len(fitted["classes_"]) == len(fitted["module_"].output_weights)
+        whole &= fitted["n_features_in_"] == fitted["module_"].network.encoding.n_columns
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not whole:
+        raise ValueError(f"{path} is damaged: its network has other classes or columns than it states.")
     return estimator
 
 
@@ -142,7 +154,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Tensor]]:
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata = header.get("__metadata__") or {}
     version = metadata.get("skfairprune", "")
-    if not version.isdecimal():
+    if not (version.isdecimal() and 0 < len(version) < 10 and int(version)):
         raise ValueError(f"{path} holds tensors, but is not {kind}.")
     if int(version) > _VERSION:
         raise ValueError(
@@ -154,7 +166,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Tensor]]:
         raise ValueError(f"{path} is damaged: its content does not have the checksum it was written with.")
     try:
         return json.loads(text), tensors
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
