@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -118,9 +117,8 @@ def onnx_labels(classes: NDArray) -> list[int] | list[str]:
     labels = classes.tolist()
     if all(isinstance(label, str) for label in labels):
         return labels
-    if all(
-        isinstance(label, Real) and float(label).is_integer() and abs(int(label)) < 2**63 for label in labels
-    ):
+    whole = all(isinstance(label, int | float) and float(label).is_integer() for label in labels)
+    if whole and max(map(abs, labels)) < 2**63:
         return [int(label) for label in labels]
     raise ValueError(
         f"Labels of an ONNX model are whole numbers or strings, and the classes are {labels}. Encode y as "
