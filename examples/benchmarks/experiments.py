@@ -170,7 +170,7 @@ EXPERIMENTS = {
         "The smallest network",
         SETS,
         ("auto", "dense"),
-        (None, _DP, _EO),
+        (_DP,),
         bounds=(0.05,),
     ),
 }
