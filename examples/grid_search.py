@@ -29,6 +29,8 @@ SPARSITY = "fairprunedclassifier__sparsity"
 def sparsest_within_one_standard_error(results: dict[str, np.ndarray]) -> int:
     """Choose the position in `cv_results_` to refit; without one in the bound, that of the smallest gap."""
     accuracy, gap = results["mean_test_accuracy"], -results["mean_test_dp"]
+    if np.isnan(accuracy + gap).any():
+        raise ValueError("A score is NaN: is metadata routing on, and did all fits succeed?")
     eligible = gap <= max(BOUND, gap.min())
     best = np.argmax(np.where(eligible, accuracy, -np.inf))
     tolerance = results["std_test_accuracy"][best] / np.sqrt(N_FOLDS - 1)

@@ -25,7 +25,8 @@ from measure import tell_machine
 from methods import SKIPPED
 from numpy.typing import NDArray
 from protocol import Part, load_split
-from tables import markdown
+from summary import mean_error
+from tables import markdown, value
 from torch import Tensor, nn
 
 from skfairprune import FairPrunedClassifier
@@ -249,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
                     figure.savefig(args.docs / images[-1])
     columns = ["barrier", "loss both", "loss", "gap both", "gap"]
     lines = [
-        [f"{name}, to {to}"] + [f"{part[c].mean():.4f} ± {part[c].sem():.4f}" for c in columns]
+        [f"{name}, to {to}"] + [value(*mean_error(part[c])) for c in columns]
         for (name, to), part in pd.DataFrame(rows).groupby(["set", "to"], sort=False)
     ]
     where = tell_machine()

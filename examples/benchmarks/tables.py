@@ -8,7 +8,7 @@ import pandas as pd
 from methods import METHODS
 from summary import compare, find_reference, frontier, gap_column, mean_error, paired, whole_seeds
 
-__all__ = ["TABLES", "label", "markdown"]
+__all__ = ["TABLES", "label", "markdown", "value"]
 
 _TITLES = {
     "demographic_parity": "demographic parity",
@@ -33,7 +33,7 @@ def label(name: str) -> str:
     return method.label + method.mark
 
 
-def _value(mean: float, error: float, digits: int = 4, sign: bool = False) -> str:
+def value(mean: float, error: float, digits: int = 4, sign: bool = False) -> str:
     """Return a figure with its error."""
     if np.isnan(mean):
         return "-"
@@ -47,7 +47,7 @@ def _list(values: pd.Series) -> str:
 
 def _column(frame: pd.DataFrame, name: str, digits: int = 4) -> str:
     values = frame[name].dropna() if name in frame else pd.Series(dtype=float)
-    return _value(*mean_error(values), digits) if len(values) else "-"
+    return value(*mean_error(values), digits) if len(values) else "-"
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -150,7 +150,7 @@ def by_sparsity(frame: pd.DataFrame) -> str:
                 line = [f"ours less {label(name)}"]
                 for level in levels:
                     other = rows[(rows["method"] == name) & rows["sparsity"].isin([level, np.nan])]
-                    line.append(_value(*paired(other, ours[ours["sparsity"] == level], column), sign=True))
+                    line.append(value(*paired(other, ours[ours["sparsity"] == level], column), sign=True))
                 lines.append(line)
             title = (
                 f"{dataset}, {_TITLES[constraint]}: {column.replace('eo_gap', 'EO gap').replace('_', ' ')}"
@@ -232,7 +232,7 @@ def ablation(frame: pd.DataFrame) -> str:
             for name in others:
                 for column in ("accuracy", gap):
                     mean, error = paired(whole, cell[cell["method"] == name], column)
-                    line.append(_value(mean, error, sign=True) + ("*" if abs(mean) > 2 * error else ""))
+                    line.append(value(mean, error, sign=True) + ("*" if abs(mean) > 2 * error else ""))
             lines.append(line)
         header = ["set, constraint", "sparsity", "bound", "accuracy, both", "gap, both"]
         for name in others:
@@ -262,7 +262,7 @@ def options(frame: pd.DataFrame) -> str:
                         line.append(_column(mine, column))
                         continue
                     mean, error = paired(default[default["dataset"] == dataset], mine, column)
-                    line.append(_value(mean, error, sign=True) + ("*" if abs(mean) > 2 * error else ""))
+                    line.append(value(mean, error, sign=True) + ("*" if abs(mean) > 2 * error else ""))
             lines.append([*line, f"{rows.loc[rows['method'] == name, 'fit_seconds'].mean():.1f}"])
         header = [f"{dataset}, {what}" for dataset in sets for what in ("accuracy", "gap")]
         title = f"## {_TITLES[constraint]}, {level:.0%} removed"
@@ -329,7 +329,7 @@ def auto(frame: pd.DataFrame) -> str:
             kept = f"{(rows[gap] <= rows['tolerance'] + 2 * error_of_gap).mean():.0%}"
         removed = f"{rows['sparsity_parameters'].median():.2%}"
         line = [dataset, _TITLES[constraint], removed, f"{rows['parameters'].median():,.0f}"]
-        line += [_column(rows, "accuracy"), _value(mean, error, sign=True)]
+        line += [_column(rows, "accuracy"), value(mean, error, sign=True)]
         lines.append([*line, "-" if gap is None else _column(rows, gap), kept])
     header = ["set", "constraint", "removed (median)", "parameters (median)", "accuracy", "against dense"]
     return markdown([*header, "gap", "bound kept within 2 errors"], lines)
