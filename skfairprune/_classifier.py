@@ -13,7 +13,7 @@ from fairlearn.reductions import Moment, UtilityParity
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 
 from skfairprune._data import FitData, check_fit_data, check_held_out_data, concatenate
@@ -58,7 +58,7 @@ from skfairprune.training.trainer import Outcome, Trainer
 
 __all__ = ["FairPrunedClassifier"]
 
-_GENERATOR = threading.RLock()
+_ONE_FIT = threading.RLock()
 
 
 class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
@@ -508,7 +508,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         )
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         # The networks draw from the generator of all threads: one fit at a time.
-        with _GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with _ONE_FIT, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             self._fit(data, held_out, classes, constraint, seed, device)
         return self
@@ -711,7 +711,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         if outcome.aware is not None:
             self._aware = AwareRules(outcome.aware, targets.group_codes, targets.order)
 
-    def __sklearn_tags__(self):  # type: ignore[no-untyped-def]
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags

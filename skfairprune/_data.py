@@ -4,6 +4,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator
@@ -11,7 +12,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
-from skfairprune._validation import encode_sensitive, explain_columns
+from skfairprune._validation import encode_sensitive, show_labels
 
 __all__ = [
     "FitData",
@@ -67,7 +68,7 @@ def check_fit_data(
     try:
         rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
     except (TypeError, ValueError) as error:
-        explain_columns(X, error)
+        _explain_columns(X, error)
         raise
     check_classification_targets(classes)
     weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
@@ -178,7 +179,7 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
             estimator, X, accept_sparse="csr", dtype=_FLOATS, reset=False, ensure_all_finite=not unread
         )
     except (TypeError, ValueError) as error:
-        explain_columns(X, error)
+        _explain_columns(X, error)
         raise
     rows = _dense(rows)
     if unread:
@@ -186,6 +187,40 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
         rows = rows.copy()  # it can be the caller's own
         rows[:, unread] = 0
     return rows
+
+
+def _explain_columns(X: Any, error: Exception) -> None:
+    """Say which columns of a frame are the cause of an error, if any are.
+
+    Raises
+    ------
+    ValueError
+        If X is a pandas DataFrame with columns that are not numbers, or that have missing values.
+    """
+    if not isinstance(X, pd.DataFrame):
+        return
+    strange, missing = [], []
+    for position, name in enumerate(X.columns):
+        column = X.iloc[:, position]
+        there = column[column.notna()]
+        if column.dtype.kind in "mM" or pd.to_numeric(there.astype(object), errors="coerce").isna().any():
+            strange.append((name, there.iloc[0]))
+        elif len(there) < len(column):
+            missing.append(name)
+    cure = (
+        "in a pipeline: make_pipeline(make_preprocessor(X), FairPrunedClassifier()), with make_preprocessor "
+        "from skfairprune.datasets, imputes missing values and one-hot encodes categories."
+    )
+    if strange:
+        name, value = strange[0]
+        names = show_labels([name for name, _ in strange])
+        raise ValueError(
+            f"X has columns that are not numbers: {names}; {name!r} has {value!r}. Encode them {cure}"
+        ) from error
+    if missing:
+        raise ValueError(
+            f"X has columns with missing values (NaN): {show_labels(missing)}. Impute them {cure}"
+        ) from error
 
 
 def encode_classes(

@@ -66,8 +66,8 @@ class FittedMixin:
         The network carries rules for a grid of bounds, from 0 to its unconstrained gap; `frontier_` shows
         what each reaches on held-out rows. The rule of the largest bound not above the one asked for is
         taken.
-        ``module_``, ``bound_``, ``multipliers_`` and ``validation_gap_`` follow; the parameter
-        `difference_bound` stays what `fit` was asked for.
+        ``module_``, ``bound_``, ``multipliers_``, ``validation_gap_`` and ``event_gaps_`` follow; the
+        parameter `difference_bound` stays what `fit` was asked for.
 
         Parameters
         ----------
@@ -89,7 +89,7 @@ class FittedMixin:
         Warns
         -----
         ConvergenceWarning
-            If the gap of that rule on held-out rows is above the bound by more than its standard error.
+            If the held-out gap of that rule is above the bound by more than its standard error, in any event.
         """
         check_is_fitted(self, "module_")
         number = isinstance(difference_bound, Real) and not isinstance(difference_bound, bool)

@@ -116,9 +116,8 @@ def event_gap_table(event_gaps: Sequence[Gap], events: tuple[str, ...], labels: 
 
 def sparsity_path(trials: list[Trial], dense: Chain) -> pd.DataFrame:
     """Tabulate the sizes that were tried for ``sparsity="auto"``, the dense network first."""
-    chosen = max(
-        number for number, trial in enumerate(trials) if trial.within
-    )  # the bisection's last success
+    # The bisection's last success.
+    chosen = max(number for number, trial in enumerate(trials) if trial.within)
     return pd.DataFrame(
         {
             "sparsity": [1 - trial.cost / dense.cost() for trial in trials],

@@ -16,7 +16,6 @@ __all__ = [
     "align_labels",
     "encode_labels",
     "encode_sensitive",
-    "explain_columns",
     "show_labels",
 ]
 
@@ -220,40 +219,6 @@ def align_labels(
 def show_labels(labels: Sequence[Any]) -> str:
     """List the first five labels for a message."""
     return ", ".join(map(repr, labels[:5])) + (", ..." if len(labels) > 5 else "")
-
-
-def explain_columns(X: Any, error: Exception) -> None:
-    """Say which columns of a frame are the cause of an error, if any are.
-
-    Raises
-    ------
-    ValueError
-        If X is a pandas DataFrame with columns that are not numbers, or that have missing values.
-    """
-    if not isinstance(X, pd.DataFrame):
-        return
-    strange, missing = [], []
-    for position, name in enumerate(X.columns):
-        column = X.iloc[:, position]
-        there = column[column.notna()]
-        if column.dtype.kind in "mM" or pd.to_numeric(there.astype(object), errors="coerce").isna().any():
-            strange.append((name, there.iloc[0]))
-        elif len(there) < len(column):
-            missing.append(name)
-    cure = (
-        "in a pipeline: make_pipeline(make_preprocessor(X), FairPrunedClassifier()), with make_preprocessor "
-        "from skfairprune.datasets, imputes missing values and one-hot encodes categories."
-    )
-    if strange:
-        name, value = strange[0]
-        names = show_labels([name for name, _ in strange])
-        raise ValueError(
-            f"X has columns that are not numbers: {names}; {name!r} has {value!r}. Encode them {cure}"
-        ) from error
-    if missing:
-        raise ValueError(
-            f"X has columns with missing values (NaN): {show_labels(missing)}. Impute them {cure}"
-        ) from error
 
 
 def _columns(values: Any, name: str) -> tuple[list[pd.Series], tuple[Hashable, ...] | None]:

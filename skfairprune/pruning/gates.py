@@ -1,6 +1,6 @@
 """Gates: the relaxed mask, one scalar in [0, 1] a unit, always at the budget."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +110,7 @@ class GatedNetwork(nn.Module):
             for index, layer in enumerate(layers)
         ]
 
-    def _hook(self, index: int):  # type: ignore[no-untyped-def]
+    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor] | None]:
         def gate_inputs(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
             return None if self._gates is None else (args[0] * self._gates[index],)
 

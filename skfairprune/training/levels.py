@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from skfairprune.training.batches import EVALUATION_ROWS, Batches, Rows
@@ -44,7 +46,7 @@ class Levels(NamedTuple):
     def from_split(cls, rows: Rows, split: LevelSplit) -> "Levels":
         """Take the parts of a split out of all rows."""
 
-        def part(index) -> Rows:  # type: ignore[no-untyped-def]
+        def part(index: NDArray[np.intp]) -> Rows:
             return rows.take(torch.from_numpy(index).to(rows.x.device))
 
         upper = part(split.upper)
