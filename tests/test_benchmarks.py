@@ -177,6 +177,22 @@ def test_the_store_remembers_tolerances_and_failures(tmp_path):
     assert again.failures().empty
 
 
+def test_a_run_goes_on_from_the_table_of_another(tmp_path):
+    dense, decided = experiments.dense_task("synthetic", 0, "auto"), np.arange(11) % 3 == 0
+    first = store.Store(tmp_path / "first")
+    first.append(TASK, {"tolerance": 0.02, "accuracy": 0.8, "hidden_sizes": [3, 2], "n_test": 11})
+    first.append(dense, {"tolerance": None, "decided": store.pack_decisions(decided), "n_test": 11})
+    first.append(dense._replace(seed=1), {"tolerance": None, "n_test": 11})
+    first.frame().to_parquet(tmp_path / "results.parquet")
+    second, table = store.Store(tmp_path / "second"), pd.read_parquet(tmp_path / "results.parquet")
+    assert second.take_over(table) == 2
+    assert second.take_over(table) == 0
+    assert second.rows(TASK)[0]["hidden_sizes"] == [3, 2]
+    assert second.load_decisions(dense).tolist() == decided.tolist()
+    # A dense network whose decisions are not known is fitted again.
+    assert second.open(dense._replace(seed=1), (None,), retry=False) == [None]
+
+
 def test_every_task_has_a_file_of_its_own():
     tasks = run.collect(experiments.EXPERIMENTS.values())
     assert len({task.key for task in tasks}) == len(tasks)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from experiments import EXPERIMENTS, Experiment, dense_task, plan, shorten
 from joblib import Parallel, delayed, parallel_config
@@ -24,7 +25,7 @@ from measure import figures, size, tell_machine, tell_warnings
 from method import Setting
 from methods import METHODS, SKIPPED, is_possible
 from protocol import SETS, load, load_split
-from store import Store, Task
+from store import Store, Task, pack_decisions
 
 Work = tuple[Task, list[float | None]]
 _FOLDER = Path(__file__).resolve().parents[2] / "build" / "benchmarks"
@@ -62,7 +63,7 @@ def run_task(store: Store, task: Task, tolerances: list[float | None], where: di
         row |= {"fit_seconds": round(first if solution.shared else seconds, 3)}
         row |= {"shared_fit": solution.shared, "warnings": tell_warnings(caught)}
         if task == dense_task(task.dataset, task.seed, task.max_epochs):
-            store.save_decisions(task, decided)
+            row["decided"] = pack_decisions(decided)
         store.append(task, {**row, **where})
     end = f"failed at {failed} of {len(tolerances)}" if failed else f"{len(tolerances)} rows"
     return f"{time.perf_counter() - began:7.1f} s  {task.key}: {end}"
@@ -166,6 +167,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="short fits of two seeds on two small sets")
     parser.add_argument("--run", help='the name of the store (default "main", or "smoke")')
     parser.add_argument("--folder", type=Path, default=_FOLDER, help="where stores are")
+    parser.add_argument("--take-over", type=Path, help="first add the rows of this results.parquet")
     parser.add_argument("--list", action="store_true", help="tell what is done and open, and stop")
     parser.add_argument("--print", action="store_true", help="print the tables at the end")
     args = parser.parse_args(argv)
@@ -184,6 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     store = Store(args.folder / (args.run or ("smoke" if args.smoke else "main")))
     chosen = choose(args)
+    if args.take_over is not None:
+        print(f"{store.take_over(pd.read_parquet(args.take_over))} rows taken over", file=sys.stderr)
     if args.list:
         tell_skipped(chosen.items())
         for name, experiment in chosen.items():

@@ -1,5 +1,6 @@
 """The store of results: one file of JSON lines for each task, so that a run can stop and go on anywhere."""
 
+import base64
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-__all__ = ["Store", "Task"]
+__all__ = ["Store", "Task", "pack_decisions", "unpack_decisions"]
 
 
 class Task(NamedTuple):
@@ -80,16 +81,28 @@ class Store:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def save_decisions(self, task: Task, decided: np.ndarray) -> None:
-        """Keep the decisions on the test part, for the degradation gap of other methods."""
-        path = self.folder / f"{task.key}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, decided.astype(np.int8))
-
     def load_decisions(self, task: Task) -> np.ndarray | None:
-        """Return the kept decisions, or None if there are none."""
-        path = self.folder / f"{task.key}.npy"
-        return np.load(path) if path.is_file() else None
+        """Return the decisions on the test part that a row of the task keeps, or None if there are none."""
+        kept = [row for row in self.rows(task) if row.get("decided")]
+        return unpack_decisions(kept[0]["decided"], kept[0]["n_test"]) if kept else None
+
+    def take_over(self, table: pd.DataFrame) -> int:
+        """Add the rows of another run's table that are not there; return how many there were.
+
+        Dense networks without their decisions are left out: the degradation gap of others needs them.
+        """
+        added = 0
+        for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+            if row.get("hidden_sizes") is not None:
+                row["hidden_sizes"] = [int(size) for size in row["hidden_sizes"]]
+            row["constraint"] = None if row["constraint"] == "none" else row["constraint"]
+            row["max_epochs"] = int(row["max_epochs"]) if row["max_epochs"].isdigit() else row["max_epochs"]
+            task = Task(*(row.pop(field) for field in Task._fields))
+            bare = task.method == "dense" and task.constraint is None and not row.get("decided")
+            if not bare and self.open(task, [row["tolerance"]], retry=True):
+                self.append(task, row)
+                added += 1
+        return added
 
     def frame(self) -> pd.DataFrame:
         """Return all finished rows as one tidy table, the constraint "none" where there is none."""
@@ -98,6 +111,16 @@ class Store:
     def failures(self) -> pd.DataFrame:
         """Return all failures as one table."""
         return _collect(self.folder, failed=True)
+
+
+def pack_decisions(decided: np.ndarray) -> str:
+    """Return decisions, a bit a row, as text."""
+    return base64.b64encode(np.packbits(decided.astype(bool)).tobytes()).decode()
+
+
+def unpack_decisions(text: str, n: int) -> np.ndarray:
+    """Return the n decisions that :func:`pack_decisions` packed, as integers."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8), count=n).astype(np.int8)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
