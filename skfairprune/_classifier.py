@@ -41,6 +41,7 @@ from skfairprune.moments import check_moment
 from skfairprune.pruning.budget import MEASURES, Chain
 from skfairprune.pruning.criteria import CRITERIA
 from skfairprune.pruning.report import pruning_report
+from skfairprune.pruning.units import find_units
 from skfairprune.training.batches import Rows
 from skfairprune.training.distillation import TEACHERS
 from skfairprune.training.hypergradient import HYPERGRADIENTS
@@ -50,7 +51,7 @@ from skfairprune.training.objective import SURROGATES
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import CONSTRAIN, ORDERS, Plan, make_plan
 from skfairprune.training.progress import ProgressBar
-from skfairprune.training.pruner import Pruner
+from skfairprune.training.pruner import Pruner, Structure
 from skfairprune.training.schedules import REMOVALS
 from skfairprune.training.search import Trial, geometric_budgets
 from skfairprune.training.splits import LevelSplit, is_tiny
@@ -572,6 +573,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         dense = Chain(encoding.n_outputs, sizes, targets.n_joint, self.sparsity_measure, inputs)
         budget = None if self.sparsity == "auto" else dense.budget(float(self.sparsity))
         network = TabularNetwork(encoding, sizes, targets.n_joint, self.activation, self.dropout)
+        structure = Structure(find_units(network, inputs), dense)
         tensors = Rows(
             torch.tensor(rows.X, dtype=dtype, device=device),
             torch.tensor(targets.joint, device=device),
@@ -593,11 +595,11 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
             network = network.to(device, dtype)
             trials: list[Trial] = []
             if budget is not None:
-                outcome = trainer.fit(network, dense, budget)
+                outcome = trainer.fit(network, structure, budget)
             else:
                 least = dense.resized([1] * len(dense.widths)).cost()
                 budgets = geometric_budgets(dense.cost(), least)
-                outcome, trials = trainer.fit_smallest(network, dense, budgets, self.max_accuracy_drop)
+                outcome, trials = trainer.fit_smallest(network, structure, budgets, self.max_accuracy_drop)
         finally:
             if runner.progress is not None:
                 runner.progress.bar.close()

@@ -7,15 +7,16 @@ many units its neighbours have left: layers are counted together.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MEASURES", "Chain", "select_units"]
+__all__ = ["MEASURES", "Chain", "Layout", "select_units"]
 
 #: The measures of sparsity.
 MEASURES = ("parameters", "units", "macs")
@@ -23,8 +24,90 @@ MEASURES = ("parameters", "units", "macs")
 _FLOOR = 3  # label, group and their product; measured: with 1 or 2 units a layer loses the label or the group
 
 
+class Layout(ABC):
+    """What the parts of a network cost at given widths, and how few units may stay.
+
+    Attributes
+    ----------
+    measure : {"parameters", "units", "macs"}
+        What sparsity and costs are counted in.
+    n_outputs : int
+        The network's outputs.
+    """
+
+    measure: str
+    n_outputs: int
+
+    @property
+    @abstractmethod
+    def widths(self) -> tuple[int, ...]:
+        """The units of each prunable layer."""
+
+    @abstractmethod
+    def resized(self, widths: Sequence[Any]) -> Self:
+        """Return the layout with other widths of the prunable layers, numbers or tensors of soft widths."""
+
+    @abstractmethod
+    def cost(self) -> Any:
+        """Return what the prunable parts cost, by the measure."""
+
+    @abstractmethod
+    def unit_cost(self, layer: int) -> Any:
+        """Return what one unit of a prunable layer takes along, by the measure."""
+
+    @abstractmethod
+    def floors(self, floor: int) -> list[int]:
+        """Return the fewest units of each layer that carry some number of outputs, where it has as many."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Name the network in an error."""
+
+    def budget(self, sparsity: float) -> int:
+        """Return the most that what is left of this network may cost, by the measure.
+
+        Parameters
+        ----------
+        sparsity : float
+            The share of the network to remove, in [0, 1).
+
+        Raises
+        ------
+        ValueError
+            If not even one unit in each prunable layer stays within it.
+        """
+        total, least = self.cost(), self.resized([1] * len(self.widths)).cost()
+        # Rounded before the floor: 1 - 0.9 is a little less than 0.1.
+        budget = math.floor(round((1 - sparsity) * total, 6))
+        if least > budget:
+            reachable = math.floor((1 - least / total) * 1e6) / 1e6
+            name = {"parameters": "parameters", "units": "hidden units", "macs": "MACs"}[self.measure]
+            raise ValueError(
+                f"sparsity={sparsity} cannot be reached: with {self.describe_least()}, {least} of the "
+                f"{total} {name} of {self.describe()} remain, a sparsity of {reachable:.6f}. Ask for at most "
+                "that, or for a larger network."
+            )
+        return budget
+
+    def describe_least(self) -> str:
+        """Name the least that stays in an error."""
+        return "one unit left in each prunable layer"
+
+    def least_widths(self, budget: float) -> list[int]:
+        """Return the fewest units that each prunable layer keeps within a budget.
+
+        A layer narrower than the outputs' degrees of freedom, one less than their number, cannot carry them:
+        it keeps as many, but at most 3, or fewer where the budget does not allow it. Of inputs one is kept.
+        """
+        for floor in range(min(self.n_outputs - 1, _FLOOR), 1, -1):
+            widths = self.floors(floor)
+            if self.resized(widths).cost() <= budget:
+                return widths
+        return [1] * len(self.widths)
+
+
 @dataclass(frozen=True)
-class Chain:
+class Chain(Layout):
     """The widths of a chain of linear layers, and what its units cost.
 
     Its prunable layers are the hidden layers, after the inputs where these are prunable, too.
@@ -61,7 +144,7 @@ class Chain:
         """The units of each prunable layer: the inputs, if prunable, and the hidden layers."""
         return (self.n_inputs, *self.sizes) if self.prune_inputs else self.sizes
 
-    def resized(self, widths: Sequence[Any]) -> "Chain":
+    def resized(self, widths: Sequence[Any]) -> Self:
         """Return the chain with other widths of the prunable layers, numbers or tensors of soft widths."""
         if self.prune_inputs:
             return replace(self, n_inputs=widths[0], sizes=tuple(widths[1:]))
@@ -95,55 +178,28 @@ class Chain:
         bias = 1 if self.measure == "parameters" else 0
         return self._all_widths()[layer - 1 if self.prune_inputs else layer] + bias + read_by
 
-    def budget(self, sparsity: float) -> int:
-        """Return the most that what is left of this network may cost, by the measure.
+    def floors(self, floor: int) -> list[int]:
+        """Return the fewest units of each layer: of inputs one, else `floor`, where there are as many."""
+        widths = [min(width, floor) for width in self.widths]
+        if self.prune_inputs:
+            widths[0] = 1
+        return widths
 
-        Parameters
-        ----------
-        sparsity : float
-            The share of the network to remove, in [0, 1).
+    def describe(self) -> str:
+        """Name the network in an error."""
+        return f"hidden_layer_sizes={self.sizes}"
 
-        Raises
-        ------
-        ValueError
-            If not even one unit in each prunable layer stays within it.
-        """
-        total, least = self.cost(), self.resized([1] * len(self.widths)).cost()
-        # Rounded before the floor: 1 - 0.9 is a little less than 0.1.
-        budget = math.floor(round((1 - sparsity) * total, 6))
-        if least > budget:
-            reachable = math.floor((1 - least / total) * 1e6) / 1e6
-            name = {"parameters": "parameters", "units": "hidden units", "macs": "MACs"}[self.measure]
-            kept = "one input and one unit" if self.prune_inputs else "one unit"
-            raise ValueError(
-                f"sparsity={sparsity} cannot be reached: with {kept} left in each hidden layer, "
-                f"{least} of the {total} {name} of hidden_layer_sizes={self.sizes} "
-                f"remain, a sparsity of {reachable:.6f}. Ask for at most that, or for larger "
-                "hidden_layer_sizes."
-            )
-        return budget
-
-    def least_widths(self, budget: float) -> list[int]:
-        """Return the fewest units that each prunable layer keeps within a budget.
-
-        A hidden layer narrower than the outputs' degrees of freedom, one less than their number, cannot
-        carry them: it keeps as many, but at most 3, or fewer where the budget does not allow it. Of inputs
-        one is kept.
-        """
-        for floor in range(min(self.n_outputs - 1, _FLOOR), 1, -1):
-            widths = [min(width, floor) for width in self.widths]
-            if self.prune_inputs:
-                widths[0] = 1
-            if self.resized(widths).cost() <= budget:
-                return widths
-        return [1] * len(self.widths)
+    def describe_least(self) -> str:
+        """Name the least that stays in an error."""
+        kept = "one input and one unit" if self.prune_inputs else "one unit"
+        return f"{kept} left in each hidden layer"
 
     def _all_widths(self) -> tuple[int, ...]:
         return (self.n_inputs, *self.sizes, self.n_outputs)
 
 
 def select_units(
-    chain: Chain, worth: Sequence[NDArray[np.floating]], budget: float
+    layout: Layout, worth: Sequence[NDArray[np.floating]], budget: float
 ) -> list[NDArray[np.bool_]]:
     """Keep the units of most worth: the smallest removal that meets a budget.
 
@@ -152,12 +208,12 @@ def select_units(
 
     Parameters
     ----------
-    chain : Chain
+    layout : Layout
         The network before the removal; it has the measure.
     worth : sequence of ndarray of shape (n_units,)
         The worth of each unit, by prunable layer, comparable across layers. Of equals the later leaves first.
     budget : float
-        The most that may stay, by the chain's measure; at least what one unit a layer costs.
+        The most that may stay, by the layout's measure; at least what one unit a layer costs.
 
     Returns
     -------
@@ -165,11 +221,11 @@ def select_units(
         The mask of each layer, True for the units that stay. No unit can be put back within the budget.
     """
     masks = [np.ones(len(w), dtype=bool) for w in worth]
-    sizes, least = list(chain.widths), chain.least_widths(budget)
+    sizes, least = list(layout.widths), layout.least_widths(budget)
     order = sorted((w, -unit, layer) for layer, ws in enumerate(worth) for unit, w in enumerate(ws))
     removed = []
     for _, negative, layer in order:
-        if chain.resized(sizes).cost() <= budget:
+        if layout.resized(sizes).cost() <= budget:
             break
         if sizes[layer] > least[layer]:
             masks[layer][-negative] = False
@@ -177,7 +233,7 @@ def select_units(
             removed.append((layer, -negative))
     for layer, unit in reversed(removed):
         sizes[layer] += 1
-        if chain.resized(sizes).cost() <= budget:
+        if layout.resized(sizes).cost() <= budget:
             masks[layer][unit] = True
         else:
             sizes[layer] -= 1

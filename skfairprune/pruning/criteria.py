@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skfairprune.constraints import Floats
-from skfairprune.pruning.budget import Chain
+from skfairprune.pruning.budget import Layout
 from skfairprune.pruning.gates import GatedNetwork
 from skfairprune.pruning.reconstruction import reconstruction_worth
 from skfairprune.pruning.units import UnitLayer
@@ -34,6 +34,7 @@ __all__ = [
     "ScoringData",
     "fairgrape",
     "fairprune",
+    "fisher_information",
     "fpgm",
     "magnitude",
     "obs",
@@ -61,7 +62,7 @@ class ScoringData:
         The same network as it was initialised.
     layers : sequence of UnitLayer
         Its prunable units.
-    chain : Chain
+    layout : Layout
         Its widths.
     batches : sequence of (Tensor, Tensor, Tensor)
         Rows of shape (n_samples, n_columns), their joint classes label * n_groups + group, and their loss
@@ -78,7 +79,7 @@ class ScoringData:
     network: nn.Module
     initial: nn.Module
     layers: Sequence[UnitLayer]
-    chain: Chain
+    layout: Layout
     batches: Sequence[tuple[Tensor, Tensor, Tensor]]
     n_groups: int
     objective: Loss
@@ -95,7 +96,7 @@ class ScoringData:
 
     def per_parameter(self, cost: Floats) -> list[Floats]:
         """Divide what the removal of each unit costs, of shape (n_units,), by what it frees of the budget."""
-        return [part / self.chain.unit_cost(i) for i, part in enumerate(self.by_layer(cost))]
+        return [part / self.layout.unit_cost(i) for i, part in enumerate(self.by_layer(cost))]
 
 
 def magnitude(data: ScoringData) -> list[Floats]:
@@ -164,7 +165,7 @@ def obs(data: ScoringData) -> list[Floats]:
     The optimal brain surgeon for units, see :func:`skfairprune.pruning.reconstruction.reconstruction_worth`.
     """
     sample = [(x, weight) for x, _, weight in data.batches]
-    return reconstruction_worth(data.network, data.layers, data.chain, sample)
+    return reconstruction_worth(data.network, data.layers, data.layout, sample)
 
 
 def fairgrape(data: ScoringData) -> list[Floats]:
@@ -219,18 +220,23 @@ def fairprune(data: ScoringData) -> list[Floats]:
 
     With one group this is :math:`\frac12 h_u`, the saliency of the optimal brain damage (LeCun et al. 1990).
     """
-    fisher, total = np.zeros((data.n_groups, data.n_units)), np.zeros(data.n_groups)
-    for slopes, group, weight in _gate_gradients(data, data.network, data.objective):
-        member = np.arange(data.n_groups)[:, None] == group
-        # A row's slopes hold its weight once, so does its share of the mean.
-        fisher += (member / np.where(weight > 0, weight, np.inf)) @ slopes**2
-        total += member @ weight
+    fisher, total = _fisher(data)
     if data.n_groups == 1:
         return data.per_parameter(fisher[0] / total[0] / 2)
     worst = int(np.argmin(_label_accuracy(data)))
     others = np.arange(data.n_groups) != worst
     privileged = fisher[others].sum(axis=0) / total[others].sum()
     return data.per_parameter((fisher[worst] / total[worst] - _PRIVILEGED_SHARE * privileged) / 2)
+
+
+def fisher_information(data: ScoringData) -> list[Floats]:
+    r"""Return the Fisher information of each unit's gate, :math:`E[(\partial \ell / \partial c_u)^2]`.
+
+    Half of it is what the removal adds to the loss, to second order (LeCun et al., "Optimal brain damage",
+    1990).
+    """
+    fisher, total = _fisher(data)
+    return data.by_layer(fisher.sum(axis=0) / total.sum())
 
 
 def random(data: ScoringData) -> list[Floats]:
@@ -259,10 +265,15 @@ def _places(score: Floats) -> Floats:
 
 
 def _incoming(data: ScoringData, layer: UnitLayer, bias: bool = False) -> Floats:
-    """Return the incoming weights of a layer's units, of shape (n_units, n_inputs)."""
-    producer = data.network.get_submodule(layer.producer)
-    assert isinstance(producer, nn.Linear)
-    parts = [producer.weight, producer.bias[:, None]] if bias else [producer.weight]
+    """Return the incoming weights of a layer's units, of shape (n_units, n_weights), of all its producers."""
+    parts = []
+    for path, positions in layer.producers:
+        producer = data.network.get_submodule(path)
+        weight = producer.get_parameter("weight")
+        rows = (weight.T if isinstance(producer, nn.Embedding) else weight).flatten(1)
+        if bias and getattr(producer, "bias", None) is not None:
+            rows = torch.cat([rows, producer.get_parameter("bias")[:, None]], dim=1)
+        parts.append(rows[torch.from_numpy(positions).to(rows.device)].flatten(1))
     return torch.cat(parts, dim=1).detach().cpu().numpy().astype(np.float64)
 
 
@@ -300,6 +311,17 @@ def _gate_gradients(
             yield slopes.cpu().double().numpy(), group, weight.cpu().double().numpy()
     finally:
         gated.release().train(training)
+
+
+def _fisher(data: ScoringData) -> tuple[Floats, Floats]:
+    """Return the summed squared slopes of each group's rows, (n_groups, n_units), and the rows' weights."""
+    fisher, total = np.zeros((data.n_groups, data.n_units)), np.zeros(data.n_groups)
+    for slopes, group, weight in _gate_gradients(data, data.network, data.objective):
+        member = np.arange(data.n_groups)[:, None] == group
+        # A row's slopes hold its weight once, so does its share of the mean.
+        fisher += (member / np.where(weight > 0, weight, np.inf)) @ slopes**2
+        total += member @ weight
+    return fisher, total
 
 
 @torch.no_grad()

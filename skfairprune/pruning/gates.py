@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from skfairprune.pruning.budget import Chain
+from skfairprune.pruning.budget import Layout
 from skfairprune.pruning.units import UnitLayer
 
-__all__ = ["BudgetedGates", "GatedNetwork"]
+__all__ = ["BudgetedGates", "GatedNetwork", "gate_columns"]
 
 # The threshold is bracketed by nested grids and polished by Newton steps, without leaving the device.
 _GRID, _GRID_ROUNDS, _NEWTON_ROUNDS = 32, 2, 3
@@ -22,25 +23,25 @@ class BudgetedGates(nn.Module):
     .. math:: m_u = \sigma\big((s_u - \tau) / T\big),
 
     with the threshold :math:`\tau` set so that what the network costs at the soft layer widths
-    :math:`\sum_{u \in l} m_u`, by the chain's measure, equals the budget. Gradients pass through
+    :math:`\sum_{u \in l} m_u`, by the layout's measure, equals the budget. Gradients pass through
     :math:`\tau` (implicit function theorem), so that a step on the scores trades units against each other
     and never the budget. As the temperature :math:`T` falls to 0 the gates become the binary mask of the
     best-scored units.
 
     Parameters
     ----------
-    chain : Chain
+    layout : Layout
         Counts the cost.
     scores : sequence of Tensor of shape (n_units,)
         The starting scores, by layer, of spread about 1.
     """
 
-    def __init__(self, chain: Chain, scores: Sequence[Tensor]) -> None:
+    def __init__(self, layout: Layout, scores: Sequence[Tensor]) -> None:
         super().__init__()
-        self.chain = chain
+        self.layout = layout
         self.scores = nn.Parameter(torch.cat(list(scores)))
         self.sizes = [len(s) for s in scores]
-        self.budget = float(chain.cost())
+        self.budget = float(layout.cost())
         self.temperature = 1.0
 
     def _relaxed(self, threshold: Tensor, scores: Tensor) -> Tensor:
@@ -48,16 +49,16 @@ class BudgetedGates(nn.Module):
 
     def _count(self, gates: Tensor) -> Tensor:
         """Return the cost at the soft widths of gates of shape (..., n_units_total)."""
-        return self._soft(gates).cost()  # type: ignore[return-value]
+        return self._soft(gates).cost()
 
-    def _soft(self, gates: Tensor) -> Chain:
-        return self.chain.resized([layer.sum(-1) for layer in gates.split(self.sizes, dim=-1)])
+    def _soft(self, gates: Tensor) -> Layout:
+        return self.layout.resized([layer.sum(-1) for layer in gates.split(self.sizes, dim=-1)])
 
     def _costs(self, gates: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cost and, for each unit, its derivative by the unit's gate."""
         soft = self._soft(gates)
         costs = [gates.new_ones(size) * soft.unit_cost(layer) for layer, size in enumerate(self.sizes)]
-        return soft.cost(), torch.cat(costs)  # type: ignore[return-value]
+        return soft.cost(), torch.cat(costs)
 
     def _threshold(self) -> Tensor:
         """Find the threshold at which the cost meets the budget."""
@@ -90,7 +91,7 @@ class BudgetedGates(nn.Module):
 
 
 class GatedNetwork(nn.Module):
-    """A network whose units pass through gates, applied once, at the input of their consumer.
+    """A network whose units pass through gates, applied once, at the inputs of their consumers.
 
     Parameters
     ----------
@@ -104,21 +105,28 @@ class GatedNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.layers = tuple(layers)
-        self._gates: tuple[Tensor, ...] | None = None
+        self.columns = gate_columns(network, layers)
+        self._gates: Tensor | None = None
         self._handles = [
-            network.get_submodule(layer.consumer).register_forward_pre_hook(self._hook(index))
-            for index, layer in enumerate(layers)
+            network.get_submodule(path).register_forward_pre_hook(self._hook(columns))
+            for path, columns in self.columns.items()
         ]
 
-    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor] | None]:
+    def _hook(self, columns: slice | Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor] | None]:
         def gate_inputs(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
-            return None if self._gates is None else (args[0] * self._gates[index],)
+            if self._gates is None:
+                return None
+            gates, inputs = _of_columns(self._gates, columns), args[0]
+            # Features come last in a linear layer's inputs, channels second in a convolution's.
+            others = [1] * (inputs.ndim - 2)
+            shape = [*others, -1] if isinstance(module, nn.Linear) else [-1, *others]
+            return (inputs * gates.reshape(*gates.shape[:-1], *shape),)
 
         return gate_inputs
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
         """Return the outputs at rows x under gates of shape (n_units_total,), or a row of gates for each."""
-        self._gates = gates.split([layer.n_units for layer in self.layers], dim=-1)
+        self._gates = gates
         try:
             return self.network(x)
         finally:
@@ -133,9 +141,53 @@ class GatedNetwork(nn.Module):
     @torch.no_grad()
     def fold(self, gates: Tensor) -> None:
         """Multiply the gates into the consumers' weights, after which all gates count as 1."""
-        for layer, gate in zip(
-            self.layers, gates.split([layer.n_units for layer in self.layers]), strict=True
-        ):
-            consumer = self.network.get_submodule(layer.consumer)
-            assert isinstance(consumer, nn.Linear)
-            consumer.weight.mul_(gate)
+        for path, columns in self.columns.items():
+            consumer = self.network.get_submodule(path)
+            weight = consumer.get_parameter("weight")
+            # Of a grouped convolution each group of outputs reads inputs of its own.
+            n_groups = consumer.groups if isinstance(consumer, _ConvNd) else 1
+            by_group = weight.view(n_groups, weight.shape[0] // n_groups, weight.shape[1], -1)
+            by_group.mul_(_of_columns(gates, columns).view(n_groups, 1, -1, 1))
+
+
+def gate_columns(network: nn.Module, layers: Sequence[UnitLayer]) -> dict[str, slice | Tensor]:
+    """Tell which gate acts on each input of the consumers.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    layers : sequence of UnitLayer
+        Its prunable units.
+
+    Returns
+    -------
+    dict of str to slice, or Tensor of shape (n_inputs,) of long
+        By the consumer's path: the slice of the gates that act on its inputs one by one, or for each input
+        the position of its gate, -1 where there is none.
+    """
+    parameter = next(network.parameters())
+    found: dict[str, Tensor] = {}
+    start = 0
+    for layer in layers:
+        for path, positions in layer.consumers:
+            module = network.get_submodule(path)
+            n_inputs = module.in_channels if isinstance(module, _ConvNd) else module.in_features
+            columns = found.setdefault(path, torch.full((int(n_inputs),), -1))  # type: ignore[arg-type]
+            units = torch.arange(start, start + layer.n_units)
+            columns[torch.from_numpy(positions)] = units[:, None].expand(positions.shape)
+        start += layer.n_units
+    result: dict[str, slice | Tensor] = {}
+    for path, columns in found.items():
+        first, last = int(columns[0]), int(columns[-1])
+        in_order = first >= 0 and torch.equal(columns, torch.arange(first, first + len(columns)))
+        result[path] = slice(first, last + 1) if in_order else columns.to(parameter.device)
+    return result
+
+
+def _of_columns(gates: Tensor, columns: slice | Tensor) -> Tensor:
+    """Return the gate of each input, of shape (..., n_inputs)."""
+    if isinstance(columns, slice):
+        return gates[..., columns]
+    # Position -1 is the last: a gate that is always open.
+    return nn.functional.pad(gates, (0, 1), value=1.0)[..., columns]

@@ -19,6 +19,7 @@ from torch.autograd import grad
 
 __all__ = [
     "HYPERGRADIENTS",
+    "Columns",
     "Hypergradient",
     "Loss",
     "Parameters",
@@ -33,6 +34,9 @@ __all__ = [
 Parameters = Mapping[str, Tensor]
 #: Takes the gates and the parameters, returns a scalar.
 Loss = Callable[[Tensor, Parameters], Tensor]
+
+#: Which gates multiply the columns of a weight: a slice of the gates, or a position for each, -1 for none.
+Columns = slice | Tensor
 
 Hypergradient = Literal["first_order", "closed_form", "implicit"]
 #: The names of the estimators.
@@ -68,7 +72,7 @@ def closed_form(
     gates: Tensor,
     parameters: Parameters,
     *,
-    consumers: Mapping[str, slice],
+    consumers: Mapping[str, Columns],
     damping: float,
 ) -> Tensor:
     r"""Compute the hypergradient of a lower level that is curved by its ridge alone.
@@ -94,9 +98,9 @@ def closed_form(
         :math:`m`.
     parameters : Parameters
         :math:`\theta`.
-    consumers : mapping of str to slice
-        The names of the gated weights, of shape (n_outputs, n_units, ...), and which of the gates multiply
-        their columns.
+    consumers : mapping of str to slice, or Tensor of shape (n_inputs,) of long
+        The names of the gated weights, of shape (n_outputs, n_inputs, ...), and which of the gates multiply
+        their columns: a slice of them one by one, or for each column the position of its gate, -1 for none.
     damping : float
         :math:`\gamma`, above 0.
 
@@ -110,10 +114,14 @@ def closed_form(
     result, *upper = grad(upper_loss(gates, parameters), [gates, *weights])
     lower = grad(lower_loss(gates, parameters), weights)
     for columns, by_upper, by_lower in zip(consumers.values(), upper, lower, strict=True):
+        products = (by_lower * by_upper).transpose(0, 1).flatten(1).sum(1)
+        number = (
+            torch.arange(len(gates), device=gates.device)[columns] if isinstance(columns, slice) else columns
+        )
+        gated = number >= 0
         # A gate of 0 passes no gradient: the product is 0 with any divisor.
-        gate = gates.detach()[columns].clamp(min=torch.finfo(gates.dtype).tiny)
-        products = (by_lower * by_upper).transpose(0, 1).flatten(1)
-        result[columns] -= products.sum(1) / gate / damping
+        gate = gates.detach()[number[gated]].clamp(min=torch.finfo(gates.dtype).tiny)
+        result.index_add_(0, number[gated], products[gated] / gate / damping, alpha=-1)
     return result
 
 
@@ -212,7 +220,7 @@ def hypergradient(
     gates: Tensor,
     parameters: Parameters,
     *,
-    consumers: Mapping[str, slice],
+    consumers: Mapping[str, Columns],
     damping: float,
     n_iterations: int = 5,
 ) -> Tensor:
@@ -229,7 +237,7 @@ def hypergradient(
         The gates.
     parameters : Parameters
         The parameters of the network.
-    consumers : mapping of str to slice
+    consumers : mapping of str to slice or Tensor
         The names of the gated weights and which of the gates multiply their columns ("closed_form").
     damping : float
         The strength of the lower level's ridge ("closed_form", "implicit").

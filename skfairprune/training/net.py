@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -158,10 +157,8 @@ class BilevelNet(PhaseNet):
         super().initialize_optimizer()
         self.gate_optimizer_ = torch.optim.Adam([self.gates.scores], lr=self.gate_lr, fused=True)
         self.upper_batches_ = self._cycle_upper()
-        ends = list(accumulate(layer.n_units for layer in self.module_.layers))
         self.consumers_ = {
-            f"network.{layer.consumer}.weight": slice(end - layer.n_units, end)
-            for layer, end in zip(self.module_.layers, ends, strict=True)
+            f"network.{path}.weight": columns for path, columns in self.module_.columns.items()
         }
         self.step_ = 0
         return self

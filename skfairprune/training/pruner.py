@@ -9,24 +9,49 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from skfairprune.pruning.budget import Chain, select_units
-from skfairprune.pruning.criteria import CRITERIA, ScoringData
+from skfairprune.pruning.budget import Layout, select_units
+from skfairprune.pruning.criteria import CRITERIA, ScoringData, fisher_information
 from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
-from skfairprune.pruning.reconstruction import reconstruction_worth, shrink_and_refit
+from skfairprune.pruning.reconstruction import (
+    can_refit,
+    log_worth,
+    reconstruction_worth,
+    shrink_and_refit,
+)
 from skfairprune.pruning.shrink import shrink
-from skfairprune.pruning.units import find_units
+from skfairprune.pruning.units import UnitLayer, remaining_units
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
 from skfairprune.training.net import BilevelNet
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import Plan
 
-__all__ = ["Masks", "Pruned", "Pruner"]
+__all__ = ["Masks", "Pruned", "Pruner", "Structure"]
 
 _GATE_LR = 0.02
 _LOTTERY_ROUNDS = 3
 
 Masks = list[NDArray[np.bool_]]
+
+
+class Structure(NamedTuple):
+    """What can be removed of a network, and what it costs.
+
+    Attributes
+    ----------
+    layers : tuple of UnitLayer
+        Its prunable units.
+    layout : Layout
+        Its widths; one for each of the layers.
+    """
+
+    layers: tuple[UnitLayer, ...]
+    layout: Layout
+
+    def remaining(self, masks: Masks) -> "Structure":
+        """Return what is left after a removal."""
+        layout = self.layout.resized([int(mask.sum()) for mask in masks])
+        return Structure(remaining_units(self.layers, masks), layout)
 
 
 class Pruned(NamedTuple):
@@ -78,7 +103,7 @@ class Pruner:
         rounds = _LOTTERY_ROUNDS if self.criterion == "lottery" else 1
         self._train(network, self.plan.dense - (rounds - 1) * (self.plan.dense // rounds))
 
-    def prune(self, network: nn.Module, initial: nn.Module, chain: Chain, budget: int) -> Pruned:
+    def prune(self, network: nn.Module, initial: nn.Module, structure: Structure, budget: int) -> Pruned:
         """Choose the units that stay and return the small network.
 
         Parameters
@@ -87,20 +112,20 @@ class Pruner:
             The dense network after its phase; it is changed.
         initial : nn.Module
             The dense network before it.
-        chain : Chain
-            Its widths.
+        structure : Structure
+            Its units and widths.
         budget : int
             The most that the small network may cost.
         """
         if self.criterion == "lottery":
-            return self._draw_ticket(network, initial, chain, budget)
+            return self._draw_ticket(network, initial, structure, budget)
         if self.criterion == "bilevel":
-            worth = self._bilevel(network, chain, budget)
+            worth = self._bilevel(network, initial, structure, budget)
         else:
-            worth = CRITERIA[self.criterion](self._scoring_data(network, initial, chain))
-        masks = select_units(chain, worth, budget)
-        layers = find_units(network, chain.prune_inputs)
-        if self.criterion in ("bilevel", "obs"):
+            worth = CRITERIA[self.criterion](self._scoring_data(network, initial, structure))
+        layers = structure.layers
+        masks = select_units(structure.layout, worth, budget)
+        if self.criterion in ("bilevel", "obs") and can_refit(network, layers):
             return Pruned(shrink_and_refit(network, layers, masks, self.levels.sample()), masks)
         return Pruned(shrink(initial if self.criterion == "snip" else network, layers, masks), masks)
 
@@ -112,44 +137,53 @@ class Pruner:
         held_out = self.levels.held_out if update is None else None
         self.runner.run("dense", network, objective, lower, n_epochs, held_out, callback=update)
 
-    def _scoring_data(self, network: nn.Module, initial: nn.Module, chain: Chain) -> ScoringData:
+    def _scoring_data(self, network: nn.Module, initial: nn.Module, structure: Structure) -> ScoringData:
         return ScoringData(
             network=network,
             initial=initial,
-            layers=find_units(network, chain.prune_inputs),
-            chain=chain,
+            layers=structure.layers,
+            layout=structure.layout,
             batches=self.levels.lower_batches(self.runner.batch_size, self.runner.generator),
             n_groups=self.n_groups,
             objective=self.lagrangian.objective(),
             generator=self.runner.generator,
         )
 
-    def _draw_ticket(self, network: nn.Module, initial: nn.Module, chain: Chain, budget: int) -> Pruned:
+    def _draw_ticket(
+        self, network: nn.Module, initial: nn.Module, structure: Structure, budget: int
+    ) -> Pruned:
         """Prune by magnitude in rounds, what stays going back to its first weights after each.
 
         Frankle and Carbin, "The lottery ticket hypothesis" (2019), iterative pruning with rewinding: every
         round removes the same share of what is there.
         """
-        dense_cost, whole = chain.cost(), chain
-        masks: Masks = [np.ones(size, dtype=bool) for size in chain.widths]
+        whole, dense_cost = structure, structure.layout.cost()
+        masks: Masks = [np.ones(size, dtype=bool) for size in whole.layout.widths]
         for number in range(1, _LOTTERY_ROUNDS + 1):
             if number > 1:
-                network = shrink(initial, find_units(initial), masks)
+                network = shrink(initial, whole.layers, masks)
                 self._train(network, self.plan.dense // _LOTTERY_ROUNDS)
-            worth = CRITERIA["magnitude"](self._scoring_data(network, network, chain))
+            worth = CRITERIA["magnitude"](self._scoring_data(network, network, structure))
             target = dense_cost * (budget / dense_cost) ** (number / _LOTTERY_ROUNDS)
-            for mask, kept in zip(masks, select_units(chain, worth, max(target, budget)), strict=True):
+            chosen = select_units(structure.layout, worth, max(target, budget))
+            for mask, kept in zip(masks, chosen, strict=True):
                 mask[mask] = kept
-            chain = whole.resized([int(mask.sum()) for mask in masks])
-        return Pruned(shrink(initial, find_units(initial), masks), masks)
+            structure = whole.remaining(masks)
+        return Pruned(shrink(initial, whole.layers, masks), masks)
 
-    def _bilevel(self, network: nn.Module, chain: Chain, budget: int) -> list[NDArray[np.float64]]:
+    def _bilevel(
+        self, network: nn.Module, initial: nn.Module, structure: Structure, budget: int
+    ) -> list[NDArray[np.float64]]:
         """Run the bilevel phase; fold the gates into the network and return their scores."""
-        layers, levels = find_units(network, chain.prune_inputs), self.levels
-        start = reconstruction_worth(network, layers, chain, levels.sample())
-        gates = BudgetedGates(chain, [torch.from_numpy(scores) for scores in start]).to(levels.lower.x)
+        layers, layout, levels = structure.layers, structure.layout, self.levels
+        if can_refit(network, layers):
+            start = reconstruction_worth(network, layers, layout, levels.sample())
+        else:
+            data = self._scoring_data(network, initial, structure)
+            start = log_worth(fisher_information(data), layout)
+        gates = BudgetedGates(layout, [torch.from_numpy(scores) for scores in start]).to(levels.lower.x)
         gated = GatedNetwork(network, layers)
-        full, n_batches = chain.cost(), self.runner.n_steps(levels.lower, 1)
+        full, n_batches = layout.cost(), self.runner.n_steps(levels.lower, 1)
         lower, upper = self.lagrangian.objective(), self.lagrangian.objective()
         update = self.lagrangian.constrain(lower, "weights", n_batches)
         if "gates" in self.lagrangian.constrained:

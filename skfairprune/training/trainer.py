@@ -13,7 +13,6 @@ from torch import nn
 from skfairprune.constraints import Floats
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import Gap, is_within, largest_gap
-from skfairprune.pruning.budget import Chain
 from skfairprune.rulefit import RuleFit
 from skfairprune.training.distillation import soft_targets
 from skfairprune.training.lagrangian import Lagrangian
@@ -21,7 +20,7 @@ from skfairprune.training.levels import Levels
 from skfairprune.training.net import FineTuneNet, NetworkStack, joint_proba
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import Plan
-from skfairprune.training.pruner import Masks, Pruner
+from skfairprune.training.pruner import Masks, Pruner, Structure
 from skfairprune.training.search import Trial, find_smallest
 
 __all__ = ["Outcome", "Trainer"]
@@ -119,24 +118,24 @@ class Trainer:
     _soft_target: torch.Tensor | None = field(default=None, init=False)
     _dense: nn.Module | None = field(default=None, init=False)
 
-    def fit(self, network: nn.Module, chain: Chain, budget: int) -> Outcome:
+    def fit(self, network: nn.Module, structure: Structure, budget: int) -> Outcome:
         """Train, prune and fit the rule.
 
         Parameters
         ----------
         network : nn.Module
             The dense network; changed in place.
-        chain : Chain
-            Its widths.
+        structure : Structure
+            Its units and widths.
         budget : int
             The most that the small network may cost.
         """
-        initial = self._train_dense(network, chain)
-        pruned = self.pruner.prune(network, initial, chain, budget)
+        initial = self._train_dense(network, structure.layout.n_outputs)
+        pruned = self.pruner.prune(network, initial, structure, budget)
         return self._finish(pruned.network, pruned.masks).outcome
 
     def fit_smallest(
-        self, network: nn.Module, chain: Chain, budgets: Sequence[int], max_accuracy_drop: float
+        self, network: nn.Module, structure: Structure, budgets: Sequence[int], max_accuracy_drop: float
     ) -> tuple[Outcome, list[Trial]]:
         """Find the smallest network that is as good as the dense one, trained the same way.
 
@@ -144,8 +143,8 @@ class Trainer:
         ----------
         network : nn.Module
             The dense network; changed in place.
-        chain : Chain
-            Its widths.
+        structure : Structure
+            Its units and widths.
         budgets : sequence of int
             The costs to try, from the largest to the smallest.
         max_accuracy_drop : float
@@ -160,16 +159,16 @@ class Trainer:
         trials : list of Trial
             The dense network, then the sizes in the order they were tried.
         """
-        initial = self._train_dense(network, chain)
-        self.runner.trial = 0
-        dense = best = self._finish(network, [np.ones(size, dtype=bool) for size in chain.widths])
-        cost = chain.cost()
-        trials = [Trial(cost, chain.widths, cost, dense.accuracy, 0.0, dense.gap, True)]
+        initial = self._train_dense(network, structure.layout.n_outputs)
+        self.runner.trial, layout = 0, structure.layout
+        dense = best = self._finish(network, [np.ones(size, dtype=bool) for size in layout.widths])
+        cost = layout.cost()
+        trials = [Trial(cost, layout.widths, cost, dense.accuracy, 0.0, dense.gap, True)]
 
         def within(number: int) -> bool:
             nonlocal best
             self.runner.trial = len(trials)
-            pruned = self.pruner.prune(copy.deepcopy(network), initial, chain, budgets[number])
+            pruned = self.pruner.prune(copy.deepcopy(network), initial, structure, budgets[number])
             found = self._finish(pruned.network, pruned.masks)
             good = dense.accuracy - found.accuracy <= max_accuracy_drop
             # Where one class is rare, deciding alike for all is nearly as accurate, and of no use.
@@ -177,7 +176,7 @@ class Trainer:
             if self.lagrangian.task is not None and dense.gap is not None:
                 limit = max(self.lagrangian.task.bound, dense.gap.value)
                 good = good and is_within(found.outcome.event_gaps, limit)
-            small = chain.resized([int(mask.sum()) for mask in pruned.masks])
+            small = layout.resized([int(mask.sum()) for mask in pruned.masks])
             error = float(np.std(dense.correct - found.correct) * np.sqrt(len(dense.correct)))
             trials.append(
                 Trial(budgets[number], small.widths, small.cost(), found.accuracy, error, found.gap, good)
@@ -189,13 +188,13 @@ class Trainer:
         find_smallest(len(budgets), within)
         return best.outcome, trials
 
-    def _train_dense(self, network: nn.Module, chain: Chain) -> nn.Module:
+    def _train_dense(self, network: nn.Module, n_joint: int) -> nn.Module:
         """Run the dense phase in place, let it teach, and return the network as it was before."""
         initial = copy.deepcopy(network)
         self.pruner.train_dense(network)
         self._know_dense_decisions(network)
         if self.distill is not None:
-            self._soft_target = soft_targets(self.distill, network, self.levels, chain.n_outputs, self.seed)
+            self._soft_target = soft_targets(self.distill, network, self.levels, n_joint, self.seed)
         return initial
 
     def _know_dense_decisions(self, network: nn.Module) -> None:

@@ -119,7 +119,7 @@ def test_unreachable_sparsity():
     with pytest.raises(
         ValueError,
         match=r"^sparsity=0\.999 cannot be reached.* 18 of the 118 parameters of hidden_layer_sizes=\(6, 6\) "
-        r"remain, a sparsity of 0\.847457\..*larger hidden_layer_sizes",
+        r"remain, a sparsity of 0\.847457\..*larger network",
     ):
         Chain(7, (6, 6), 4).budget(0.999)
 

@@ -40,7 +40,7 @@ def _data(network, rows, n_groups=2, batch_size=25, objective=None, initial=None
         network=network,
         initial=network if initial is None else initial,
         layers=find_units(network),
-        chain=Chain(widths[0], tuple(widths[1:-1]), widths[-1]),
+        layout=Chain(widths[0], tuple(widths[1:-1]), widths[-1]),
         batches=list(zip(*(part.split(batch_size) for part in rows), strict=True)),
         n_groups=n_groups,
         objective=Objective() if objective is None else objective,
@@ -54,7 +54,7 @@ def _gated(network, unit, gate):
     for layer in find_units(network):
         if unit < layer.n_units:
             with torch.no_grad():
-                network.get_submodule(layer.consumer).weight[:, unit] *= gate
+                network.get_submodule(layer.consumers[0].path).weight[:, unit] *= gate
             break
         unit -= layer.n_units
     return network
@@ -90,7 +90,8 @@ def _group_means(data, slopes, power):
 def _per_parameter(data, cost):
     """Divide by the parameters that the shrunk network has less."""
     freed = [
-        data.chain.n_parameters() - sum(p.numel() for p in shrink(data.network, [layer], [mask]).parameters())
+        data.layout.n_parameters()
+        - sum(p.numel() for p in shrink(data.network, [layer], [mask]).parameters())
         for layer in data.layers
         for mask in ~np.eye(layer.n_units, dtype=bool)
     ]
@@ -317,8 +318,8 @@ def test_fairgrape_keeps_the_unit_of_the_small_group_that_taylor_drops():
     x, target = torch.eye(2, dtype=torch.float64)[group], torch.tensor(2 * label + group)
     data = _data(network, (x, target, torch.ones(80, dtype=torch.float64)), batch_size=80)
     budget = Chain(2, (2,), 4).n_parameters()
-    (plain,) = select_units(data.chain, CRITERIA["taylor"](data), budget)
-    (fair,) = select_units(data.chain, fairgrape(data), budget)
+    (plain,) = select_units(data.layout, CRITERIA["taylor"](data), budget)
+    (fair,) = select_units(data.layout, fairgrape(data), budget)
     assert plain.tolist() == [True, True, False, False]
     assert fair.tolist() == [True, False, False, True]
 
@@ -362,7 +363,7 @@ def test_fairprune_keeps_the_unit_of_the_worse_off(worse):
     data = _data(network, (x, target, torch.ones(100, dtype=torch.float64)), batch_size=100)
     (worth,) = fairprune(data)
     assert worth[worse] > 0 > worth[1 - worse]
-    (mask,) = select_units(data.chain, [worth], Chain(2, (1,), 4).n_parameters())
+    (mask,) = select_units(data.layout, [worth], Chain(2, (1,), 4).n_parameters())
     assert mask.tolist() == [worse == 0, worse == 1]
 
 

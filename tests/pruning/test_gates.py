@@ -59,7 +59,7 @@ def settings_of_gates(draw):
 def test_soft_widths_meet_the_budget(gates):
     found = gates().detach().numpy()
     assert np.all((found >= 0) & (found <= 1))
-    assert_allclose(_count(gates.chain, found), gates.budget, rtol=1e-6)
+    assert_allclose(_count(gates.layout, found), gates.budget, rtol=1e-6)
 
 
 @settings(deadline=None, max_examples=30)
@@ -184,12 +184,13 @@ def test_units_are_the_hidden_layers():
     network = _network((6, 5, 3), dropout=0.1)
     layers = find_units(network)
     assert [layer.n_units for layer in layers] == [6, 5, 3]
-    assert find_units(network, inputs=True)[1:] == layers
-    for layer, following in pairwise(find_units(network, inputs=True)):
-        assert layer.consumer == following.producer
+    with_inputs = find_units(network, inputs=True)
+    assert [layer.name for layer in with_inputs[1:]] == [layer.name for layer in layers]
+    for layer, following in pairwise(with_inputs):
+        assert layer.consumers[0].path == following.producers[0].path
     for layer in layers:
-        assert network.get_submodule(layer.producer).out_features == layer.n_units
-        assert network.get_submodule(layer.consumer).in_features == layer.n_units
+        assert network.get_submodule(layer.producers[0].path).out_features == layer.n_units
+        assert network.get_submodule(layer.consumers[0].path).in_features == layer.n_units
     assert find_units(_network(())) == ()
 
 

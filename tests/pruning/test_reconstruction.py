@@ -39,7 +39,7 @@ def _activations(network, layer, x):
     """Compute the consumer's inputs, and a constant, layer by layer."""
     hidden = network.encoding(x)
     for module in network.layers:
-        if module is network.get_submodule(layer.consumer):
+        if module is network.get_submodule(layer.consumers[0].path):
             break
         hidden = module(hidden)
     return np.column_stack([hidden.detach().double().numpy(), np.ones(len(x))])
@@ -51,7 +51,7 @@ def _ridge(activations, weight):
 
 
 def _consumer(network, layer):
-    consumer = network.get_submodule(layer.consumer)
+    consumer = network.get_submodule(layer.consumers[0].path)
     return np.column_stack([consumer.weight.detach().numpy(), consumer.bias.detach().numpy()])
 
 
@@ -61,10 +61,12 @@ def _problem(position=0, sizes=(8, 6), edit=None):
     layer = find_units(network)[position]
     if edit is not None:
         with torch.no_grad():
-            network.get_submodule(layer.producer).weight.mul_(5)  # units of distinct worth
-            edit(network.get_submodule(layer.producer), network.get_submodule(layer.consumer))
+            network.get_submodule(layer.producers[0].path).weight.mul_(5)  # units of distinct worth
+            edit(
+                network.get_submodule(layer.producers[0].path), network.get_submodule(layer.consumers[0].path)
+            )
     x, weight = _rows()
-    gram = activation_gram(network, layer.consumer, _sample(x, weight))
+    gram = activation_gram(network, layer.consumers[0].path, _sample(x, weight))
     return _activations(network, layer, x), weight.numpy(), _consumer(network, layer), gram
 
 
@@ -85,7 +87,7 @@ def test_gram_is_the_weighted_mean_of_products(position, dtype):
     layer = find_units(network)[position]
     x, weight = _rows(dtype=dtype)
     activations, row_weight = _activations(network, layer, x), weight.double().numpy()
-    gram = activation_gram(network, layer.consumer, _sample(x, weight))
+    gram = activation_gram(network, layer.consumers[0].path, _sample(x, weight))
     expected = np.einsum("i,ij,ik->jk", row_weight / row_weight.sum(), activations, activations)
     expected += _ridge(activations, row_weight) * np.eye(len(expected))
     assert gram.dtype == np.float64
@@ -98,18 +100,20 @@ def test_gram_weights_are_repeats_and_batches_do_not_matter():
     network, (x, _) = _network(), _rows()
     layer = find_units(network)[1]
     times = torch.tensor(np.random.default_rng(1).integers(1, 4, len(x)))
-    weighted = activation_gram(network, layer.consumer, _sample(x, times.double(), 37))
+    weighted = activation_gram(network, layer.consumers[0].path, _sample(x, times.double(), 37))
     repeated = x.repeat_interleave(times, dim=0)
     ones = torch.ones(len(repeated), dtype=torch.float64)
-    assert_allclose(weighted, activation_gram(network, layer.consumer, [(repeated, ones)]), atol=1e-12)
     assert_allclose(
-        weighted, activation_gram(network, layer.consumer, [(x, 0.1 * times.double())]), atol=1e-12
+        weighted, activation_gram(network, layer.consumers[0].path, [(repeated, ones)]), atol=1e-12
+    )
+    assert_allclose(
+        weighted, activation_gram(network, layer.consumers[0].path, [(x, 0.1 * times.double())]), atol=1e-12
     )
 
 
 def test_gram_leaves_no_hook():
     network, rows = _network(), _rows()
-    activation_gram(network, find_units(network)[0].consumer, [rows])
+    activation_gram(network, find_units(network)[0].consumers[0].path, [rows])
     assert not any(m._forward_pre_hooks for m in network.modules())
 
 
@@ -239,7 +243,7 @@ def test_worth_is_the_error_per_cost(measure):
     costs = {"parameters": (16 + 1 + 6, 8 + 1 + 4), "units": (1, 1), "macs": (16 + 6, 8 + 4)}[measure]
     logs = []
     for layer, cost in zip(layers, costs, strict=True):
-        gram = activation_gram(network, layer.consumer, _sample(x, weight))
+        gram = activation_gram(network, layer.consumers[0].path, _sample(x, weight))
         logs.append(np.log(removal_errors(gram, _consumer(network, layer)) / cost))
     found = reconstruction_worth(network, layers, chain, _sample(x, weight))
     assert [len(worth) for worth in found] == [8, 6]
@@ -254,7 +258,7 @@ def test_worth_of_inputs_counts_a_hundredfold():
     found = reconstruction_worth(network, layers, Chain(16, (8, 6), 4, prune_inputs=True), sample)
     logs = []
     for layer, cost in zip(layers, (8 / 100, 16 + 1 + 6, 8 + 1 + 4), strict=True):
-        gram = activation_gram(network, layer.consumer, sample)
+        gram = activation_gram(network, layer.consumers[0].path, sample)
         logs.append(np.log(removal_errors(gram, _consumer(network, layer)) / cost))
     expected = np.concatenate(logs)
     assert [len(worth) for worth in found] == [16, 8, 6]
@@ -290,7 +294,7 @@ def test_shrink_and_refit_is_better_than_the_mask_alone():
     masked = copy.deepcopy(network)
     with torch.no_grad():
         for layer, mask in zip(find_units(masked), masks, strict=True):
-            masked.get_submodule(layer.consumer).weight.mul_(torch.from_numpy(mask))
+            masked.get_submodule(layer.consumers[0].path).weight.mul_(torch.from_numpy(mask))
 
     @torch.no_grad()
     def error(other):

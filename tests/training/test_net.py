@@ -387,7 +387,7 @@ def test_upper_loss_can_be_learnt_by_gates_alone():
     """With fixed weights and budget, steps on the scores lower the upper level's loss."""
     upper = _rows(1)
     net, _, gates = _bilevel(_rows(), upper, gate_lr=0.05, lr=0.0, n_epochs=30, batch_size=N_ROWS, n_steps=30)
-    start = BudgetedGates(gates.chain, gates.scores.detach().split(gates.sizes))
+    start = BudgetedGates(gates.layout, gates.scores.detach().split(gates.sizes))
     rng = np.random.default_rng(5)
     with torch.no_grad():
         start.scores.copy_(torch.tensor(np.concatenate([rng.normal(size=n) for n in (7, 5)])))

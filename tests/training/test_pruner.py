@@ -16,7 +16,7 @@ from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import make_plan
-from skfairprune.training.pruner import Pruner
+from skfairprune.training.pruner import Pruner, Structure
 from skfairprune.training.schedules import REMOVALS, GateSchedule
 
 CHAIN = Chain(7, (12, 9), 2)
@@ -54,7 +54,12 @@ def _prune(criterion, budget=60):
     initial = copy.deepcopy(network)
     pruner.train_dense(network)
     dense = copy.deepcopy(network)
-    return pruner, initial, dense, pruner.prune(network, initial, CHAIN, budget)
+    return (
+        pruner,
+        initial,
+        dense,
+        pruner.prune(network, initial, Structure(find_units(network), CHAIN), budget),
+    )
 
 
 every_criterion = pytest.mark.parametrize("criterion", ["bilevel", "lottery", *CRITERIA])
@@ -108,9 +113,9 @@ def test_a_lottery_removes_the_same_share_in_every_round(monkeypatch):
     budgets = []
     select = module.select_units
 
-    def spy(chain, worth, budget):
+    def spy(layout, worth, budget):
         budgets.append(budget)
-        return select(chain, worth, budget)
+        return select(layout, worth, budget)
 
     monkeypatch.setattr(module, "select_units", spy)
     _prune("lottery", budget=30)
@@ -129,7 +134,7 @@ def test_the_removal_follows_the_schedule():
     pruner, network, seen = _pruner("bilevel"), _network(), []
     schedule = pruner.schedule
     pruner.schedule = lambda progress: seen.append(progress) or schedule(progress)
-    pruner.prune(network, copy.deepcopy(network), CHAIN, 60)
+    pruner.prune(network, copy.deepcopy(network), Structure(find_units(network), CHAIN), 60)
     n_steps = pruner.runner.n_steps(pruner.levels.lower, pruner.plan.bilevel)
     assert_allclose(seen, np.arange(1, n_steps + 1) / n_steps)
 

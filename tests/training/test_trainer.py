@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from skfairprune.pruning.budget import Chain
+from skfairprune.training.pruner import Structure
 from skfairprune.training.trainer import Outcome, Trainer, _Judged
 
 CHAIN = Chain(10, (8, 8), 2, "parameters", False)
@@ -29,9 +30,9 @@ def _search(monkeypatch, found, max_accuracy_drop=0.01):
         lagrangian=SimpleNamespace(task=None),
         pruner=SimpleNamespace(prune=lambda *args: pruned),
     )
-    monkeypatch.setattr(trainer, "_train_dense", lambda network, chain: network)
+    monkeypatch.setattr(trainer, "_train_dense", lambda network, n_joint: network)
     monkeypatch.setattr(trainer, "_finish", lambda network, masks: next(judged))
-    return trainer.fit_smallest(nn.Identity(), CHAIN, [100], max_accuracy_drop)
+    return trainer.fit_smallest(nn.Identity(), Structure((), CHAIN), [100], max_accuracy_drop)
 
 
 @pytest.mark.parametrize(
