@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from skorch import NeuralNet
 from torch import Tensor, nn
 
+from skfairprune.modules import TabularNetwork
 from skfairprune.pruning.gates import BudgetedGates
 from skfairprune.training.batches import EVALUATION_ROWS, Batch, Batches, Rows
 from skfairprune.training.hypergradient import Hypergradient, Loss, Parameters, hypergradient
 
-__all__ = ["BilevelNet", "FineTuneNet", "NetworkStack", "PhaseNet", "joint_proba"]
+__all__ = ["BilevelNet", "CopyStack", "FineTuneNet", "NetworkStack", "PhaseNet", "joint_proba", "stack_networks"]
 
 
 @torch.no_grad()
@@ -258,6 +259,39 @@ class NetworkStack(nn.Module):
         return network
 
 
+class CopyStack(nn.Module):
+    """Networks of one architecture, evaluated one after the other: any, also with statistics of their own.
+
+    Parameters
+    ----------
+    networks : list of nn.Module
+        The networks; they are copied.
+    """
+
+    def __init__(self, networks: list[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(copy.deepcopy(network) for network in networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of all networks, of shape (n_networks, n_samples, n_joint)."""
+        return torch.stack([network(x) for network in self.networks])
+
+    def each(self, x: Tensor, number: Tensor) -> Tensor:
+        """Return the logits of each row under the network of its number, of shape (n_samples, n_joint)."""
+        return self(x)[number, torch.arange(len(x), device=x.device)]
+
+    def unstack(self, position: int) -> nn.Module:
+        """Return one of the networks."""
+        return copy.deepcopy(self.networks[position]).eval()
+
+
+def stack_networks(networks: list[nn.Module]) -> NetworkStack | CopyStack:
+    """Stack networks of one architecture: the built-in one in one pass, others one after the other."""
+    if isinstance(networks[0], TabularNetwork):
+        return NetworkStack(networks)
+    return CopyStack(networks)
+
+
 class FineTuneNet(PhaseNet):
     """Train the final network on all rows and, beside it, one copy for each fold that is blind to it.
 
@@ -265,7 +299,7 @@ class FineTuneNet(PhaseNet):
 
     Parameters
     ----------
-    module : NetworkStack
+    module : NetworkStack or CopyStack
         The final network, then the copies.
     fold : Tensor of shape (n_total,) of long
         Which copy is blind to each row; a number above all copies where none is, -1 for rows that are

@@ -17,7 +17,7 @@ from skfairprune.rulefit import RuleFit
 from skfairprune.training.distillation import soft_targets
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
-from skfairprune.training.net import FineTuneNet, NetworkStack, joint_proba
+from skfairprune.training.net import CopyStack, FineTuneNet, NetworkStack, joint_proba, stack_networks
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import Plan
 from skfairprune.training.pruner import Masks, Pruner, Structure
@@ -206,13 +206,13 @@ class Trainer:
             self.lagrangian.task = task.with_dense_decisions(joint)
             self._dense = copy.deepcopy(network)
 
-    def _fine_tune(self, small: nn.Module) -> NetworkStack:
+    def _fine_tune(self, small: nn.Module) -> NetworkStack | CopyStack:
         """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.
 
         The phases before were blind to all upper rows, so each has a score from weights that never saw it.
         """
         levels = self.levels
-        stack = NetworkStack([small] * (1 + levels.n_folds))
+        stack = stack_networks([small] * (1 + levels.n_folds))
         for phase, n_epochs in (("fine-tune", self.plan.fine_tune), ("repair", self.plan.repair)):
             objective = self.lagrangian.objective()
             update = self.lagrangian.constrain(objective, phase, self.runner.n_steps(levels.final, 1))
@@ -232,7 +232,7 @@ class Trainer:
             )
         return stack
 
-    def _blind_scores(self, stack: NetworkStack) -> Floats:
+    def _blind_scores(self, stack: NetworkStack | CopyStack) -> Floats:
         """Return the joint probabilities of the upper rows, each from a network that did not see its fold."""
         levels = self.levels
         # Where no copy is blind to a row, the network itself scores it.

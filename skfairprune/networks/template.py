@@ -1,0 +1,162 @@
+"""The network that a user brings: a module, a function that makes one, or a skorch net, whose training is kept."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from skorch.callbacks.scoring import ScoringBase
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from skfairprune.networks.attention import replace_attention
+from skfairprune.networks.joint import JointNetwork, check_outputs, widen_outputs
+
+__all__ = ["Recipe", "make_network", "take_over"]
+
+# Losses that are the log loss of the network's outputs, which is what is minimised here.
+_LOG_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
+_KEPT_BY_FIT = ("train_split", "predict_nonlinearity", "warm_start", "verbose", "device", "compile", "use_caching")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Parameters
+    ----------
+    lr : float
+        The peak learning rate.
+    max_epochs : int or "auto"
+        The epochs of all phases.
+    batch_size : int or "auto"
+        The rows of a batch.
+    optimizer : type
+        The class of the optimizer.
+    optimizer_params : dict
+        Its parameters but for the rate.
+    callbacks : tuple of (str, Callback)
+        Called in every phase.
+    """
+
+    lr: float
+    max_epochs: int | str
+    batch_size: int | str
+    optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
+    optimizer_params: dict[str, Any] = field(default_factory=dict)
+    callbacks: tuple[tuple[str, Callback], ...] = ()
+
+
+def take_over(net: NeuralNet) -> Recipe:
+    """Return how a skorch net is trained.
+
+    Parameters
+    ----------
+    net : NeuralNet
+        An unfitted net: its optimizer and rate, epochs, batch size and callbacks are taken over.
+
+    Raises
+    ------
+    ValueError
+        If it states what cannot be kept: a loss that is no log loss, an iterator of its own, callbacks that
+        score by scikit-learn, or parameters of parts that are not taken over.
+    """
+    if not (isinstance(net.criterion, type) and issubclass(net.criterion, _LOG_LOSSES)):
+        known = ", ".join(loss.__name__ for loss in _LOG_LOSSES)
+        raise ValueError(
+            f"The net's criterion is {net.criterion!r}; what is trained here is the log loss, under a "
+            f"constraint. Use one of {known}, and class_weight or sample_weight for weights."
+        )
+    for name in ("iterator_train", "iterator_valid"):
+        if getattr(net, name) is not DataLoader:
+            raise ValueError(
+                f"The net's {name} is {getattr(net, name)!r}; rows are in memory here, and batches are slices of "
+                f"them. Leave {name} at its default, and set batch_size."
+            )
+    params = net.get_params(deep=False)
+    refused = [
+        name
+        for name in params
+        if "__" in name
+        and not name.startswith(("module__", "optimizer__"))
+        and name not in ("iterator_train__shuffle",)
+    ]
+    if refused:
+        raise ValueError(
+            f"The net's parameters {refused} are of parts that are not taken over: these are module, "
+            "optimizer, lr, max_epochs, batch_size and callbacks. Remove them; weights go to class_weight or "
+            "sample_weight."
+        )
+    return Recipe(
+        lr=net.lr,
+        max_epochs=net.max_epochs,
+        batch_size=net.batch_size,
+        optimizer=net.optimizer,
+        optimizer_params=net.get_params_for("optimizer"),
+        callbacks=_callbacks(net),
+    )
+
+
+def _callbacks(net: NeuralNet) -> tuple[tuple[str, Callback], ...]:
+    """Return the net's own callbacks by name."""
+    if net.callbacks == "disable" or not net.callbacks:
+        return ()
+    found = []
+    for number, given in enumerate(net.callbacks):
+        name, callback = given if isinstance(given, tuple) else (f"own_{number}", given)
+        callback = callback() if isinstance(callback, type) else callback
+        if isinstance(callback, ScoringBase):
+            raise ValueError(
+                f"The net's callback {type(callback).__name__} scores by scikit-learn within an epoch, which "
+                "batches of tensors do not have. Remove it; history_ has the losses of every epoch."
+            )
+        found.append((name, callback))
+    return tuple(found)
+
+
+def make_network(
+    template: Any, n_features: int, n_joint: int, class_of: Sequence[int], n_classes: int, probe: Tensor
+) -> JointNetwork:
+    """Make the network that is trained, with the logits of the joint classes.
+
+    Parameters
+    ----------
+    template : nn.Module, callable or NeuralNet
+        A module, which is copied, with what it has learned; a function ``(n_features_in, n_outputs) ->
+        nn.Module``; or a skorch net around a module or its class.
+    n_features : int
+        The columns of a row.
+    n_joint : int
+        The joint classes.
+    class_of : sequence of int
+        The class of each of them.
+    n_classes : int
+        The classes.
+    probe : Tensor of shape (n_samples, n_features)
+        Some rows, at least two.
+
+    Raises
+    ------
+    ValueError
+        If the network does not give outputs for these classes.
+    TypeError
+        If the function does not return a module.
+    """
+    if isinstance(template, NeuralNet):
+        module = template.module
+        given = template.get_params_for("module")
+        template = module if isinstance(module, nn.Module) else module(**given)
+    if isinstance(template, nn.Module):
+        network = widen_outputs(template.to(probe.dtype), class_of, n_classes, probe)
+    else:
+        make: Callable[[int, int], Any] = template
+        made = make(n_features, n_joint)
+        if not isinstance(made, nn.Module):
+            raise TypeError(
+                f"module(n_features_in, n_outputs) must return a torch.nn.Module; it returned {made!r}."
+            )
+        network = check_outputs(made.to(probe.dtype), n_joint, probe)
+    replace_attention(network)
+    return network

@@ -1,0 +1,297 @@
+"""The units of any network, found by its dependency graph.
+
+torch-pruning follows the channels of every layer through the autograd graph: what is added to them, what they
+are concatenated with, and who reads them (Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023).
+It takes what it does not know for elementwise, so that each layer of units that it finds is tried here: under
+random weights, the network without some of its units must give the outputs of the network with their gates at 0.
+"""
+
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from skfairprune.networks.attention import HeadAttention
+from skfairprune.pruning.gates import GatedNetwork
+from skfairprune.pruning.shrink import is_depthwise, shrink
+from skfairprune.pruning.units import Side, UnitLayer
+
+__all__ = ["FoundUnits", "find_coupled_units"]
+
+_TOLERANCE = 1e-5  # of the outputs' scale, in double precision
+
+
+class FoundUnits(NamedTuple):
+    """The prunable units of a network, and what else it has.
+
+    Attributes
+    ----------
+    layers : tuple of UnitLayer
+        Its units.
+    left_out : dict of str
+        By the path of the layers whose outputs stay whole: why.
+    """
+
+    layers: tuple[UnitLayer, ...]
+    left_out: dict[str, str]
+
+
+class _LeftOutError(Exception):
+    """Units that cannot be removed, and why."""
+
+
+def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
+    """Find the units of a network: neurons, channels and attention heads, coupled where they are one.
+
+    Channels that are added to each other are one unit, with all layers that make them. So are the channels of
+    equal place in the groups of a grouped convolution.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Maps rows of shape (n_samples, n_features) to outputs of shape (n_samples, n_outputs); it is not
+        changed. Attention whose heads are to be found is a
+        :class:`~skfairprune.networks.attention.HeadAttention`.
+    probe : Tensor of shape (n_samples, n_features)
+        Some rows, at least two.
+
+    Returns
+    -------
+    FoundUnits
+        The units, in the order of the network's modules, and the reasons for those that are left out.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot be traced, or no unit of it can be removed.
+    """
+    trial = _scrambled(network)
+    rows = probe.to(next(trial.parameters()).dtype) if probe.is_floating_point() else probe
+    calls = _count_calls(trial, rows)
+    layers, left_out = [], {}
+    candidates = [*_trace(trial, rows), *_heads(trial)]
+    order = {path: number for number, (path, _) in enumerate(network.named_modules())}
+    for name, make in sorted(candidates, key=lambda candidate: order[candidate[0]]):
+        try:
+            layer = make()
+            _check_modules(trial, layer, calls)
+            _check_removal(trial, (layer,), rows)
+        except _LeftOutError as error:
+            left_out[name] = str(error)
+        else:
+            layers.append(layer)
+    if not layers:
+        told = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "it has no linear layer"
+        raise ValueError(
+            f"The network {type(network).__name__} has no unit that can be removed: {told}. Give a network "
+            "with hidden units (linear layers, convolutions or attention, one after the other), or use "
+            "sparsity=0."
+        )
+    return FoundUnits(tuple(layers), left_out)
+
+
+def _scrambled(network: nn.Module) -> nn.Module:
+    """Return a copy in double precision with random weights and statistics, so that nothing is 0 by chance."""
+    trial = copy.deepcopy(network).double().eval().requires_grad_(True)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(tensor: Tensor) -> Tensor:
+        return torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
+
+    with torch.no_grad():
+        for module in trial.modules():
+            for parameter in module.parameters(recurse=False):
+                parameter.add_(noise(parameter) - 0.5, alpha=0.2)
+            if isinstance(module, _NormBase) and module.running_mean is not None:
+                assert module.running_var is not None
+                module.running_mean.add_(noise(module.running_mean))
+                module.running_var.add_(noise(module.running_var))
+    return trial
+
+
+def _count_calls(network: nn.Module, rows: Tensor) -> Counter[str]:
+    """Return how often each module is called in one pass."""
+    calls: Counter[str] = Counter()
+    # By the first path of a module that has several.
+    paths = {module: path for path, module in network.named_modules()}
+    handles = [
+        module.register_forward_hook(lambda module, *_: calls.update([paths[module]])) for module in paths
+    ]
+    try:
+        network(rows)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _trace(network: nn.Module, rows: Tensor) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each candidate that the dependency graph knows, and a function that makes it."""
+    import torch_pruning
+
+    kinds = (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR, torch_pruning.ops.TORCH_EMBED)
+    paths = {module: path for path, module in network.named_modules()}
+    inside = {
+        module
+        for attention in network.modules()
+        if isinstance(attention, HeadAttention)
+        for module in (attention.query, attention.key, attention.value)
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of free parameters, which are refused here
+            graph = torch_pruning.DependencyGraph().build_dependency(
+                network, rows, forward_fn=lambda module, inputs: module(inputs), verbose=False
+            )
+            groups = list(graph.get_all_groups(root_module_types=kinds))
+    except Exception as error:  # whatever torch-pruning comes to on a network that it does not understand
+        raise ValueError(
+            f"The network {type(network).__name__} cannot be traced for what its units are coupled with: "
+            f"{type(error).__name__}: {error}. Use layers of torch.nn whose outputs depend on each other through "
+            "differentiable operations, or sparsity=0."
+        ) from error
+    for group in groups:
+        root = group[0].dep.target.module
+        if root not in inside:
+            yield paths[root], lambda group=group, root=root: _layer(graph, group, paths[root], paths)
+
+
+def _layer(graph: Any, group: Any, name: str, paths: dict[nn.Module, str]) -> UnitLayer:
+    """Turn a group of the dependency graph into a layer of units."""
+    import torch_pruning
+
+    n_roots = len(group[0].idxs)
+    sides: dict[str, list[Side]] = {"producers": [], "carriers": [], "consumers": []}
+    grouped: list[tuple[_ConvNd, NDArray[np.intp]]] = []
+    for item in group.items:
+        module, handler = item.dep.target.module, item.dep.handler
+        if isinstance(module, torch_pruning.ops._OutputOp):
+            raise _LeftOutError("its outputs are those of the network")
+        if module not in paths and not isinstance(module, nn.Parameter):
+            continue  # an operation without weights
+        role = _role(module, graph.is_out_channel_pruning_fn(handler))
+        if role is None:
+            continue
+        positions = _by_root(item.idxs, item.root_idxs, n_roots, paths[module])
+        sides[role].append(Side(paths[module], positions))
+        if isinstance(module, _ConvNd) and module.groups > 1 and role != "carriers":
+            grouped.append((module, positions))
+    if not sides["consumers"]:
+        raise _LeftOutError("no layer with weights reads its outputs")
+    if grouped:
+        n_blocks = max(module.groups for module, _ in grouped)
+        if n_roots % n_blocks or not all(_is_balanced(*part, n_blocks) for part in grouped):
+            raise _LeftOutError("its channels cannot leave all groups of a grouped convolution alike")
+        members = np.arange(n_roots).reshape(n_blocks, -1).T
+        sides = {
+            role: [Side(path, positions[members].reshape(len(members), -1)) for path, positions in found]
+            for role, found in sides.items()
+        }
+    return UnitLayer(name, *(tuple(sides[role]) for role in ("producers", "carriers", "consumers")))
+
+
+def _role(module: nn.Module, makes: bool) -> str | None:
+    """Return which side of a layer of units a module is on; None if it holds nothing of them."""
+    if isinstance(module, nn.Parameter):
+        raise _LeftOutError("a parameter that is no layer's is coupled with its outputs")
+    if isinstance(module, _ConvTransposeNd):
+        raise _LeftOutError(f"a {type(module).__name__} is coupled with its outputs")
+    if is_depthwise(module):
+        return "carriers"
+    if isinstance(module, nn.Linear | _ConvNd):
+        return "producers" if makes else "consumers"
+    if isinstance(module, nn.Embedding):
+        return "producers"
+    if isinstance(module, _NormBase):
+        return "carriers" if module.affine or module.track_running_stats else None
+    if isinstance(module, nn.PReLU):
+        return "carriers" if module.num_parameters > 1 else None
+    if any(True for _ in module.parameters()):
+        raise _LeftOutError(f"a {type(module).__name__} mixes its outputs with each other")
+    return None
+
+
+def _by_root(positions: list[int], roots: list[int], n_roots: int, path: str) -> NDArray[np.intp]:
+    """Return the positions that belong to each unit, of shape (n_roots, n_positions)."""
+    counts = np.bincount(roots, minlength=n_roots)
+    if len(counts) != n_roots or not counts.min() == counts.max() > 0:
+        raise _LeftOutError(f"its outputs have unequal parts in the inputs of {path}")
+    order = np.argsort(np.asarray(roots), kind="stable")
+    return np.asarray(positions, dtype=np.intp)[order].reshape(n_roots, -1)
+
+
+def _is_balanced(module: _ConvNd, positions: NDArray[np.intp], n_blocks: int) -> bool:
+    """Tell whether each block of units has the same places in every group of a convolution."""
+    members = np.arange(len(positions)).reshape(n_blocks, -1).T
+    n_channels = positions.size
+    size = n_channels // module.groups
+    for block in positions[members].reshape(len(members), -1):
+        places = [np.sort(block[block // size == group] % size) for group in range(module.groups)]
+        if not all(np.array_equal(place, places[0]) for place in places):
+            return False
+    return True
+
+
+def _heads(network: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each attention, and a function that makes its layer of heads."""
+    for path, attention in network.named_modules():
+        if not isinstance(attention, HeadAttention):
+            continue
+        n_heads = attention.query.out_features // attention.head_dim
+        each = np.arange(n_heads * attention.head_dim).reshape(n_heads, -1)
+        made = tuple(Side(f"{path}.{name}", each) for name in ("query", "key", "value"))
+        layer = UnitLayer(path, made, (), (Side(f"{path}.out", each),))
+        yield path, lambda layer=layer: layer
+
+
+def _check_modules(network: nn.Module, layer: UnitLayer, calls: Counter[str]) -> None:
+    """Refuse modules whose weights are not their own, once."""
+    owners: Counter[nn.Parameter] = Counter()
+    for module in set(network.modules()):
+        owners.update(module.parameters(recurse=False))
+    for path, _ in (*layer.producers, *layer.carriers, *layer.consumers):
+        module = network.get_submodule(path)
+        if calls[path] != 1:
+            raise _LeftOutError(f"{path} is called {calls[path]} times")
+        for name in ("weight", "bias"):
+            parameter = getattr(module, name, None)
+            if parameter is not None and name not in module._parameters:
+                raise _LeftOutError(f"the {name} of {path} is computed from other parameters")
+            if parameter is not None and owners[parameter] > 1:
+                raise _LeftOutError(f"the {name} of {path} is shared with another layer")
+
+
+def _check_removal(network: nn.Module, layers: tuple[UnitLayer, ...], rows: Tensor) -> None:
+    """Refuse units of which the network without some is not the network with their gates at 0."""
+    generator = np.random.default_rng(0)
+    masks = []
+    for layer in layers:
+        if layer.n_units < 2:
+            raise _LeftOutError("it has one unit")
+        mask = generator.uniform(size=layer.n_units) < 0.5
+        mask[generator.permutation(layer.n_units)[:2]] = [True, False]
+        masks.append(mask)
+    gated = GatedNetwork(network, layers)
+    try:
+        with torch.no_grad():
+            gates = torch.from_numpy(np.concatenate(masks)).to(next(network.parameters()))
+            masked = gated(rows, gates)
+    finally:
+        gated.release()
+    try:
+        with torch.no_grad():
+            small = shrink(network, layers, masks)(rows)
+    except Exception as error:  # of the user's own forward pass
+        told = str(error).splitlines()[0]
+        raise _LeftOutError(f"without some of its outputs the network fails: {told}") from error
+    scale = max(float(masked.abs().max()), 1.0)
+    if small.shape != masked.shape or not float((small - masked).abs().max()) <= _TOLERANCE * scale:
+        raise _LeftOutError("without some of its outputs the network is not the one where they are 0")
