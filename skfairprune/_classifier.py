@@ -14,16 +14,18 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
+from skorch import NeuralNet
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 
 from skfairprune._data import FitData, check_fit_data, check_held_out_data, concatenate
 from skfairprune._fitted import FittedMixin
-from skfairprune._parameters import check_plan, check_sizes, gate_schedule
+from skfairprune._network import DenseNetwork, built_in_network, own_network, unread_columns
+from skfairprune._parameters import check_module, check_plan, check_sizes, gate_schedule
 from skfairprune._preparation import (
     Targets,
-    check_n_inputs,
     choose_knots,
     encode_targets,
+    output_weights,
     resolve_device,
     resolve_dtype,
     resolve_lengths,
@@ -36,12 +38,13 @@ from skfairprune._reporting import (
 )
 from skfairprune._rules import AwareRules, frontier_table
 from skfairprune.constraints import CONSTRAINTS
-from skfairprune.modules import ACTIVATIONS, DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
+from skfairprune.modules import ACTIVATIONS, DecisionNetwork
 from skfairprune.moments import check_moment
+from skfairprune.networks.template import Recipe, take_over
 from skfairprune.pruning.budget import MEASURES, Chain
 from skfairprune.pruning.criteria import CRITERIA
-from skfairprune.pruning.report import pruning_report
-from skfairprune.pruning.units import find_units
+from skfairprune.pruning.layout import NetworkLayout
+from skfairprune.pruning.report import network_report, pruning_report
 from skfairprune.training.batches import Rows
 from skfairprune.training.distillation import TEACHERS
 from skfairprune.training.hypergradient import HYPERGRADIENTS
@@ -51,7 +54,7 @@ from skfairprune.training.objective import SURROGATES
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import CONSTRAIN, ORDERS, Plan, make_plan
 from skfairprune.training.progress import ProgressBar
-from skfairprune.training.pruner import Pruner, Structure
+from skfairprune.training.pruner import Pruner
 from skfairprune.training.schedules import REMOVALS
 from skfairprune.training.search import Trial, geometric_budgets
 from skfairprune.training.splits import LevelSplit, is_tiny
@@ -60,6 +63,7 @@ from skfairprune.training.trainer import Outcome, Trainer
 __all__ = ["FairPrunedClassifier"]
 
 _ONE_FIT = threading.RLock()
+_PROBE_ROWS = 32  # on which a network that is brought along is tried
 
 
 class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
@@ -73,6 +77,16 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
+    module : nn.Module, callable, NeuralNet or None, default=None
+        The dense network. None is the built-in one, a multilayer perceptron on piecewise-linearly encoded
+        columns, which the parameters from `hidden_layer_sizes` to `n_bins` describe. Any other maps rows of
+        shape (n_samples, n_features_in_), as they are given to `fit`, in `dtype`, to class scores of shape
+        (n_samples, n_classes), or (n_samples,) or (n_samples, 1) of two classes: logits, or their softmax,
+        logarithm of the softmax or sigmoid. A ``torch.nn.Module`` is a template: a copy of it is trained, from
+        the weights that it has. A callable ``(n_features_in_, n_outputs) -> nn.Module``, such as a class, makes
+        one with the outputs asked for. Of an unfitted skorch ``NeuralNet`` the module, optimizer, lr,
+        max_epochs, batch_size and callbacks are taken over.
+
     hidden_layer_sizes : tuple of int, default=(256, 256)
         The units of each hidden layer of the dense network, each at least 1.
 
@@ -304,6 +318,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
     """
 
     _parameter_constraints: dict[str, Any] = {
+        "module": [None, torch.nn.Module, NeuralNet, callable],
         "hidden_layer_sizes": [tuple, list],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -354,8 +369,9 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        hidden_layer_sizes: tuple[int, ...] = (256, 256),
+        module: Any = None,
         *,
+        hidden_layer_sizes: tuple[int, ...] = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
         n_bins: int = 48,
@@ -392,6 +408,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
+        self.module = module
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
@@ -485,6 +502,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         """
         check_sizes(self.hidden_layer_sizes)
         check_plan(**self.get_params(deep=False))
+        check_module(self)
         device = resolve_device(self.device)
         # What the checks of the data set would not fit the old model: a fit that fails from here leaves none.
         if hasattr(self, "module_"):
@@ -563,43 +581,64 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
                 f"sparsity='auto' compares accuracies on held-out rows, and {n_train} rows, few of them "
                 "distinct, are too few to hold some out. Give more rows, X_val and y_val, or a sparsity."
             )
-        knots = choose_knots(data, self.n_bins, rng)
-        dtype = resolve_dtype(self.dtype, knots, tiny)
-        encoding = PiecewiseLinearEncoding(knots)
-        sizes = tuple(self.hidden_layer_sizes)
-        inputs = bool(self.prune_inputs)
-        if inputs:
-            check_n_inputs(encoding.n_outputs, encoding.n_columns)
-        dense = Chain(encoding.n_outputs, sizes, targets.n_joint, self.sparsity_measure, inputs)
-        budget = None if self.sparsity == "auto" else dense.budget(float(self.sparsity))
-        network = TabularNetwork(encoding, sizes, targets.n_joint, self.activation, self.dropout)
-        structure = Structure(find_units(network, inputs), dense)
+        if self.module is None:
+            knots = choose_knots(data, self.n_bins, rng)
+            dtype = resolve_dtype(self.dtype, knots, tiny)
+            dense = built_in_network(
+                knots,
+                tuple(self.hidden_layer_sizes),
+                targets.n_joint,
+                self.activation,
+                self.dropout,
+                measure=self.sparsity_measure,
+                prune_inputs=bool(self.prune_inputs),
+            )
+        else:
+            dtype = torch.float64 if self.dtype == "float64" else torch.float32
+            probe = torch.tensor(data.X[:_PROBE_ROWS], dtype=dtype)
+            class_of = output_weights(targets).argmax(axis=0).tolist()
+            dense = own_network(
+                self.module,
+                probe,
+                class_of,
+                len(classes),
+                measure=self.sparsity_measure,
+                prunes=self.sparsity != 0,
+                by_refit=self.criterion == "obs",
+            )
+        layout = dense.structure.layout
+        budget = None if self.sparsity == "auto" else layout.budget(float(self.sparsity))
         tensors = Rows(
             torch.tensor(rows.X, dtype=dtype, device=device),
             torch.tensor(targets.joint, device=device),
             torch.tensor(targets.weight / targets.weight[:n_train].mean(), dtype=dtype, device=device),
             torch.arange(len(rows.y), device=device),
         )
-        batch_size, max_epochs = resolve_lengths(n_train, tiny, self.batch_size, self.max_epochs)
+        recipe = self._recipe()
+        batch_size, max_epochs = resolve_lengths(n_train, tiny, recipe.batch_size, recipe.max_epochs)
         plan = make_plan(max_epochs, self.criterion, self.order, self.constrain)
         runner = PhaseRunner(
             batch_size=batch_size,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
+            lr=recipe.lr,
             n_iter_no_change=self.n_iter_no_change,
             generator=torch.Generator().manual_seed(seed),
+            optimizer=recipe.optimizer,
+            optimizer_params=recipe.optimizer_params,
+            callbacks=recipe.callbacks,
             progress=ProgressBar(plan.n_epochs if budget is not None else None) if self.verbose else None,
         )
         trainer = self._make_trainer(Levels.from_split(tensors, split), runner, plan, targets, split, seed)
         try:
-            network = network.to(device, dtype)
+            network = dense.network.to(device, dtype)
             trials: list[Trial] = []
             if budget is not None:
-                outcome = trainer.fit(network, structure, budget)
+                outcome = trainer.fit(network, dense.structure, budget)
             else:
-                least = dense.resized([1] * len(dense.widths)).cost()
-                budgets = geometric_budgets(dense.cost(), least)
-                outcome, trials = trainer.fit_smallest(network, structure, budgets, self.max_accuracy_drop)
+                least = layout.resized([1] * len(layout.widths)).cost()
+                budgets = geometric_budgets(layout.cost(), least)
+                outcome, trials = trainer.fit_smallest(
+                    network, dense.structure, budgets, self.max_accuracy_drop
+                )
         finally:
             if runner.progress is not None:
                 runner.progress.bar.close()
@@ -608,9 +647,16 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         self.history_ = pd.DataFrame(runner.history)
         self.n_iter_ = len(self.history_)
         self._store_network(outcome, dense, targets)
-        self.sparsity_path_ = sparsity_path(trials, dense) if trials else None
+        self.sparsity_path_ = sparsity_path(trials, layout) if trials else None
         self._store_fairness(outcome, targets, split)
         self._warn(outcome, targets, split, trials)
+
+    def _recipe(self) -> Recipe:
+        """Return how the network is trained."""
+        if isinstance(self.module, NeuralNet):
+            return take_over(self.module)
+        params = {"weight_decay": self.weight_decay, "fused": True}
+        return Recipe(self.lr, self.max_epochs, self.batch_size, torch.optim.AdamW, params)
 
     def _warn(self, outcome: Outcome, targets: Targets, split: LevelSplit, trials: list[Trial]) -> None:
         """Warn of what is wrong with the fit, once all of it is stored."""
@@ -660,7 +706,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
             *(levels, split.rule_fold, runner, plan, lagrangian, pruner, *teacher, self.attribute_aware)
         )
 
-    def _store_network(self, outcome: Outcome, dense: Chain, targets: Targets) -> None:
+    def _store_network(self, outcome: Outcome, dense: DenseNetwork, targets: Targets) -> None:
         """Set the attributes that describe the network."""
         network, rule, frontier = outcome.network.cpu(), outcome.rule, outcome.frontier
         dtype = next(network.parameters()).dtype
@@ -669,8 +715,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         def layer(weights: NDArray[np.float64]) -> torch.Tensor:
             return torch.tensor(weights[targets.order], dtype=dtype)
 
-        task = targets.task
-        own = np.eye(len(targets.order)) if task is None else task.unconstrained.output_weights()
+        own = output_weights(targets)
         self._own_weights = own[targets.order]
         weights = own if rule is None else rule.rule.output_weights()
         rules: tuple[torch.Tensor, ...] = ()
@@ -682,15 +727,21 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         self.dense_module_ = None
         if outcome.dense is not None:
             self.dense_module_ = DecisionNetwork(outcome.dense.cpu(), layer(own)).eval().requires_grad_(False)
-        self.masks_ = outcome.masks[1:] if dense.prune_inputs else outcome.masks
+        layout = dense.structure.layout
+        prunes_inputs = isinstance(layout, Chain) and layout.prune_inputs
+        self.masks_ = outcome.masks[1:] if prunes_inputs else outcome.masks
         names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
-        encoding = network.get_submodule("encoding")
-        assert isinstance(encoding, PiecewiseLinearEncoding)
-        self._unread = np.delete(np.arange(self.n_features_in_), encoding.kept_columns).tolist()
+        self._unread = unread_columns(network, self.n_features_in_)
         self.dropped_columns_ = [names[position] for position in self._unread]
-        small = dense.resized([int(mask.sum()) for mask in outcome.masks])
-        self.sparsity_ = 1 - small.cost() / dense.cost()
-        self.pruning_report_ = pruning_report(dense, small)
+        small = layout.resized([int(mask.sum()) for mask in outcome.masks])
+        self.sparsity_ = 1 - small.cost() / layout.cost() if layout.cost() else 0.0
+        if isinstance(layout, Chain):
+            assert isinstance(small, Chain)
+            self.pruning_report_ = pruning_report(layout, small)
+        else:
+            assert isinstance(layout, NetworkLayout)
+            assert isinstance(small, NetworkLayout)
+            self.pruning_report_ = network_report(dense.network, layout, small, dense.left_out)
 
     def _store_fairness(self, outcome: Outcome, targets: Targets, split: LevelSplit) -> None:
         """Set the attributes that describe the constraint."""

@@ -215,15 +215,16 @@ class FittedMixin:
         proba = self.predict_proba(X, sensitive_features=sensitive_features)
         return self.classes_[proba.argmax(axis=1)]
 
-    def to_torch(self) -> nn.Sequential:
-        """Return the fitted network as layers of torch.nn alone, which run and load without this package.
+    def to_torch(self) -> nn.Module:
+        """Return the fitted network as a module that runs and loads without this package.
 
         Returns
         -------
-        torch.nn.Sequential
+        torch.nn.Module
             Maps finite rows of shape (n_samples, n_features_in_), in the network's dtype, to the
-            probabilities of :meth:`predict_proba`, under the bound in force. In eval mode, where it must
-            stay, on the CPU, without gradients.
+            probabilities of :meth:`predict_proba`, under the bound in force; on the CPU, without gradients. A
+            ``torch.nn.Sequential`` where layers of torch.nn are enough, in eval mode, where it must stay; else
+            the module of a ``torch.export`` program.
 
         Raises
         ------
@@ -231,7 +232,7 @@ class FittedMixin:
             If the estimator is not fitted.
         """
         check_is_fitted(self, "module_")
-        return plain_network(self.module_)
+        return plain_network(self.module_, self.n_features_in_)
 
     def to_onnx(self, path: str | os.PathLike[str], *, quantize: bool = False) -> None:
         """Write the fitted network as an ONNX model, under the bound in force.
@@ -281,13 +282,16 @@ class FittedMixin:
         write_estimator(path, self)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], module: Any = None) -> Self:
         """Read a fitted estimator that :meth:`save` wrote; nothing in the file is run.
 
         Parameters
         ----------
         path : str or path
             The file.
+        module : nn.Module, callable or NeuralNet, default=None
+            The dense network, for an estimator that was fitted with a `module`: the file holds its numbers
+            and no code.
 
         Returns
         -------
@@ -299,4 +303,4 @@ class FittedMixin:
         ValueError
             If the file is not one that :meth:`save` wrote, is damaged, or is of a newer version.
         """
-        return read_estimator(path, cls)
+        return read_estimator(path, cls, module)

@@ -1,14 +1,22 @@
 """Checks of the estimator's parameters that no single interval states, and what they stand for."""
 
 from collections.abc import Callable
+from inspect import signature
 from numbers import Integral, Real
 from typing import Any
 
+from skorch import NeuralNet
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skfairprune.training.schedules import REMOVALS, GateSchedule
 
-__all__ = ["check_plan", "check_sizes", "gate_schedule"]
+__all__ = ["check_module", "check_plan", "check_sizes", "gate_schedule"]
+
+
+# What describes the built-in network, and what a skorch net states itself.
+_OF_NETWORK = ("hidden_layer_sizes", "activation", "dropout", "n_bins", "prune_inputs")
+_OF_TRAINING = ("lr", "weight_decay", "max_epochs", "batch_size")
 
 
 def _refuse(name: str, need: str, got: Any) -> InvalidParameterError:
@@ -33,6 +41,33 @@ def gate_schedule(removal: str | Callable[[float], float], temperatures: Any) ->
     schedule = GateSchedule(REMOVALS[removal] if isinstance(removal, str) else removal, tuple(temperatures))
     schedule(1.0)  # a callable that returns nonsense is refused before the training
     return schedule
+
+
+def check_module(estimator: BaseEstimator) -> None:
+    """Refuse parameters that a network, or a net, which is brought along states itself.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+        The FairPrunedClassifier.
+    """
+    module = estimator.module
+    if module is None:
+        return
+    if isinstance(module, NeuralNet) and getattr(module, "initialized_", False):
+        raise InvalidParameterError(
+            "module is a skorch net that is fitted, or initialized. Give sklearn.clone(net) to train from new "
+            "weights, or net.module_ to train from those that it has."
+        )
+    default = {name: value.default for name, value in signature(type(estimator).__init__).parameters.items()}
+    stated = _OF_NETWORK + (_OF_TRAINING if isinstance(module, NeuralNet) else ())
+    for name in stated:
+        if getattr(estimator, name) != default[name]:
+            owner = "the net states its own" if name in _OF_TRAINING else "it is of the built-in network"
+            raise InvalidParameterError(
+                f"{name}={getattr(estimator, name)!r} has no meaning with module={type(module).__name__}: "
+                f"{owner}. Leave {name} at its default."
+            )
 
 
 def check_plan(

@@ -22,6 +22,7 @@ __all__ = [
     "check_n_inputs",
     "choose_knots",
     "encode_targets",
+    "output_weights",
     "resolve_device",
     "resolve_dtype",
     "resolve_lengths",
@@ -120,6 +121,11 @@ def encode_targets(
     task = FairTask(terms, included, bound, kind, group, rows.weight, by_code, with_rule)
     group_codes = dict(zip(data.group_labels, cells.recode.tolist(), strict=True))
     return Targets(task.joint, task.n_joint, weight, order, task, cells.labels, group_codes)
+
+
+def output_weights(targets: Targets) -> NDArray[np.float64]:
+    """Return the weights that sum the joint classes to labels, of shape (n_labels, n_joint), without a rule."""
+    return np.eye(targets.n_joint) if targets.task is None else targets.task.unconstrained.output_weights()
 
 
 def _class_weights(given: dict | str | None, data: FitData, classes: NDArray) -> NDArray[np.float64]:

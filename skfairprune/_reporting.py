@@ -8,7 +8,7 @@ import pandas as pd
 
 from skfairprune._preparation import Targets
 from skfairprune.gaps import Gap, is_within, largest_gap, upper_limit
-from skfairprune.pruning.budget import Chain
+from skfairprune.pruning.budget import Layout
 from skfairprune.training.search import Trial
 from skfairprune.training.splits import LevelSplit
 from skfairprune.training.trainer import Outcome
@@ -114,7 +114,7 @@ def event_gap_table(event_gaps: Sequence[Gap], events: tuple[str, ...], labels: 
     )
 
 
-def sparsity_path(trials: list[Trial], dense: Chain) -> pd.DataFrame:
+def sparsity_path(trials: list[Trial], dense: Layout) -> pd.DataFrame:
     """Tabulate the sizes that were tried for ``sparsity="auto"``, the dense network first."""
     # The bisection's last success.
     chosen = max(number for number, trial in enumerate(trials) if trial.within)

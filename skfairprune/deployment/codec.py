@@ -6,7 +6,7 @@ build the value; numbers in bulk are tensors beside the JSON, named by their pla
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,27 @@ from skfairprune.decision import DecisionRule
 from skfairprune.frontier import FrontierRule, RuleFrontier
 from skfairprune.gaps import Gap
 from skfairprune.modules import ACTIVATIONS, DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
+from skfairprune.networks.joint import JointNetwork
 from skfairprune.rulefit import RuleFit
 
-__all__ = ["decode", "encode"]
+__all__ = ["OwnNetwork", "decode", "encode"]
+
+
+class OwnNetwork(NamedTuple):
+    """What a file holds of a network that is not the built-in one: no code, so that a template must be given.
+
+    Attributes
+    ----------
+    link, n_joint
+        As in :class:`skfairprune.networks.joint.JointNetwork`.
+    state : dict of Tensor
+        The state of the :class:`~skfairprune.modules.DecisionNetwork` around it.
+    """
+
+    link: str
+    n_joint: int
+    state: dict[str, Tensor]
+
 
 # The only classes that a file can name. Building one stores its fields and does nothing else.
 _RECORDS: dict[str, type] = {
@@ -110,6 +128,10 @@ def _encode_pandas(value: pd.Series | pd.Index, place: str, tensors: dict[str, T
 def _encode_network(network: DecisionNetwork, place: str, tensors: dict[str, Tensor]) -> Any:
     """Turn a network into what it is built from, and its tensors."""
     inner = network.network
+    if isinstance(inner, JointNetwork):
+        for name, data in network.state_dict().items():
+            tensors[f"{place}.{name}"] = data.cpu().clone(memory_format=torch.contiguous_format)
+        return {"own_network": {"link": inner.link, "n_joint": inner.n_joint, "tensors": place}}
     if not isinstance(inner, TabularNetwork):
         raise TypeError(f"{place} is a network of type {type(inner).__name__}, not the built-in one")
     linear = [layer for layer in inner.layers if isinstance(layer, nn.Linear)]
@@ -186,8 +208,7 @@ def _decode_frame(content: Any, tensors: dict[str, Tensor]) -> pd.DataFrame:
 
 
 def _decode_network(content: Any, tensors: dict[str, Tensor]) -> DecisionNetwork:
-    prefix = f"{content['tensors']}."
-    state = {name.removeprefix(prefix): data for name, data in tensors.items() if name.startswith(prefix)}
+    state = _state(content, tensors)
     n_bins = len(state["network.encoding.columns"])
     # Knots of the right number; the true ones are among the tensors.
     knots = [np.arange(n_bins + 1.0), *[np.zeros(1)] * (int(content["n_columns"]) - 1)]
@@ -203,6 +224,16 @@ def _decode_network(content: Any, tensors: dict[str, Tensor]) -> DecisionNetwork
         network = DecisionNetwork(inner, *(state[name] for name in ("output_weights", "bounds", "rules")))
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def _decode_own_network(content: Any, tensors: dict[str, Tensor]) -> OwnNetwork:
+    return OwnNetwork(content["link"], int(content["n_joint"]), _state(content, tensors))
+
+
+def _state(content: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a network by their names in it."""
+    prefix = f"{content['tensors']}."
+    return {name.removeprefix(prefix): data for name, data in tensors.items() if name.startswith(prefix)}
 
 
 def _numpy_type(name: str) -> np.dtype:
@@ -226,4 +257,5 @@ _DECODERS: dict[str, Callable[[Any, dict[str, Tensor]], Any]] = {
     "index": lambda content, tensors: _decode_pandas(pd.Index, content, tensors),
     "frame": _decode_frame,
     "network": _decode_network,
+    "own_network": _decode_own_network,
 }

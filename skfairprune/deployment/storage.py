@@ -21,7 +21,8 @@ from sklearn.utils._metadata_requests import SIMPLE_METHODS
 from sklearn.utils.metadata_routing import MetadataRequest
 from torch import Tensor
 
-from skfairprune.deployment.codec import decode, encode
+from skfairprune.deployment.codec import OwnNetwork, decode, encode
+from skfairprune.deployment.rebuild import describe_template, rebuild
 
 __all__ = ["read_estimator", "write_estimator"]
 
@@ -62,6 +63,8 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
     fitted = {name: value for name, value in vars(estimator).items() if name not in params}
     requests = _requests(fitted.pop("_metadata_request", None))
     content: dict[str, Any] = {"params": {}, "fitted": {}, "requests": requests}
+    own = params.pop("module")
+    content["own"] = None if own is None else describe_template(own)
     for name, value in params.items():
         try:
             content["params"][name] = encode(value, f"params.{name}", tensors)
@@ -79,7 +82,7 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
             content["fitted"][name] = encode(value, name, tensors)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{error}, which a file without code cannot hold. It holds the built-in network, and labels "
+                f"{error}, which a file without code cannot hold. It holds numbers, and labels "
                 "of classes and groups that are numbers, strings, booleans or tuples of these: turn others "
                 "into strings before fit, or use joblib.dump."
             ) from error
@@ -94,7 +97,7 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
     part.replace(path)
 
 
-def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator]) -> Estimator:
+def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator], module: Any) -> Estimator:
     """Read a fitted estimator; nothing of the file is run.
 
     Parameters
@@ -103,6 +106,8 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator])
         The file.
     make : callable
         The estimator's class: makes one from its parameters.
+    module : nn.Module, callable, NeuralNet or None
+        The dense network that the estimator was fitted with, where it was not the built-in one.
 
     Returns
     -------
@@ -112,15 +117,21 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator])
     Raises
     ------
     ValueError
-        If the file is none of this kind, is damaged, or was written by a newer version.
+        If the file is none of this kind, is damaged, or was written by a newer version; or if `module` is
+        needed and not given, or another than that of the file.
     """
     content, tensors = _read(path)
+    own = content.get("own") if isinstance(content, dict) else None
+    if (own is None) != (module is None):
+        told = f"was fitted with module={own}" if own else "holds the built-in network"
+        remedy = "give the same module to load, whose code no file holds" if own else "load it without module"
+        raise ValueError(f"{path} {told}: {remedy}.")
     try:
         params, fitted = (
             {name: decode(value, tensors) for name, value in content[part].items()}
             for part in ("params", "fitted")
         )
-        estimator = make(**params)
+        estimator = make(module=module, **params)
         with config_context(enable_metadata_routing=True):
             for method, requests in content["requests"].items():
                 getattr(estimator, f"set_{method}_request")(**requests)
@@ -130,11 +141,16 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator])
     if missing or unknown:
         what = f"lacks {sorted(missing)}" if missing else f"holds {sorted(unknown)}, which no estimator has"
         raise ValueError(f"{path} is damaged: it {what}.")
+    n_features = fitted["n_features_in_"]
+    for name in ("module_", "dense_module_"):
+        if isinstance(fitted[name], OwnNetwork):
+            fitted[name] = rebuild(fitted[name], module, n_features, path)
     vars(estimator).update(fitted)
     try:
         estimator._validate_params()
         whole = len(fitted["classes_"]) == len(fitted["module_"].output_weights)
-        whole &= fitted["n_features_in_"] == fitted["module_"].network.encoding.n_columns
+        if module is None:
+            whole &= n_features == fitted["module_"].network.encoding.n_columns
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not whole:

@@ -1,4 +1,4 @@
-"""The plain network: a fitted network made of layers of torch.nn alone."""
+"""The plain network: a fitted network that runs without this package."""
 
 import copy
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from skfairprune.modules import DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
+from skfairprune.networks.joint import JointNetwork
 
 __all__ = ["plain_network"]
 
@@ -27,37 +28,57 @@ def _plain_encoding(encoding: PiecewiseLinearEncoding) -> list[nn.Module]:
     return [read, scale, nn.Hardtanh(0.0, 1.0)]
 
 
-def plain_network(network: DecisionNetwork) -> nn.Sequential:
-    """Rebuild a fitted network from layers of torch.nn, so that it runs and loads without this package.
+def plain_network(network: DecisionNetwork, n_features: int) -> nn.Module:
+    """Rebuild a fitted network from layers of torch.nn, or export it, so that it runs without this package.
 
     Parameters
     ----------
     network : DecisionNetwork
-        A fitted network around the built-in one; it is not changed.
+        A fitted network; it is not changed.
+    n_features : int
+        The columns of a row.
 
     Returns
     -------
-    nn.Sequential
+    nn.Module
         Maps finite rows of shape (n_samples, n_features), in the network's dtype, to class probabilities of
-        shape (n_samples, n_classes); in eval mode, where it must stay, on the CPU, without gradients.
+        shape (n_samples, n_classes); on the CPU, without gradients. An ``nn.Sequential`` in eval mode, where it
+        must stay, if the network consists of modules of torch.nn; else the module of an exported program.
 
     Raises
     ------
-    TypeError
-        If the network inside is not the built-in one.
+    ValueError
+        If the network cannot be exported for any number of rows.
     """
     inner = network.network
-    if not isinstance(inner, TabularNetwork):
-        raise TypeError(
-            f"A plain network can be made of the built-in TabularNetwork, and this one is a "
-            f"{type(inner).__name__}. Use clf.module_.network, which is an ordinary module of its own, "
-            "or torch.export.export(clf.module_, ...)."
-        )
-    # Units that are dropped in training alone have no layer here.
-    layers = [copy.deepcopy(layer) for layer in inner.layers if not isinstance(layer, nn.Dropout)]
+    if isinstance(inner, TabularNetwork):
+        # Units that are dropped in training alone have no layer here.
+        layers = [copy.deepcopy(layer) for layer in inner.layers if not isinstance(layer, nn.Dropout)]
+        layers = [*_plain_encoding(inner.encoding), *layers]
+    elif isinstance(inner, JointNetwork) and inner.link == "logits" and _is_plain(inner.module):
+        layers = [copy.deepcopy(inner.module)]
+    else:
+        return _export(network, n_features)
     n_classes, n_joint = network.output_weights.shape
     rule = nn.Linear(n_joint, n_classes, bias=False, dtype=network.output_weights.dtype)
     with torch.no_grad():
         rule.weight.copy_(network.output_weights)
-    plain = nn.Sequential(*_plain_encoding(inner.encoding), *layers, nn.Softmax(dim=1), rule)
-    return plain.eval().requires_grad_(False)
+    return nn.Sequential(*layers, nn.Softmax(dim=1), rule).eval().requires_grad_(False)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Tell whether a module consists of modules of torch.nn alone."""
+    return all(type(part).__module__.startswith("torch.nn.") for part in module.modules())
+
+
+def _export(network: DecisionNetwork, n_features: int) -> nn.Module:
+    rows = torch.zeros(2, n_features, dtype=network.output_weights.dtype)
+    shapes = ({0: torch.export.Dim.DYNAMIC},)  # a named Dim can freeze the batch in silence
+    try:
+        program = torch.export.export(network, (rows,), dynamic_shapes=shapes)
+    except Exception as error:  # whatever the user's forward pass comes to
+        raise ValueError(
+            f"torch.export cannot export the network for any number of rows: {type(error).__name__}: {error} "
+            "Its forward must treat every row alone. clf.module_ is the network itself, an nn.Module."
+        ) from error
+    return program.module()

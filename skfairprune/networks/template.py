@@ -1,5 +1,6 @@
 """The network that a user brings: a module, a function that makes one, or a skorch net, whose training is kept."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +15,10 @@ from torch.utils.data import DataLoader
 from skfairprune.networks.attention import replace_attention
 from skfairprune.networks.joint import JointNetwork, check_outputs, widen_outputs
 
-__all__ = ["Recipe", "make_network", "take_over"]
+__all__ = ["Recipe", "make_module", "make_network", "take_over"]
 
 # Losses that are the log loss of the network's outputs, which is what is minimised here.
 _LOG_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
-_KEPT_BY_FIT = ("train_split", "predict_nonlinearity", "warm_start", "verbose", "device", "compile", "use_caching")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _callbacks(net: NeuralNet) -> tuple[tuple[str, Callback], ...]:
 
 
 def make_network(
-    template: Any, n_features: int, n_joint: int, class_of: Sequence[int], n_classes: int, probe: Tensor
+    template: Any, n_features: int, class_of: Sequence[int], n_classes: int, probe: Tensor
 ) -> JointNetwork:
     """Make the network that is trained, with the logits of the joint classes.
 
@@ -128,10 +128,8 @@ def make_network(
         nn.Module``; or a skorch net around a module or its class.
     n_features : int
         The columns of a row.
-    n_joint : int
-        The joint classes.
     class_of : sequence of int
-        The class of each of them.
+        The class of each joint class.
     n_classes : int
         The classes.
     probe : Tensor of shape (n_samples, n_features)
@@ -144,19 +142,40 @@ def make_network(
     TypeError
         If the function does not return a module.
     """
-    if isinstance(template, NeuralNet):
-        module = template.module
-        given = template.get_params_for("module")
-        template = module if isinstance(module, nn.Module) else module(**given)
-    if isinstance(template, nn.Module):
-        network = widen_outputs(template.to(probe.dtype), class_of, n_classes, probe)
+    fresh = callable(template) and not isinstance(template, nn.Module)
+    module = make_module(template, n_features, len(class_of)).to(probe.dtype)
+    if fresh:
+        network = check_outputs(module, len(class_of), probe)
     else:
-        make: Callable[[int, int], Any] = template
-        made = make(n_features, n_joint)
-        if not isinstance(made, nn.Module):
-            raise TypeError(
-                f"module(n_features_in, n_outputs) must return a torch.nn.Module; it returned {made!r}."
-            )
-        network = check_outputs(made.to(probe.dtype), n_joint, probe)
+        network = widen_outputs(module, class_of, n_classes, probe)
     replace_attention(network)
     return network
+
+
+def make_module(template: Any, n_features: int, n_outputs: int) -> nn.Module:
+    """Make the module of a template, as the template has it.
+
+    Parameters
+    ----------
+    template : nn.Module, callable or NeuralNet
+        As in :func:`make_network`.
+    n_features, n_outputs : int
+        What a callable is given.
+
+    Raises
+    ------
+    TypeError
+        If the callable does not return a module.
+    """
+    if isinstance(template, NeuralNet):
+        given = template.get_params_for("module")
+        template = template.module if isinstance(template.module, nn.Module) else template.module(**given)
+    if isinstance(template, nn.Module):
+        return copy.deepcopy(template)
+    make: Callable[[int, int], Any] = template
+    made = make(n_features, n_outputs)
+    if not isinstance(made, nn.Module):
+        raise TypeError(
+            f"module(n_features_in, n_outputs) must return a torch.nn.Module; it returned {made!r}."
+        )
+    return made

@@ -3,9 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from skfairprune.pruning.budget import Chain
+from torch import nn
 
-__all__ = ["pruning_report"]
+from skfairprune.pruning.budget import Chain
+from skfairprune.pruning.layout import NetworkLayout
+
+__all__ = ["network_report", "pruning_report"]
 
 
 def pruning_report(dense: Chain, small: Chain) -> pd.DataFrame:
@@ -53,4 +56,50 @@ def pruning_report(dense: Chain, small: Chain) -> pd.DataFrame:
     table["sparsity"] = 1 - table[f"{dense.measure}_after"] / table[f"{dense.measure}_before"]
     if dense.prune_inputs:
         table.loc["input", "sparsity"] = np.nan
+    return table
+
+
+def network_report(
+    network: nn.Module, dense: NetworkLayout, small: NetworkLayout, left_out: dict[str, str]
+) -> pd.DataFrame:
+    """Tabulate what was removed of any network.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The dense network.
+    dense, small : NetworkLayout
+        The widths before and after.
+    left_out : dict of str
+        By the path of the layers whose outputs stay whole: why.
+
+    Returns
+    -------
+    DataFrame
+        One row for each module with weights, by its path; then "total", of the modules that lose something,
+        and "network", of all. Columns as in :func:`pruning_report` (units are the outputs of a module, in
+        the last two rows the units of all layers: neurons, channels, heads), and note, why a module keeps
+        all outputs. The multiplications of modules that lose nothing are not counted: NaN.
+    """
+    modules = {module.path: module for module in dense.modules}
+    rows: dict[str, list[float]] = {}
+    for path, module in network.named_modules():
+        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if path in modules:
+            cost = modules[path]
+            units = [cost.n_outputs(layout.sizes) for layout in (dense, small)]
+            counts = [layout.count(cost, kind) for kind in ("parameters", "macs") for layout in (dense, small)]
+            rows[path] = [*units, *counts]
+        elif own:
+            rows[path] = [np.nan, np.nan, own, own, np.nan, np.nan]
+    columns = [f"{name}_{when}" for name in ("units", "parameters", "macs") for when in ("before", "after")]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    counted = table.loc[list(modules)]
+    units = [sum(dense.sizes), sum(small.sizes)]
+    for name, part in (("total", counted), ("network", table)):
+        sums = part[columns[2:]].sum().tolist()
+        table.loc[name] = [*units, *sums]
+    table.index.name = "layer"
+    table["sparsity"] = 1 - table[f"{dense.measure}_after"] / table[f"{dense.measure}_before"]
+    table["note"] = [left_out.get(str(name), "") for name in table.index]
     return table

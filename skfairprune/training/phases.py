@@ -1,5 +1,7 @@
 """One phase of training: a skorch net run on a network in place, and its history."""
 
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,16 +22,25 @@ __all__ = ["PhaseRunner"]
 
 @dataclass
 class PhaseRunner:
-    """Runs phases with the same optimizer (AdamW, one-cycle rate) and keeps one history.
+    """Runs phases with the same optimizer (one-cycle rate) and keeps one history.
 
     Parameters
     ----------
-    batch_size, lr, weight_decay
-        Of the optimizer.
+    batch_size : int
+        The rows of a batch.
+    lr : float
+        The peak learning rate.
     n_iter_no_change : int or None
         The patience of early stopping in phases with held-out rows; None never stops early.
     generator : torch.Generator
         Shuffles rows.
+    optimizer : type
+        The class of the optimizer.
+    optimizer_params : mapping
+        Its parameters but for the rate.
+    callbacks : sequence of (str, Callback)
+        Called in every phase, beside its own. One that sets the rate takes the place of the one-cycle rate;
+        one that stops early, that of early stopping, in the phases that have held-out rows.
     progress : ProgressBar or None
         Shown while it trains.
     trial : int or None
@@ -38,9 +49,11 @@ class PhaseRunner:
 
     batch_size: int
     lr: float
-    weight_decay: float
     n_iter_no_change: int | None
     generator: torch.Generator
+    optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
+    optimizer_params: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Sequence[tuple[str, Callback]] = ()
     progress: ProgressBar | None = None
     trial: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -91,13 +104,17 @@ class PhaseRunner:
         """
         if n_epochs == 0:
             return
-        rate = partial(one_cycle, n_steps=self.n_steps(rows, n_epochs))
-        callbacks: list[tuple[str, Callback]] = [
-            ("rate", LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=rate, step_every="batch"))
-        ]
+        callbacks = [(name, copy.deepcopy(given)) for name, given in self.callbacks]
+        if held_out is None:
+            callbacks = [(name, given) for name, given in callbacks if not isinstance(given, EarlyStopping)]
+        kinds = {kind for kind in (LRScheduler, EarlyStopping) for _, given in callbacks if isinstance(given, kind)}
+        if LRScheduler not in kinds:
+            rate = partial(one_cycle, n_steps=self.n_steps(rows, n_epochs))
+            schedule = LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=rate, step_every="batch")
+            callbacks.append(("rate", schedule))
         if callback is not None:
             callbacks.append(("costs", callback))
-        if held_out is not None and self.n_iter_no_change is not None:
+        if held_out is not None and self.n_iter_no_change is not None and EarlyStopping not in kinds:
             stopping = EarlyStopping(patience=self.n_iter_no_change, load_best=True, sink=_silent)
             callbacks.append(("early_stopping", stopping))
         if self.progress is not None:
@@ -108,9 +125,8 @@ class PhaseRunner:
             objective,
             held_out=held_out,
             generator=self.generator,
-            optimizer=torch.optim.AdamW,
-            optimizer__weight_decay=self.weight_decay,
-            optimizer__fused=True,
+            optimizer=self.optimizer,
+            **{f"optimizer__{name}": value for name, value in self.optimizer_params.items()},
             lr=self.lr,
             batch_size=self.batch_size,
             max_epochs=n_epochs,

@@ -117,6 +117,8 @@ class Pruner:
         budget : int
             The most that the small network may cost.
         """
+        if not structure.layers:
+            return Pruned(initial if self.criterion in ("lottery", "snip") else network, [])
         if self.criterion == "lottery":
             return self._draw_ticket(network, initial, structure, budget)
         if self.criterion == "bilevel":
