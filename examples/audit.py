@@ -53,7 +53,9 @@ def main() -> None:
         data.X, data.y, A, test_size=0.3, random_state=args.seed
     )
 
-    classifier = FairPrunedClassifier(hidden_layer_sizes=(64, 64), difference_bound=BOUND, random_state=args.seed)
+    classifier = FairPrunedClassifier(
+        hidden_layer_sizes=(64, 64), difference_bound=BOUND, random_state=args.seed
+    )
     pipe = make_pipeline(make_preprocessor(X_train), classifier)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

@@ -56,7 +56,9 @@ def main() -> None:
     X = rng.standard_normal((args.rows, args.columns))
     y = (X[:, 0] + rng.standard_normal(args.rows) > 0).astype(int)
     group = (X[:, 1] + rng.standard_normal(args.rows) > 0).astype(int)
-    clf = FairPrunedClassifier(hidden_layer_sizes=(64, 64), constraint="demographic_parity", max_epochs=3, random_state=0)
+    clf = FairPrunedClassifier(
+        hidden_layer_sizes=(64, 64), constraint="demographic_parity", max_epochs=3, random_state=0
+    )
     with PeakMemory() as memory:
         clf.fit(X, y, sensitive_features=group)
     # The kernel's own peak misses nothing between samples, but it includes what came before the fit.

@@ -26,7 +26,9 @@ def describe_template(template: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def rebuild(saved: OwnNetwork, template: Any, n_features: int, path: str | os.PathLike[str]) -> DecisionNetwork:
+def rebuild(
+    saved: OwnNetwork, template: Any, n_features: int, path: str | os.PathLike[str]
+) -> DecisionNetwork:
     """Build a network from its template, with the shapes and the values of the saved one.
 
     Parameters

@@ -52,6 +52,10 @@ class Layout(ABC):
         """Return what the prunable parts cost, by the measure."""
 
     @abstractmethod
+    def n_parameters(self) -> int:
+        """Return the parameters of the prunable parts."""
+
+    @abstractmethod
     def unit_cost(self, layer: int) -> Any:
         """Return what one unit of a prunable layer takes along, by the measure."""
 

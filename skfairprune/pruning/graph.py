@@ -152,11 +152,13 @@ def _trace(network: nn.Module, rows: Tensor) -> Iterator[tuple[str, Any]]:
                 network, rows, forward_fn=lambda module, inputs: module(inputs), verbose=False
             )
             groups = list(graph.get_all_groups(root_module_types=kinds))
+        if not groups and any(isinstance(module, kinds) for module in paths):
+            raise RuntimeError("no layer of it is part of the graph of its outputs")
     except Exception as error:  # whatever torch-pruning comes to on a network that it does not understand
         raise ValueError(
             f"The network {type(network).__name__} cannot be traced for what its units are coupled with: "
-            f"{type(error).__name__}: {error}. Use layers of torch.nn whose outputs depend on each other through "
-            "differentiable operations, or sparsity=0."
+            f"{type(error).__name__}: {error}. Use layers of torch.nn whose outputs depend on each other "
+            "through differentiable operations, or sparsity=0."
         ) from error
     for group in groups:
         root = group[0].dep.target.module
@@ -185,7 +187,7 @@ def _layer(graph: Any, group: Any, name: str, paths: dict[nn.Module, str]) -> Un
         if isinstance(module, _ConvNd) and module.groups > 1 and role != "carriers":
             grouped.append((module, positions))
     if not sides["consumers"]:
-        raise _LeftOutError("no layer with weights reads its outputs")
+        raise _LeftOutError("no layer with weights reads its outputs: they are the network's")
     if grouped:
         n_blocks = max(module.groups for module, _ in grouped)
         if n_roots % n_blocks or not all(_is_balanced(*part, n_blocks) for part in grouped):

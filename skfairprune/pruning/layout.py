@@ -114,6 +114,10 @@ class NetworkLayout(Layout):
             return sum(self.sizes)
         return self._rounded(sum(module.cost(self.sizes, self.measure) for module in self.modules))
 
+    def n_parameters(self) -> int:
+        """Return the parameters of the prunable parts."""
+        return sum(self.count(module, "parameters") for module in self.modules)
+
     def unit_cost(self, layer: int) -> Any:
         """Return what one unit of a layer takes along, by the measure: the derivative of the cost."""
         if self.measure == "units":

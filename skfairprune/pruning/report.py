@@ -88,7 +88,9 @@ def network_report(
         if path in modules:
             cost = modules[path]
             units = [cost.n_outputs(layout.sizes) for layout in (dense, small)]
-            counts = [layout.count(cost, kind) for kind in ("parameters", "macs") for layout in (dense, small)]
+            counts = [
+                layout.count(cost, kind) for kind in ("parameters", "macs") for layout in (dense, small)
+            ]
             rows[path] = [*units, *counts]
         elif own:
             rows[path] = [np.nan, np.nan, own, own, np.nan, np.nan]
@@ -96,9 +98,9 @@ def network_report(
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     counted = table.loc[list(modules)]
     units = [sum(dense.sizes), sum(small.sizes)]
-    for name, part in (("total", counted), ("network", table)):
-        sums = part[columns[2:]].sum().tolist()
-        table.loc[name] = [*units, *sums]
+    sums = {"total": counted[columns[2:]].sum(), "network": table[columns[2:]].sum()}
+    for name, of_columns in sums.items():
+        table.loc[name] = [*units, *of_columns]
     table.index.name = "layer"
     table["sparsity"] = 1 - table[f"{dense.measure}_after"] / table[f"{dense.measure}_before"]
     table["note"] = [left_out.get(str(name), "") for name in table.index]

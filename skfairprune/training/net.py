@@ -15,7 +15,15 @@ from skfairprune.pruning.gates import BudgetedGates
 from skfairprune.training.batches import EVALUATION_ROWS, Batch, Batches, Rows
 from skfairprune.training.hypergradient import Hypergradient, Loss, Parameters, hypergradient
 
-__all__ = ["BilevelNet", "CopyStack", "FineTuneNet", "NetworkStack", "PhaseNet", "joint_proba", "stack_networks"]
+__all__ = [
+    "BilevelNet",
+    "CopyStack",
+    "FineTuneNet",
+    "NetworkStack",
+    "PhaseNet",
+    "joint_proba",
+    "stack_networks",
+]
 
 
 @torch.no_grad()

@@ -107,7 +107,9 @@ class PhaseRunner:
         callbacks = [(name, copy.deepcopy(given)) for name, given in self.callbacks]
         if held_out is None:
             callbacks = [(name, given) for name, given in callbacks if not isinstance(given, EarlyStopping)]
-        kinds = {kind for kind in (LRScheduler, EarlyStopping) for _, given in callbacks if isinstance(given, kind)}
+        kinds = {
+            kind for kind in (LRScheduler, EarlyStopping) for _, given in callbacks if isinstance(given, kind)
+        }
         if LRScheduler not in kinds:
             rate = partial(one_cycle, n_steps=self.n_steps(rows, n_epochs))
             schedule = LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=rate, step_every="batch")

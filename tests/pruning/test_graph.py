@@ -1,0 +1,276 @@
+"""Units of any network: what is found, that masked equals shrunk, what it costs, and what is left out and why."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from skfairprune.networks.attention import replace_attention
+from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
+from skfairprune.pruning.graph import find_coupled_units
+from skfairprune.pruning.layout import measure_layout
+from skfairprune.pruning.shrink import shrink
+from skfairprune.pruning.units import remaining_units
+from tests.networks import zoo
+
+NETWORKS = [
+    zoo.PlainMLP,
+    zoo.ResNetTabular,
+    zoo.FTTransformer,
+    zoo.EmbeddingNetwork,
+    zoo.Conv1dNetwork,
+    zoo.Conv2dNetwork,
+    zoo.DenselyConnected,
+    zoo.GroupedConvolutions,
+    zoo.ResNet10,
+    zoo.MobileNetV2,
+]
+every_network = pytest.mark.parametrize("made", NETWORKS)
+
+
+def _rows(n_samples=9):
+    x = torch.rand(n_samples, 64, generator=torch.Generator().manual_seed(1))
+    x[:, :2] = torch.arange(n_samples)[:, None] % 3
+    return x
+
+
+def _network(made, **params):
+    """Return a network in eval mode whose norms have statistics of their own."""
+    torch.manual_seed(0)
+    network = replace_attention(made(64, 4, **params))
+    for _ in range(3):
+        network(_rows(50) + 0.1 * torch.rand(50, 64) * (torch.arange(64) > 1))
+    return network.eval()
+
+
+def _masks(layers, share, seed):
+    rng = np.random.default_rng(seed)
+    masks = []
+    for layer in layers:
+        mask = rng.uniform(size=layer.n_units) < share
+        mask[rng.integers(layer.n_units)] = True
+        masks.append(mask)
+    return masks
+
+
+@every_network
+@pytest.mark.parametrize("share", [0.5, 0.1])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_masked_equals_shrunk(made, share, seed):
+    network, x = _network(made), _rows()
+    layers, _ = find_coupled_units(network, x)
+    masks = _masks(layers, share, seed)
+    gated = GatedNetwork(network, layers)
+    masked = gated(x, torch.from_numpy(np.concatenate(masks)).float()).detach()
+    gated.release()
+    small = shrink(network, layers, masks)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in network.parameters())
+    assert (masked - network(x)).abs().max() > 1e-4  # the gates do something
+    assert_allclose(small(x).detach(), masked, atol=1e-5 * float(masked.abs().max()))
+
+
+@every_network
+def test_the_network_is_left_alone(made):
+    network, x = _network(made), _rows()
+    before = copy.deepcopy(network.state_dict())
+    modes = [module.training for module in network.modules()]
+    layers, _ = find_coupled_units(network, x)
+    measure_layout(network, layers, x, 4, "parameters")
+    assert [module.training for module in network.modules()] == modes
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@every_network
+def test_fold_and_gates_for_each_row_equal_gating(made):
+    network, x = _network(made), _rows()
+    layers, _ = find_coupled_units(network, x)
+    gates = torch.rand(sum(layer.n_units for layer in layers))
+    gated = GatedNetwork(network, layers)
+    expected = gated(x, gates).detach()
+    assert_allclose(gated(x, gates.expand(len(x), -1)).detach(), expected, atol=1e-6)
+    alone = torch.stack([gates, 1 - gates, gates])
+    assert_allclose(gated(x[:3], alone).detach()[1:2], gated(x[1:2], 1 - gates).detach(), atol=1e-6)
+    gated.fold(gates)
+    assert_allclose(gated.release()(x).detach(), expected, atol=1e-5)
+
+
+@every_network
+def test_shrinking_in_steps_is_shrinking_at_once(made):
+    network, x = _network(made), _rows()
+    layers, _ = find_coupled_units(network, x)
+    first = _masks(layers, 0.7, 0)
+    left = remaining_units(layers, first)
+    second = _masks(left, 0.5, 1)
+    once = [mask.copy() for mask in first]
+    for mask, kept in zip(once, second, strict=True):
+        mask[mask] = kept
+    steps = shrink(shrink(network, layers, first), left, second)
+    assert torch.equal(steps(x), shrink(network, layers, once)(x))
+
+
+@every_network
+def test_costs_are_those_of_the_shrunk_network(made):
+    network, x = _network(made), _rows(1)
+    layers, _ = find_coupled_units(network, _rows())
+    masks = _masks(layers, 0.6, 2)
+    small = shrink(network, layers, masks)
+
+    def counted(net):
+        with FlopCounterMode(display=False) as counter:
+            net(x)
+        return sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2
+
+    for measure, dense, left in zip(("parameters", "macs"), counted(network), counted(small), strict=True):
+        if made is zoo.FTTransformer and measure == "macs":
+            continue  # the products of queries and keys are no layer's
+        layout = measure_layout(network, layers, x, 4, measure)
+        removed = layout.cost() - layout.resized([int(mask.sum()) for mask in masks]).cost()
+        assert removed == dense - left > 0
+
+
+@every_network
+@pytest.mark.parametrize("measure", ["parameters", "macs", "units"])
+def test_the_cost_of_a_unit_is_the_slope_of_the_cost(made, measure):
+    network, x = _network(made), _rows()
+    layers, _ = find_coupled_units(network, x)
+    layout = measure_layout(network, layers, x, 4, measure)
+    widths = [torch.tensor(0.7 * width, dtype=torch.float64, requires_grad=True) for width in layout.widths]
+    soft = layout.resized(widths)
+    slopes = torch.autograd.grad(soft.cost() + 0 * sum(widths), widths)
+    for number, slope in enumerate(slopes):
+        assert_allclose(float(torch.as_tensor(soft.unit_cost(number)).detach()), float(slope))
+
+
+@every_network
+def test_gates_are_at_the_budget(made):
+    network, x = _network(made), _rows()
+    layers, _ = find_coupled_units(network, x)
+    layout = measure_layout(network, layers, x, 4, "parameters")
+    gates = BudgetedGates(layout, [torch.randn(width) for width in layout.widths])
+    gates.budget = 0.4 * layout.cost()
+    found = gates().detach()
+    soft = layout.resized([part.sum() for part in found.split(gates.sizes)])
+    assert_allclose(float(soft.cost()), gates.budget, rtol=1e-4)
+
+
+def test_what_is_coupled():
+    layers, left_out = find_coupled_units(_network(zoo.ResNetTabular), _rows())
+    stream = max(layers, key=lambda layer: len(layer.consumers))
+    assert {side.path for side in stream.producers} == {"first", "blocks.0.second", "blocks.1.second"}
+    assert {side.path for side in stream.carriers} == {"blocks.0.norm", "blocks.1.norm", "norm"}
+    assert set(left_out) == {"head"}
+    layers, _ = find_coupled_units(_network(zoo.Conv2dNetwork), _rows())
+    # A channel is several inputs of the linear layer behind the flattening.
+    assert layers[-1].consumers[0].positions.shape[1] > 1
+    layers, _ = find_coupled_units(_network(zoo.GroupedConvolutions), _rows())
+    assert [layer.producers[0].positions.shape for layer in layers][:2] == [(4, 2), (8, 2)]
+    layers, left_out = find_coupled_units(_network(zoo.FTTransformer), _rows())
+    assert [layer.n_units for layer in layers if "attention" in layer.name] == [4, 4]
+    assert "LayerNorm" in " ".join(left_out.values())
+
+
+class _Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.d = nn.Linear(8, 4)
+        self.c.weight = self.b.weight
+
+    def forward(self, x):
+        return self.d(F.relu(self.c(F.relu(self.b(F.relu(self.a(x)))))))
+
+
+class _Twice(_Tied):
+    def forward(self, x):
+        return self.d(F.relu(self.b(F.relu(self.b(F.relu(self.a(x)))))))
+
+
+class _FixedShape(_Tied):
+    def forward(self, x):
+        return self.d(F.relu(self.a(x)).reshape(len(x), 2, 4).mean(dim=1).repeat(1, 2))
+
+
+class _Softmax(_Tied):
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Identity()
+
+    def forward(self, x):
+        return self.d(F.relu(self.b(torch.softmax(self.a(x), dim=1))))
+
+
+class _Free(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.d = nn.Linear(64, 8), nn.Linear(8, 4)
+        self.scale = nn.Parameter(torch.rand(8))
+
+    def forward(self, x):
+        return self.d(self.scale * F.relu(self.a(x)))
+
+
+class _Computed(_Tied):
+    def __init__(self):
+        super().__init__()
+        nn.utils.parametrizations.weight_norm(self.a)
+
+    def forward(self, x):
+        return self.d(F.relu(self.b(F.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize(
+    ("made", "names", "reason"),
+    [
+        (_Tied, {"a", "b", "c"}, "shared with another layer"),
+        (_Twice, {"b"}, "called 2 times"),
+        (_FixedShape, {"a"}, "without some of its outputs the network fails"),
+        (_Softmax, {"a"}, "is not the one where they are 0"),
+        (_Free, {"a"}, "a parameter that is no layer's"),
+        (_Computed, {"a"}, "computed from other parameters"),
+    ],
+)
+def test_what_is_left_out_is_told(made, names, reason):
+    torch.manual_seed(0)
+    network = made()
+    network.extra = nn.Sequential(nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 4))
+    both = _Sum(network)
+    layers, left_out = find_coupled_units(both, _rows())
+    told = {f"network.{name}" for name in names}
+    assert told <= set(left_out)
+    assert not told & {side.path for layer in layers for side in layer.producers}
+    assert any(layer.name == "network.extra.0" for layer in layers)
+    assert any(reason in left_out[name] for name in told)
+
+
+class _Sum(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x) + self.network.extra(x)
+
+
+def test_a_network_without_units_is_refused():
+    with pytest.raises(ValueError, match=r"Sequential has no unit that can be removed: 0: .*sparsity=0"):
+        find_coupled_units(nn.Sequential(nn.Linear(64, 4)), _rows())
+
+
+def test_a_network_that_cannot_be_traced_is_refused():
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(64, 4)
+
+        def forward(self, x):
+            return torch.from_numpy(self.a(x).detach().numpy())
+
+    with pytest.raises(ValueError, match="Cut cannot be traced"):
+        find_coupled_units(Cut(), _rows())
