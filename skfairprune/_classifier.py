@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
-from skorch import NeuralNet
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
+from skorch import NeuralNet
 
 from skfairprune._data import FitData, check_fit_data, check_held_out_data, concatenate
 from skfairprune._fitted import FittedMixin
@@ -82,10 +82,10 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         columns, which the parameters from `hidden_layer_sizes` to `n_bins` describe. Any other maps rows of
         shape (n_samples, n_features_in_), as they are given to `fit`, in `dtype`, to class scores of shape
         (n_samples, n_classes), or (n_samples,) or (n_samples, 1) of two classes: logits, or their softmax,
-        logarithm of the softmax or sigmoid. A ``torch.nn.Module`` is a template: a copy of it is trained, from
-        the weights that it has. A callable ``(n_features_in_, n_outputs) -> nn.Module``, such as a class, makes
-        one with the outputs asked for. Of an unfitted skorch ``NeuralNet`` the module, optimizer, lr,
-        max_epochs, batch_size and callbacks are taken over.
+        logarithm of the softmax or sigmoid. A ``torch.nn.Module`` is a template: a copy of it is trained,
+        from the weights that it has. A callable ``(n_features_in_, n_outputs) -> nn.Module``, such as a
+        class, makes one with the outputs asked for. Of an unfitted skorch ``NeuralNet`` the module,
+        optimizer, lr, max_epochs, batch_size and callbacks are taken over.
 
     hidden_layer_sizes : tuple of int, default=(256, 256)
         The units of each hidden layer of the dense network, each at least 1.
@@ -741,7 +741,9 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         else:
             assert isinstance(layout, NetworkLayout)
             assert isinstance(small, NetworkLayout)
-            self.pruning_report_ = network_report(dense.network, layout, small, dense.left_out)
+            self.pruning_report_ = network_report(
+                dense.network.get_submodule("module"), layout, small, dense.left_out
+            )
 
     def _store_fairness(self, outcome: Outcome, targets: Targets, split: LevelSplit) -> None:
         """Set the attributes that describe the constraint."""

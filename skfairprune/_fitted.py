@@ -222,9 +222,9 @@ class FittedMixin:
         -------
         torch.nn.Module
             Maps finite rows of shape (n_samples, n_features_in_), in the network's dtype, to the
-            probabilities of :meth:`predict_proba`, under the bound in force; on the CPU, without gradients. A
-            ``torch.nn.Sequential`` where layers of torch.nn are enough, in eval mode, where it must stay; else
-            the module of a ``torch.export`` program.
+            probabilities of :meth:`predict_proba`, under the bound in force; on the CPU, without gradients.
+            A ``torch.nn.Sequential`` where layers of torch.nn are enough, in eval mode, where it must stay;
+            else the module of a ``torch.export`` program.
 
         Raises
         ------

@@ -1,10 +1,9 @@
-"""The dense network of a fit, and what can be removed of it: the built-in one, or one that is brought along."""
+"""The dense network of a fit, built in or brought along, and what can be removed of it."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.graph import FoundUnits, find_coupled_units
 from skfairprune.pruning.layout import measure_layout
 from skfairprune.pruning.reconstruction import can_refit
-from skfairprune.pruning.units import find_units
+from skfairprune.pruning.units import find_units, units_below
 from skfairprune.training.pruner import Structure
 
 __all__ = ["DenseNetwork", "built_in_network", "own_network", "unread_columns"]
@@ -102,14 +101,16 @@ def own_network(
         Whether that needs layers with a closed form.
     """
     network = make_network(template, probe.shape[1], class_of, n_classes, probe)
-    found = find_coupled_units(network, probe) if prunes else FoundUnits((), {})
-    if by_refit and not can_refit(network, found.layers):
+    inner = network.module
+    found = find_coupled_units(inner, probe) if prunes else FoundUnits((), {})
+    layout = measure_layout(inner, found.layers, probe, len(class_of), measure)
+    if by_refit and not can_refit(inner, found.layers):
         raise ValueError(
             "criterion='obs' refits the linear layers that read what is removed, and in this network "
             "convolutions, or layers without a bias, do. Choose another criterion."
         )
-    layout = measure_layout(network, found.layers, probe, len(class_of), measure)
-    return DenseNetwork(network, Structure(found.layers, layout), found.left_out)
+    layers = units_below(found.layers, "module")
+    return DenseNetwork(network, Structure(layers, layout), found.left_out)
 
 
 def unread_columns(network: nn.Module, n_features: int) -> list[int]:

@@ -5,9 +5,9 @@ from inspect import signature
 from numbers import Integral, Real
 from typing import Any
 
-from skorch import NeuralNet
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import InvalidParameterError
+from skorch import NeuralNet
 
 from skfairprune.training.schedules import REMOVALS, GateSchedule
 
@@ -56,8 +56,8 @@ def check_module(estimator: BaseEstimator) -> None:
         return
     if isinstance(module, NeuralNet) and getattr(module, "initialized_", False):
         raise InvalidParameterError(
-            "module is a skorch net that is fitted, or initialized. Give sklearn.clone(net) to train from new "
-            "weights, or net.module_ to train from those that it has."
+            "module is a skorch net that is fitted, or initialized. Give sklearn.clone(net) to train from "
+            "new weights, or net.module_ to train from those that it has."
         )
     default = {name: value.default for name, value in signature(type(estimator).__init__).parameters.items()}
     stated = _OF_NETWORK + (_OF_TRAINING if isinstance(module, NeuralNet) else ())

@@ -124,7 +124,7 @@ def encode_targets(
 
 
 def output_weights(targets: Targets) -> NDArray[np.float64]:
-    """Return the weights that sum the joint classes to labels, of shape (n_labels, n_joint), without a rule."""
+    """Return the weights of shape (n_labels, n_joint) that sum the joint classes to labels."""
     return np.eye(targets.n_joint) if targets.task is None else targets.task.unconstrained.output_weights()
 
 

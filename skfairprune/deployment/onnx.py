@@ -157,17 +157,19 @@ def onnx_model(network: DecisionNetwork, n_features: int, classes: NDArray) -> A
     rows = torch.zeros(2, n_features, dtype=network.output_weights.dtype)
     try:
         with _silence():
+            # A named Dim can freeze the batch in silence; this one is an error then.
+            shapes = ({0: torch.export.Dim.DYNAMIC},)
+            traced = torch.export.export(decisions, (rows,), dynamic_shapes=shapes)
+            _drop_idle_squeezes(traced)
             program = torch.onnx.export(
-                decisions,
-                (rows,),
+                traced,
+                (),
                 dynamo=True,
-                # A named Dim can freeze the batch in silence; this one is an error then.
-                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
                 input_names=["X"],
                 output_names=["position", "probabilities"],
                 verbose=False,
             )
-    except torch.onnx.OnnxExporterError as error:
+    except Exception as error:  # of the exporter, or of the user's own forward pass
         raise ValueError(
             f"The network cannot be exported to ONNX for any number of rows: {error.__cause__ or error} "
             "Its forward must be traceable by torch.export, and treat every row alone."
@@ -189,6 +191,18 @@ def onnx_model(network: DecisionNetwork, n_features: int, classes: NDArray) -> A
     model.producer_name = "skfairprune"
     onnx.checker.check_model(model)
     return model
+
+
+def _drop_idle_squeezes(program: torch.export.ExportedProgram) -> None:
+    """Remove squeezes of dimensions that are not 1: PyTorch ignores them, and an ONNX runtime does not."""
+    squeezes = (torch.ops.aten.squeeze.dim, torch.ops.aten.squeeze.dims)
+    for node in list(program.graph.nodes):
+        if node.op == "call_function" and node.target in squeezes:
+            given = node.args[0]
+            if node.meta["val"].ndim == given.meta["val"].ndim:
+                node.replace_all_uses_with(given)
+                program.graph.erase_node(node)
+    program.graph_module.recompile()
 
 
 def save_onnx(

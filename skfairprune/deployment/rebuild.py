@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import torch
 from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase

@@ -42,8 +42,8 @@ def plain_network(network: DecisionNetwork, n_features: int) -> nn.Module:
     -------
     nn.Module
         Maps finite rows of shape (n_samples, n_features), in the network's dtype, to class probabilities of
-        shape (n_samples, n_classes); on the CPU, without gradients. An ``nn.Sequential`` in eval mode, where it
-        must stay, if the network consists of modules of torch.nn; else the module of an exported program.
+        shape (n_samples, n_classes); on the CPU, without gradients. An ``nn.Sequential`` in eval mode, where
+        it must stay, if the network consists of modules of torch.nn; else the module of an exported program.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The network that a user brings: a module, a function that makes one, or a skorch net, whose training is kept."""
+"""The network that a user brings: a module, a function that makes one, or a skorch net."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -72,8 +72,8 @@ def take_over(net: NeuralNet) -> Recipe:
     for name in ("iterator_train", "iterator_valid"):
         if getattr(net, name) is not DataLoader:
             raise ValueError(
-                f"The net's {name} is {getattr(net, name)!r}; rows are in memory here, and batches are slices of "
-                f"them. Leave {name} at its default, and set batch_size."
+                f"The net's {name} is {getattr(net, name)!r}; rows are in memory here, and batches are "
+                f"slices of them. Leave {name} at its default, and set batch_size."
             )
     params = net.get_params(deep=False)
     refused = [

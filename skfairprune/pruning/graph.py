@@ -1,9 +1,10 @@
 """The units of any network, found by its dependency graph.
 
-torch-pruning follows the channels of every layer through the autograd graph: what is added to them, what they
-are concatenated with, and who reads them (Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023).
-It takes what it does not know for elementwise, so that each layer of units that it finds is tried here: under
-random weights, the network without some of its units must give the outputs of the network with their gates at 0.
+torch-pruning follows the channels of every layer through the autograd graph: what is added to them, what
+they are concatenated with, and who reads them (Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR
+2023). It takes what it does not know for elementwise, so that each layer of units that it finds is tried
+here: under random weights, the network without some of its units must give the outputs of the network with
+their gates at 0.
 """
 
 import copy
@@ -99,7 +100,7 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
 
 
 def _scrambled(network: nn.Module) -> nn.Module:
-    """Return a copy in double precision with random weights and statistics, so that nothing is 0 by chance."""
+    """Return a copy in double precision, with random weights and statistics: nothing is 0 by chance."""
     trial = copy.deepcopy(network).double().eval().requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
 

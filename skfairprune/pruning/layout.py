@@ -170,7 +170,7 @@ def measure_layout(
         for path, positions in layer.consumers:
             reads.setdefault(path, []).append((number, positions.shape[1]))
     widths = tuple(layer.n_units for layer in layers)
-    places = _count_places(network, [path for path in (*makes, *reads)], probe)
+    places = _count_places(network, {*makes, *reads}, probe)
     modules = []
     for path, module in network.named_modules():
         if path not in makes and path not in reads:
@@ -202,7 +202,7 @@ def _rates(module: nn.Module, n_places: int) -> tuple[int, int, tuple[float, flo
     return 0, int(n_features), (0, n_parameters / int(n_features), 0, 0)  # type: ignore[arg-type]
 
 
-def _count_places(network: nn.Module, paths: Sequence[str], probe: Tensor) -> dict[str, int]:
+def _count_places(network: nn.Module, paths: set[str], probe: Tensor) -> dict[str, int]:
     """Return at how many places of one row (tokens, pixels) each module is applied."""
     places: dict[str, int] = {}
 
@@ -214,7 +214,7 @@ def _count_places(network: nn.Module, paths: Sequence[str], probe: Tensor) -> di
         return hook
 
     network = copy.deepcopy(network).eval()
-    for path in set(paths):
+    for path in paths:
         network.get_submodule(path).register_forward_hook(record(path))
     with torch.no_grad():
         network(probe)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-
 from torch import nn
 
 from skfairprune.pruning.budget import Chain

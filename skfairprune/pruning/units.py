@@ -11,7 +11,7 @@ from torch import nn
 
 from skfairprune.modules import PiecewiseLinearEncoding
 
-__all__ = ["Side", "UnitLayer", "find_units", "remaining_units"]
+__all__ = ["Side", "UnitLayer", "find_units", "remaining_units", "units_below"]
 
 
 class Side(NamedTuple):
@@ -95,6 +95,26 @@ def find_units(network: nn.Module, inputs: bool = False) -> tuple[UnitLayer, ...
         each = np.arange(n_units)[:, None]
         layers.append(UnitLayer(producer, (Side(producer, each),), (), (Side(consumer, each),)))
     return tuple(layers)
+
+
+def units_below(layers: Sequence[UnitLayer], path: str) -> tuple[UnitLayer, ...]:
+    """Return the units of a module as those of the network that has it.
+
+    Parameters
+    ----------
+    layers : sequence of UnitLayer
+        The units of the module.
+    path : str
+        Where the network has it.
+    """
+
+    def below(sides: tuple[Side, ...]) -> tuple[Side, ...]:
+        return tuple(Side(f"{path}.{side.path}" if side.path else path, side.positions) for side in sides)
+
+    return tuple(
+        UnitLayer(layer.name, below(layer.producers), below(layer.carriers), below(layer.consumers))
+        for layer in layers
+    )
 
 
 def remaining_units(layers: Sequence[UnitLayer], masks: Sequence[NDArray[np.bool_]]) -> tuple[UnitLayer, ...]:

@@ -1,4 +1,4 @@
-"""Units of any network: what is found, that masked equals shrunk, what it costs, and what is left out and why."""
+"""Units of any network: what is found, that masked equals shrunk, what it costs, what is left out."""
 
 import copy
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from skfairprune.networks.attention import replace_attention
@@ -184,17 +183,17 @@ class _Tied(nn.Module):
         self.c.weight = self.b.weight
 
     def forward(self, x):
-        return self.d(F.relu(self.c(F.relu(self.b(F.relu(self.a(x)))))))
+        return self.d(torch.relu(self.c(torch.relu(self.b(torch.relu(self.a(x)))))))
 
 
 class _Twice(_Tied):
     def forward(self, x):
-        return self.d(F.relu(self.b(F.relu(self.b(F.relu(self.a(x)))))))
+        return self.d(torch.relu(self.b(torch.relu(self.b(torch.relu(self.a(x)))))))
 
 
 class _FixedShape(_Tied):
     def forward(self, x):
-        return self.d(F.relu(self.a(x)).reshape(len(x), 2, 4).mean(dim=1).repeat(1, 2))
+        return self.d(torch.relu(self.a(x)).reshape(len(x), 2, 4).mean(dim=1).repeat(1, 2))
 
 
 class _Softmax(_Tied):
@@ -203,7 +202,7 @@ class _Softmax(_Tied):
         self.c = nn.Identity()
 
     def forward(self, x):
-        return self.d(F.relu(self.b(torch.softmax(self.a(x), dim=1))))
+        return self.d(torch.relu(self.b(torch.softmax(self.a(x), dim=1))))
 
 
 class _Free(nn.Module):
@@ -213,7 +212,7 @@ class _Free(nn.Module):
         self.scale = nn.Parameter(torch.rand(8))
 
     def forward(self, x):
-        return self.d(self.scale * F.relu(self.a(x)))
+        return self.d(self.scale * torch.relu(self.a(x)))
 
 
 class _Computed(_Tied):
@@ -222,7 +221,7 @@ class _Computed(_Tied):
         nn.utils.parametrizations.weight_norm(self.a)
 
     def forward(self, x):
-        return self.d(F.relu(self.b(F.relu(self.a(x)))))
+        return self.d(torch.relu(self.b(torch.relu(self.a(x)))))
 
 
 @pytest.mark.parametrize(
