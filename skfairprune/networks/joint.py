@@ -95,7 +95,8 @@ def widen_outputs(module: nn.Module, class_of: Sequence[int], n_classes: int, pr
         raise ValueError(
             f"The outputs of the {_name(module)} are not those of one linear layer, nor their softmax, "
             "log-softmax or (of one output) sigmoid. Return the outputs of the last nn.Linear themselves; or "
-            "give module as a callable (n_features_in, n_outputs) -> nn.Module, whose module returns n_outputs logits."
+            "give module as a callable (n_features_in, n_outputs) -> nn.Module, whose module returns "
+            "n_outputs logits."
         )
     network = copy.deepcopy(module)
     if list(class_of) != list(range(n_outputs)):
@@ -127,8 +128,8 @@ def check_outputs(module: nn.Module, n_joint: int, probe: Tensor) -> JointNetwor
     if outputs.shape[1] != n_joint:
         raise ValueError(
             f"module(n_features_in, n_outputs) was asked for n_outputs={n_joint} outputs (the classes, by "
-            f"group under a constraint), and the {_name(module)} returns {outputs.shape[1]}. Use n_outputs for "
-            "its last layer; or give an instance of a network of class scores, which is widened."
+            f"group under a constraint), and the {_name(module)} returns {outputs.shape[1]}. Use n_outputs "
+            "for its last layer; or give an instance of a network of class scores, which is widened."
         )
     head = _find_head(module, outputs, calls)
     if head is not None and head.form != "sigmoid":

@@ -19,7 +19,7 @@ def data():
 def _fit(data, **params):
     X, y, groups = data
     clf = FairPrunedClassifier(
-        (12, 12), difference_bound=0.5, n_bins=6, max_epochs=12, random_state=0, **params
+        hidden_layer_sizes=(12, 12), difference_bound=0.5, n_bins=6, max_epochs=12, random_state=0, **params
     )
     return clf.fit(X, y, sensitive_features=groups)
 
