@@ -1,0 +1,387 @@
+"""The estimator with networks that are brought along: instances, functions that make one, and skorch nets."""
+
+import copy
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils._param_validation import InvalidParameterError
+from skorch import NeuralNetClassifier
+from skorch.callbacks import EarlyStopping, EpochScoring, LRScheduler
+from torch import nn
+
+from skfairprune import FairPrunedClassifier
+from skfairprune.datasets import make_biased_classification
+from skfairprune.metrics import gap_with_error
+from tests.networks import zoo
+
+DATA = make_biased_classification(2500, base_rates=(0.6, 0.2), random_state=0)
+N_FEATURES = DATA.X.shape[1]
+
+
+class Net(nn.Module):
+    """A network of class scores whose ending is given."""
+
+    def __init__(self, n_outputs=2, ending=None, width=24):
+        super().__init__()
+        self.hidden = nn.Sequential(
+            nn.Linear(N_FEATURES, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
+        )
+        self.out = nn.Linear(width, n_outputs)
+        self.ending = ending
+
+    def forward(self, x):
+        scores = self.out(self.hidden(x))
+        return scores if self.ending is None else self.ending(scores)
+
+
+def _fit(module, constraint="auto", **params):
+    params = {"sparsity": 0.7, "max_epochs": 8, "random_state": 0} | params
+    clf = FairPrunedClassifier(module, constraint=constraint, **params)
+    return clf.fit(DATA.X, DATA.y, sensitive_features=DATA.sensitive_features)
+
+
+def _softmax(scores):
+    return scores.softmax(1)
+
+
+def _squeezed_sigmoid(scores):
+    return torch.sigmoid(scores).squeeze(-1)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    torch.manual_seed(0)
+    return _fit(Net())
+
+
+@pytest.mark.parametrize(
+    ("n_outputs", "ending"), [(2, None), (2, _softmax), (1, None), (1, torch.flatten), (1, _squeezed_sigmoid)]
+)
+def test_outputs_of_every_form_are_understood(n_outputs, ending):
+    ending = torch.Tensor.flatten if ending is torch.flatten else ending
+    torch.manual_seed(0)
+    clf = _fit(Net(n_outputs, ending))
+    proba = clf.predict_proba(DATA.X)
+    assert proba.shape == (len(DATA.y), 2)
+    assert_allclose(proba.sum(axis=1), 1, atol=1e-6)
+    assert clf.score(DATA.X, DATA.y) > 0.7
+    assert 0.7 <= clf.sparsity_ < 0.8
+    gap = gap_with_error(
+        DATA.y,
+        clf.predict(DATA.X),
+        constraint="demographic_parity",
+        sensitive_features=DATA.sensitive_features,
+    )
+    assert gap.value < 0.05 + 2 * gap.standard_error
+
+
+def test_the_template_and_the_global_generator_are_left_alone():
+    torch.manual_seed(0)
+    net = Net().train()
+    before, state = copy.deepcopy(net.state_dict()), torch.random.get_rng_state()
+    first = _fit(net, max_epochs=3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert net.training
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert_array_equal(first.predict_proba(DATA.X), _fit(net, max_epochs=3).predict_proba(DATA.X))
+
+
+def test_training_starts_from_the_weights_of_the_template():
+    torch.manual_seed(0)
+    net = Net()
+    clf = FairPrunedClassifier(
+        net, sparsity=0, constraint=None, lr=1e-12, weight_decay=0, max_epochs=3, random_state=0
+    ).fit(DATA.X, DATA.y)
+    moved = copy.deepcopy(net).train()
+    for _ in range(20):
+        moved(torch.tensor(DATA.X, dtype=torch.float32))  # the batch norms' statistics move towards these
+    expected = moved.eval()(torch.tensor(DATA.X, dtype=torch.float32)).softmax(1).detach().numpy()
+    assert_allclose(clf.predict_proba(DATA.X), expected, atol=0.05)
+    assert np.ptp(expected) > 0.2
+
+
+def test_a_callable_gets_columns_and_outputs_and_fresh_weights():
+    asked = []
+
+    def make(n_features, n_outputs):
+        asked.append((n_features, n_outputs))
+        return Net(n_outputs)
+
+    first = _fit(make, max_epochs=3)
+    assert asked == [(N_FEATURES, 4)]  # two classes by two groups
+    assert_array_equal(first.predict_proba(DATA.X), _fit(make, max_epochs=3).predict_proba(DATA.X))
+    other = _fit(make, max_epochs=3, random_state=1)
+    assert np.abs(first.predict_proba(DATA.X) - other.predict_proba(DATA.X)).max() > 1e-3
+    _fit(make, constraint=None, max_epochs=3)
+    assert asked[-1] == (N_FEATURES, 2)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [zoo.PlainMLP, zoo.ResNetTabular, zoo.FTTransformer, zoo.Conv1dNetwork, zoo.DenselyConnected],
+)
+def test_the_small_network_is_what_the_report_says(made):
+    clf = _fit(lambda n_features, n_outputs: made(n_features, n_outputs), max_epochs=3, sparsity=0.5)
+    report = clf.pruning_report_
+    n_parameters = sum(p.numel() for p in clf.module_.parameters())
+    assert report.loc["network", "parameters_after"] == n_parameters
+    total = report.loc["total"]
+    assert clf.sparsity_ == 1 - total["parameters_after"] / total["parameters_before"] >= 0.5
+    assert sum(int(mask.sum()) for mask in clf.masks_) == total["units_after"]
+    assert report["note"].str.contains("outputs are those of the network|they are the network's").sum() == 1
+    assert not clf.module_.training
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_digits_with_a_group_that_is_harder_to_read():
+    X, y, group = zoo.make_biased_digits(0)
+    X, X_test, y, y_test, group, group_test = train_test_split(
+        X, y, group, test_size=0.3, random_state=0, stratify=np.char.add(group, y.astype(str))
+    )
+    clf = FairPrunedClassifier(
+        lambda n, k: zoo.Conv2dNetwork(n, k, width=16),
+        sparsity=0.7,
+        constraint="error_rate_parity",
+        max_epochs=15,
+        random_state=0,
+    ).fit(X, y, sensitive_features=group)
+    assert clf.score(X_test, y_test) > 0.8
+    assert (
+        clf.pruning_report_.loc["total", "macs_after"] < clf.pruning_report_.loc["total", "macs_before"] / 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("criterion", "order"),
+    [
+        *((criterion, "joint") for criterion in ("magnitude", "fpgm", "snip", "taylor", "lottery", "random")),
+        *((criterion, "joint") for criterion in ("fairgrape", "fairprune", "obs")),
+        ("bilevel", "prune_then_fair"),
+        ("bilevel", "fair_then_prune"),
+    ],
+)
+def test_every_criterion_prunes_own_networks(criterion, order):
+    clf = _fit(
+        lambda n, k: zoo.ResNetTabular(n, k), criterion=criterion, order=order, max_epochs=4, sparsity=0.6
+    )
+    assert 0.6 <= clf.sparsity_ < 0.7
+
+
+@pytest.mark.parametrize("hypergradient", ["closed_form", "implicit"])
+def test_every_hypergradient_works_on_concatenations(hypergradient):
+    clf = _fit(
+        lambda n, k: zoo.DenselyConnected(n, k), hypergradient=hypergradient, max_epochs=3, sparsity=0.6
+    )
+    assert clf.sparsity_ >= 0.6
+
+
+def test_obs_needs_linear_readers():
+    with pytest.raises(ValueError, match="criterion='obs' refits the linear layers"):
+        _fit(lambda n, k: zoo.Conv1dNetwork(n, k), criterion="obs")
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_auto_and_degradation_and_distillation():
+    clf = _fit(Net(), sparsity="auto", max_accuracy_drop=0.05, max_epochs=3)
+    assert len(clf.sparsity_path_) > 2
+    clf = _fit(Net(), constraint="degradation_parity", max_epochs=3)
+    assert clf.dense_module_ is not None
+    for teacher in ("dense", "boosting"):
+        assert _fit(Net(), distill=teacher, max_epochs=3).sparsity_ >= 0.7
+
+
+def test_more_classes():
+    rng = np.random.default_rng(0)
+    y = np.where(rng.uniform(size=len(DATA.y)) < 0.3, "c", np.where(DATA.y == 1, "b", "a"))
+    clf = FairPrunedClassifier(Net(3), sparsity=0.5, max_epochs=3, random_state=0)
+    clf.fit(DATA.X, y, sensitive_features=DATA.sensitive_features)
+    assert clf.predict_proba(DATA.X).shape == (len(y), 3)
+
+
+def test_a_skorch_net_is_taken_over(monkeypatch):
+    from skfairprune.training import phases
+
+    seen = []
+    run = phases.PhaseRunner.run
+
+    def spy(self, phase, *args, **kwargs):
+        seen.append((phase, self.optimizer, dict(self.optimizer_params), self.lr, self.batch_size))
+        return run(self, phase, *args, **kwargs)
+
+    monkeypatch.setattr(phases.PhaseRunner, "run", spy)
+    net = NeuralNetClassifier(
+        Net,
+        module__ending=_softmax,
+        module__width=16,
+        optimizer=torch.optim.SGD,
+        optimizer__momentum=0.9,
+        lr=0.05,
+        batch_size=100,
+        max_epochs=6,
+        callbacks=[EarlyStopping(patience=2)],
+    )
+    clf = FairPrunedClassifier(net, sparsity=0.5, random_state=0)
+    clf.fit(DATA.X, DATA.y, sensitive_features=DATA.sensitive_features)
+    assert {row[1:3] == (torch.optim.SGD, {"momentum": 0.9}) for row in seen} == {True}
+    assert {row[3:] for row in seen} == {(0.05, 100)}
+    assert clf.n_iter_ <= 6
+    assert clf.pruning_report_.loc["hidden.0", "units_before"] == 16
+    assert not net.initialized_
+
+
+def test_the_nets_schedule_takes_the_place_of_the_own():
+    rates = []
+
+    class Note(LRScheduler):
+        def on_batch_end(self, net, training, **kwargs):
+            rates.append(net.optimizer_.param_groups[0]["lr"])
+            super().on_batch_end(net, training, **kwargs)
+
+    net = NeuralNetClassifier(
+        Net, lr=0.02, max_epochs=3, callbacks=[Note(torch.optim.lr_scheduler.ConstantLR, factor=1.0)]
+    )
+    FairPrunedClassifier(net, sparsity=0.5, random_state=0).fit(DATA.X, DATA.y)
+    assert set(rates) == {0.02}
+
+
+def test_nested_parameters_are_searched_in_a_pipeline():
+    pipeline = make_pipeline(
+        StandardScaler(),
+        FairPrunedClassifier(
+            NeuralNetClassifier(Net, max_epochs=3, lr=0.01, optimizer=torch.optim.Adam),
+            sparsity=0.5,
+            random_state=0,
+        ),
+    )
+    assert clone(pipeline).get_params()["fairprunedclassifier__module__max_epochs"] == 3
+    with sklearn.config_context(enable_metadata_routing=True):
+        search = GridSearchCV(
+            pipeline, {"fairprunedclassifier__module__module__width": [8, 32]}, cv=2, error_score="raise"
+        ).fit(DATA.X, DATA.y, sensitive_features=DATA.sensitive_features)
+    width = search.best_params_["fairprunedclassifier__module__module__width"]
+    assert search.best_estimator_[-1].pruning_report_.loc["hidden.0", "units_before"] == width
+
+
+@pytest.mark.parametrize(
+    ("net", "match"),
+    [
+        (NeuralNetClassifier(Net, criterion=nn.MSELoss), "criterion is .*MSELoss.*log loss"),
+        (NeuralNetClassifier(Net, iterator_train=list), "iterator_train is"),
+        (NeuralNetClassifier(Net, criterion__weight=torch.ones(2)), r"criterion__weight.*class_weight"),
+        (NeuralNetClassifier(Net, callbacks=[EpochScoring("accuracy")]), "EpochScoring scores"),
+    ],
+)
+def test_what_cannot_be_taken_over_is_refused(net, match):
+    with pytest.raises(ValueError, match=match):
+        FairPrunedClassifier(net).fit(DATA.X, DATA.y)
+
+
+@pytest.mark.parametrize(
+    ("params", "match"),
+    [
+        ({"hidden_layer_sizes": (5,)}, r"hidden_layer_sizes=\(5,\) has no meaning with module=Net"),
+        ({"prune_inputs": True}, "prune_inputs=True has no meaning"),
+        ({"dropout": 0.5}, "dropout=0.5 has no meaning"),
+    ],
+)
+def test_parameters_of_the_built_in_network_are_refused(params, match):
+    with pytest.raises(InvalidParameterError, match=match):
+        FairPrunedClassifier(Net(), **params).fit(DATA.X, DATA.y)
+
+
+def test_parameters_that_the_net_states_are_refused():
+    with pytest.raises(InvalidParameterError, match=r"lr=0.1 has no meaning .*the net states its own"):
+        FairPrunedClassifier(NeuralNetClassifier(Net), lr=0.1).fit(DATA.X, DATA.y)
+    net = NeuralNetClassifier(Net).initialize()
+    with pytest.raises(InvalidParameterError, match=r"fitted, or initialized.*sklearn.clone"):
+        FairPrunedClassifier(net).fit(DATA.X, DATA.y)
+
+
+def test_a_callable_that_makes_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"must return a torch.nn.Module; it returned 3"):
+        FairPrunedClassifier(lambda n, k: 3).fit(DATA.X, DATA.y)
+
+
+def test_a_network_without_units_is_refused_unless_nothing_is_pruned():
+    flat = nn.Sequential(nn.Linear(N_FEATURES, 2))
+    with pytest.raises(ValueError, match=r"no unit that can be removed.*sparsity=0"):
+        FairPrunedClassifier(flat).fit(DATA.X, DATA.y)
+    clf = FairPrunedClassifier(flat, sparsity=0, max_epochs=5, random_state=0)
+    clf.fit(DATA.X, DATA.y, sensitive_features=DATA.sensitive_features)
+    assert clf.sparsity_ == 0
+    assert clf.masks_ == []
+    assert clf.pruning_report_.loc["network", "parameters_after"] == 4 * (N_FEATURES + 1)
+
+
+def test_all_bounds_are_served(fitted):
+    clf = copy.deepcopy(fitted)
+    wide, narrow = clf.set_bound(0.2).predict(DATA.X), clf.set_bound(0.01).predict(DATA.X)
+    assert (wide != narrow).any()
+
+
+def test_deployment_of_own_networks(fitted, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    expected = fitted.predict_proba(DATA.X)
+    fitted.to_onnx(tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    plain = fitted.to_torch()
+    assert not any("skfairprune" in type(module).__module__ for module in plain.modules())
+    for n_rows in (1, 9, 1000):
+        rows = DATA.X[:n_rows].astype(np.float32)
+        label, proba = session.run(None, {"X": rows})
+        assert_allclose(proba, expected[:n_rows], atol=1e-5)
+        assert_array_equal(label, fitted.predict(rows))
+        assert_allclose(plain(torch.from_numpy(rows)), expected[:n_rows], atol=1e-5)
+
+
+def test_networks_of_layers_of_torch_need_no_exported_program():
+    net = nn.Sequential(nn.Linear(N_FEATURES, 16), nn.ReLU(), nn.Linear(16, 2))
+    clf = _fit(net, sparsity=0.5)
+    plain = clf.to_torch()
+    assert isinstance(plain, nn.Sequential)
+    rows = torch.tensor(DATA.X, dtype=torch.float32)
+    assert_allclose(plain(rows), clf.predict_proba(DATA.X), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        Net(1),
+        Net,
+        NeuralNetClassifier(Net, module__ending=_softmax, max_epochs=3, lr=0.01),
+        nn.Sequential(nn.Linear(N_FEATURES, 16, bias=False), nn.ReLU(), nn.Linear(16, 2, bias=False)),
+    ],
+)
+def test_files_hold_own_networks_without_their_code(template, tmp_path):
+    template = (lambda n, k: Net(k)) if template is Net else template
+    params = {} if isinstance(template, NeuralNetClassifier) else {"max_epochs": 3}
+    clf = FairPrunedClassifier(template, sparsity=0.5, random_state=0, **params)
+    clf.fit(DATA.X, DATA.y, sensitive_features=DATA.sensitive_features)
+    clf.save(tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"was fitted with module=.*: give the same module"):
+        FairPrunedClassifier.load(tmp_path / "net.safetensors")
+    loaded = FairPrunedClassifier.load(tmp_path / "net.safetensors", module=template)
+    assert_array_equal(loaded.predict_proba(DATA.X), clf.predict_proba(DATA.X))
+    assert_array_equal(loaded.set_bound(0.2).predict(DATA.X), clf.set_bound(0.2).predict(DATA.X))
+    assert loaded.module is template
+    for name, module in clf.module_.named_modules():
+        assert repr(module) == repr(loaded.module_.get_submodule(name)), name
+
+
+def test_files_refuse_another_network(fitted, tmp_path):
+    fitted.save(tmp_path / "net.safetensors")
+    for other in (zoo.PlainMLP(N_FEATURES, 2), nn.Linear(N_FEATURES, 2)):
+        with pytest.raises(ValueError, match="does not hold a network with the layers of module="):
+            FairPrunedClassifier.load(tmp_path / "net.safetensors", module=other)
+    built_in = FairPrunedClassifier(hidden_layer_sizes=(8,), sparsity=0.1, max_epochs=3).fit(DATA.X, DATA.y)
+    built_in.save(tmp_path / "built_in.safetensors")
+    with pytest.raises(ValueError, match="holds the built-in network: load it without module"):
+        FairPrunedClassifier.load(tmp_path / "built_in.safetensors", module=Net())
