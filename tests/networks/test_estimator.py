@@ -143,7 +143,7 @@ def test_the_small_network_is_what_the_report_says(made):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_digits_with_a_group_that_is_harder_to_read():
     X, y, group = zoo.make_biased_digits(0)
-    X, X_test, y, y_test, group, group_test = train_test_split(
+    X, X_test, y, y_test, group, _ = train_test_split(
         X, y, group, test_size=0.3, random_state=0, stratify=np.char.add(group, y.astype(str))
     )
     clf = FairPrunedClassifier(
