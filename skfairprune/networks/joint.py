@@ -1,274 +1,458 @@
-"""The outputs of a network: what they are, and how they become logits of the joint classes (label, group)."""
+"""A network of the user's, made to give the logits of the joint classes (label and group)."""
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 __all__ = ["JointNetwork", "check_outputs", "widen_outputs"]
 
-_CLOSE = 1e-5  # between probabilities, and outputs beside their own scale
+_LINKS = ("logits", "probability", "sigmoid", "log_sigmoid")
+_TOLERANCE = 1e-5  # of class probabilities
+_N_TRIALS = 10  # with random signs, by which bounded outputs are told from logits that are small by chance
+_ADVICE = (
+    "Return the output of the last nn.Linear, or its softmax, log_softmax or, of one output, sigmoid; or "
+    "give module as a function (n_features_in, n_outputs) -> nn.Module whose module returns n_outputs logits."
+)
 
 
 class JointNetwork(nn.Module):
-    """A network that gives logits of the joint classes, whatever it makes of them.
+    r"""A user's network that gives the logits of the joint classes.
+
+    With :math:`f_j` the outputs of ``module`` the logits are
+
+    .. math::
+
+        l_j(x) = f_j(x), \quad \log f_j(x), \quad \log \frac{f_j(x)}{1 - f_j(x)}, \quad
+        f_j(x) - \log(1 - e^{f_j(x)})
+
+    for the links "logits", "probability", "sigmoid" and "log_sigmoid". Log-probabilities are logits. So that
+    logits and their first two derivatives are finite, probabilities are clamped to at least the root of the
+    smallest positive number of their type (1e-19 in single precision), and sigmoids also to at most 1 less
+    the spacing of numbers there (1e-7). Clamped outputs have no gradient.
 
     Parameters
     ----------
     module : nn.Module
-        Maps rows of shape (n_samples, n_features) to outputs of shape (n_samples, n_joint), or what can be
-        reshaped to it row by row.
-    link : {"logits", "probability", "sigmoid"}
-        What the outputs are: logits (or logarithms of probabilities, which are logits, too), probabilities
-        that sum to 1, or a sigmoid of each logit.
+        Maps rows (n_samples, n_features) to ``n_joint`` outputs a row, of shape (n_samples, n_joint), or of
+        one or three dimensions and in the order of the rows.
+    link : {"logits", "probability", "sigmoid", "log_sigmoid"}
+        What the outputs are of the logits.
     n_joint : int
-        The joint classes.
+        The number of joint classes.
+
+    Raises
+    ------
+    ValueError
+        If the link is unknown.
     """
 
     def __init__(self, module: nn.Module, link: str, n_joint: int) -> None:
         super().__init__()
+        if link not in _LINKS:
+            raise ValueError(f"link={link!r} is unknown: use one of {', '.join(_LINKS)}.")
         self.module = module
         self.link = link
         self.n_joint = n_joint
+        self.training = module.training
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits, of shape (n_samples, n_joint)."""
-        outputs = self.module(x).reshape(x.shape[0], self.n_joint)
-        tiny = torch.finfo(outputs.dtype).tiny
-        if self.link == "probability":
-            return outputs.clamp_min(tiny).log()
-        if self.link == "sigmoid":
-            return (
-                outputs.clamp_min(tiny).log() - (1 - outputs).clamp_min(torch.finfo(outputs.dtype).eps).log()
-            )
+        """Return the logits, of shape (n_samples, n_joint), of rows (n_samples, n_features)."""
+        outputs = self.module(x)
+        if outputs.ndim != 2:
+            outputs = outputs.reshape(x.shape[0], self.n_joint)
+        return _to_logits(outputs, self.link)
+
+
+def _to_logits(outputs: Tensor, link: str) -> Tensor:
+    """Undo the link."""
+    if link == "logits":
         return outputs
-
-
-class _Head(NamedTuple):
-    """The output layer of a network, and what becomes of its outputs."""
-
-    path: str
-    link: str
-    form: str  # "identity", "softmax", "log_softmax" or "sigmoid"
+    limits = torch.finfo(outputs.dtype)
+    least = limits.tiny**0.5  # its square, in second derivatives, is above 0
+    if link == "log_sigmoid":
+        outputs = outputs.clamp(max=-least)
+        return outputs - torch.log(-torch.expm1(outputs))
+    logs = torch.log(outputs.clamp(min=least))
+    return logs if link == "probability" else logs - torch.log1p(-outputs.clamp(max=1 - limits.eps))
 
 
 def widen_outputs(module: nn.Module, class_of: Sequence[int], n_classes: int, probe: Tensor) -> JointNetwork:
-    r"""Return a copy of a network of class scores that gives logits of the joint classes.
+    r"""Make a network of class outputs give the logits of the joint classes, with what it has learned.
 
-    Its output layer, with weights :math:`w_c` and bias :math:`b_c` of class :math:`c`, is widened: joint
-    class :math:`j`, one of :math:`n_c` of the class, gets
+    The output layer is the ``nn.Linear`` of which the network's outputs are the identity, softmax or
+    log_softmax (``n_classes`` outputs), or the identity, sigmoid or logsigmoid (one output, two classes). It
+    is found by a trial: random numbers in place of the layer's outputs must come out of the network so, in
+    evaluation and in training. All weights are disturbed for it, so that nothing is 0 or 1 as yet and hides.
 
-    .. math:: w_j = w_{c(j)}, \qquad b_j = b_{c(j)} - \log n_{c(j)},
+    With :math:`w_c, b_c` the layer's weights for class :math:`c` (for one output, which is the score of class
+    1, :math:`w_0 = 0, b_0 = 0`) and :math:`n_c` the number of joint classes of class :math:`c`, joint class
+    :math:`j` of class :math:`c(j)` gets
 
-    so that the softmax, summed over the joint classes of each class, is that of the network as it was. The
-    one output of a network of two classes is the logit of the second against 0.
+    .. math:: w'_j = w_{c(j)}, \qquad b'_j = b_{c(j)} - \log n_{c(j)},
+
+    so that the softmax of the joint logits, summed over the joint classes of a class, is the class
+    probability that the user's network gives. Where the joint classes are the classes in their order, and the
+    network has an output for each, nothing is widened, and what the outputs are is found as in
+    :func:`check_outputs`.
 
     Parameters
     ----------
     module : nn.Module
-        Maps rows to scores of shape (n_samples, n_classes), or with two classes (n_samples,) or
-        (n_samples, 1): the outputs of a ``nn.Linear``, or their softmax, log-softmax or, of one output,
-        sigmoid. It is not changed.
+        The network, with outputs of shape (n_samples,), (n_samples, 1) or (n_samples, n_classes). It is
+        copied and stays as it is.
     class_of : sequence of int
-        The class of each joint class.
+        The class in [0, n_classes) of each joint class. Every class occurs.
     n_classes : int
-        The classes.
+        The number of classes, at least 2.
     probe : Tensor of shape (n_samples, n_features)
-        Some rows, on which this is found out and checked.
+        Some rows, at least two.
+
+    Returns
+    -------
+    JointNetwork
+        Around the widened copy, in its mode.
 
     Raises
     ------
     ValueError
-        If the outputs are not for these classes, or do not follow from one linear layer in one of these ways.
+        If the network cannot be copied, fails on the probe or changes it, if its outputs are not a finite
+        tensor of one of the shapes, or are something else in training, if no layer or more than one explains
+        them, if that layer cannot be widened since it is called more than once, shares its weights or
+        computes them, or if the widened network does not run or gives other class probabilities.
     """
-    outputs, calls = _run(module, probe)
-    n_outputs = outputs.shape[1]
+    classes = [int(c) for c in class_of]
+    if set(classes) != set(range(n_classes)):
+        raise ValueError(f"class_of must name each of the classes 0 to {n_classes - 1}, got {classes}.")
+    network = _copy(module)
+    outputs = _first_run(network, probe)
+    n_outputs = 1 if outputs.ndim == 1 else outputs.shape[1]
     if n_outputs != n_classes and not (n_outputs == 1 and n_classes == 2):
+        expected = "1 or 2" if n_classes == 2 else str(n_classes)
         raise ValueError(
-            f"The {_name(module)} has {n_outputs} outputs for a row, and there are {n_classes} classes: "
-            f"{'1 or 2' if n_classes == 2 else n_classes} are needed."
+            f"The network {_name(network)} gives outputs of shape {tuple(outputs.shape)} for {len(probe)} "
+            f"rows, and y has {n_classes} classes: give a network with {expected} outputs, or a function "
+            "(n_features_in, n_outputs) -> nn.Module whose module returns n_outputs logits."
         )
-    head = _find_head(module, outputs, calls)
-    if head is None:
-        raise ValueError(
-            f"The outputs of the {_name(module)} are not those of one linear layer, nor their softmax, "
-            "log-softmax or (of one output) sigmoid. Return the outputs of the last nn.Linear themselves; or "
-            "give module as a callable (n_features_in, n_outputs) -> nn.Module, whose module returns "
-            "n_outputs logits."
-        )
-    network = copy.deepcopy(module)
-    if list(class_of) != list(range(n_outputs)):
-        _check_own(network, head.path, calls)
-        network = _replace(network, head.path, _widened(network.get_submodule(head.path), class_of))
-    joint = JointNetwork(network, head.link, len(class_of))
-    _check_same(module, joint, _class_proba(outputs, head), class_of, probe)
+    if n_outputs == n_classes and classes == list(range(n_classes)):
+        return JointNetwork(network, _find_link(network, n_classes, probe), n_classes)
+    path, link = _find_output_layer(network, n_outputs, probe)
+    _widen(network.get_submodule(path), classes, n_outputs)
+    joint = JointNetwork(network, link, len(classes))
+    _check_probabilities(joint, classes, _class_probabilities(outputs, link), probe)
     return joint
 
 
 def check_outputs(module: nn.Module, n_joint: int, probe: Tensor) -> JointNetwork:
-    """Return a network that was made with the outputs asked for, with its outputs as logits.
+    """Find what a network with an output for each joint class gives, and make logits of it.
+
+    The outputs are probabilities if they are not negative and sum to 1 in every row, and logits (or
+    log-probabilities, which are logits) if any is outside [0, 1]. Since logits may be in [0, 1] by
+    chance, this is also tried with random signs of the network's weights, in evaluation and in training.
+    Outputs that stay in [0, 1] and do not sum to 1, such as a sigmoid of each, are refused: they are no
+    probabilities of classes one of which is true.
 
     Parameters
     ----------
     module : nn.Module
-        Maps rows to outputs of shape (n_samples, n_joint): logits, or their softmax or log-softmax.
+        The network, with outputs of shape (n_samples, n_joint). It is not copied, and stays as it is.
     n_joint : int
-        The outputs asked for.
+        The number of joint classes, at least 2.
     probe : Tensor of shape (n_samples, n_features)
-        Some rows.
+        Some rows, at least two.
+
+    Returns
+    -------
+    JointNetwork
+        Around the module, in its mode.
 
     Raises
     ------
     ValueError
-        If it has another number of outputs, or they lie in [0, 1] and do not sum to 1.
+        If the network cannot be copied for the trials, fails on the probe or changes it, or if its outputs
+        are not a finite tensor of that shape, are something else in training, or sigmoids.
     """
-    outputs, calls = _run(module, probe)
-    if outputs.shape[1] != n_joint:
+    outputs = _first_run(module, probe)
+    if outputs.shape != (len(probe), n_joint):
         raise ValueError(
-            f"module(n_features_in, n_outputs) was asked for n_outputs={n_joint} outputs (the classes, by "
-            f"group under a constraint), and the {_name(module)} returns {outputs.shape[1]}. Use n_outputs "
-            "for its last layer; or give an instance of a network of class scores, which is widened."
+            f"The function given as module was asked for n_outputs={n_joint}, and its network "
+            f"{_name(module)} gives outputs of shape {tuple(outputs.shape)} for {len(probe)} rows: it must "
+            f"return n_outputs values a row, of shape ({len(probe)}, {n_joint}), also for two classes."
         )
-    head = _find_head(module, outputs, calls)
-    if head is not None and head.form != "sigmoid":
-        return JointNetwork(module, head.link, n_joint)
-    if _are_distributions(outputs):
-        return JointNetwork(module, "probability", n_joint)
-    if head is not None or bool(((outputs >= 0) & (outputs <= 1)).all()):
-        raise ValueError(
-            f"The outputs of the {_name(module)} lie between 0 and 1 and do not sum to 1: {n_joint} sigmoids "
-            "are no distribution over the outputs asked for. Return the logits, or their softmax."
-        )
-    return JointNetwork(module, "logits", n_joint)
+    return JointNetwork(module, _find_link(module, n_joint, probe), n_joint)
 
 
 def _name(module: nn.Module) -> str:
-    return f"module {type(module).__name__}"
+    return type(module).__name__
 
 
-def _run(module: nn.Module, probe: Tensor) -> tuple[Tensor, list[tuple[str, Tensor]]]:
-    """Return the outputs on the probe, (n_samples, n_outputs), and those of each linear layer called."""
-    trial = copy.deepcopy(module).eval()
-    calls: list[tuple[str, Tensor]] = []
-    for path, part in trial.named_modules():
-        if isinstance(part, nn.Linear):
-            part.register_forward_hook(
-                lambda _, args, out, path=path: calls.append((path, out.detach().clone()))
-            )
-    what = f"rows of shape {tuple(probe.shape)} and type {probe.dtype}"
+def _copy(module: nn.Module) -> nn.Module:
     try:
-        with torch.no_grad():
-            outputs = trial(probe)
-    except Exception as error:  # of the user's own forward pass
-        raise ValueError(f"The {_name(module)} fails on {what}: {type(error).__name__}: {error}") from error
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        return copy.deepcopy(module)
+    except Exception as error:  # whatever the user's module raises
         raise ValueError(
-            f"The {_name(module)} must return one tensor of scores; it returned {outputs!r:.200}."
-        )
-    if outputs.ndim not in (1, 2) or len(outputs) != len(probe):
+            f"The network {_name(module)} cannot be copied: {type(error).__name__}: {error}. Use parameters, "
+            "buffers and plain attributes that copy.deepcopy can copy."
+        ) from error
+
+
+def _trial(module: nn.Module, training: bool = False) -> nn.Module:
+    """Return a copy to run, in evaluation or in training."""
+    return _copy(module).train(training)
+
+
+@torch.no_grad()
+def _forward(trial: nn.Module, rows: Tensor) -> Tensor:
+    """Run a trial without a trace in torch's random numbers."""
+    with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
+        return trial(rows)
+
+
+def _run(trial: nn.Module, probe: Tensor) -> Tensor:
+    """Return the outputs, of shape (n_samples,) or (n_samples, n_outputs)."""
+    rows = probe.clone()
+    fed = f"rows of {probe.dtype} and shape {tuple(probe.shape)}"
+    try:
+        outputs = _forward(trial, rows)
+    except Exception as error:  # whatever the user's code raises
         raise ValueError(
-            f"The {_name(module)} must return scores of shape (n_samples, n_classes), or (n_samples,) of "
-            f"two classes; on {what} it returned the shape {tuple(outputs.shape)}."
-        )
-    if not bool(outputs.isfinite().all()):
-        raise ValueError(f"The {_name(module)} returns outputs that are not finite, on {what}.")
-    return outputs.reshape(len(probe), -1), calls
-
-
-def _find_head(module: nn.Module, outputs: Tensor, calls: list[tuple[str, Tensor]]) -> _Head | None:
-    """Find the linear layer whose outputs, in one of the known forms, are those of the network."""
-    scale = max(float(outputs.abs().max()), 1.0)
-    for path, found in reversed(calls):
-        if found.numel() != outputs.numel():
-            continue
-        logits = found.reshape(outputs.shape)
-        forms = {"identity": logits, "sigmoid": torch.sigmoid(logits)}
-        if outputs.shape[1] > 1:
-            forms |= {"softmax": logits.softmax(1), "log_softmax": logits.log_softmax(1)}
-        for form, expected in forms.items():
-            if float((outputs - expected).abs().max()) <= _CLOSE * scale:
-                link = {"softmax": "probability", "sigmoid": "sigmoid"}.get(form, "logits")
-                return _Head(path, link, form)
-    return None
-
-
-def _are_distributions(outputs: Tensor) -> bool:
-    """Tell whether each row is non-negative and sums to 1."""
-    return bool((outputs >= 0).all()) and float((outputs.sum(1) - 1).abs().max()) < 1e-4
-
-
-def _class_proba(outputs: Tensor, head: _Head) -> Tensor:
-    """Return the class probabilities that the network's outputs stand for."""
-    if outputs.shape[1] == 1:
-        positive = outputs if head.form == "sigmoid" else torch.sigmoid(outputs)
-        return torch.cat([1 - positive, positive], dim=1)
-    if head.form == "sigmoid":
+            f"The network {_name(trial)} fails on {fed}: {type(error).__name__}: {error}. Give one that "
+            "takes tensors of the rows' numbers, of shape (n_samples, n_features)."
+        ) from error
+    if not isinstance(outputs, Tensor):
         raise ValueError(
-            f"The outputs are {outputs.shape[1]} sigmoids, which are no distribution over the classes. "
-            "Return logits or their softmax, or of two classes one output."
+            f"The network {_name(trial)} returned a {type(outputs).__name__} and not a tensor. Wrap it in a "
+            "module that returns only the class outputs, of shape (n_samples, n_outputs)."
         )
-    return outputs if head.form == "softmax" else outputs.softmax(1)
-
-
-def _check_own(network: nn.Module, path: str, calls: list[tuple[str, Tensor]]) -> None:
-    """Refuse an output layer that is something else beside."""
-    layer = network.get_submodule(path)
-    n_calls = sum(called == path for called, _ in calls)
-    owners = [
-        part
-        for part in set(network.modules())
-        if any(parameter is layer.weight for parameter in part.parameters(recurse=False))
-    ]
-    if n_calls != 1 or owners != [layer] or "weight" not in layer._parameters:
-        told = f"called {n_calls} times" if n_calls != 1 else "not a weight of its own alone"
+    if outputs.ndim not in (1, 2) or len(outputs) != len(probe) or not outputs.is_floating_point():
         raise ValueError(
-            f"The output layer {path or 'itself'} of the {_name(network)} is {told}, so that it cannot be "
-            "widened. Use a nn.Linear of its own for the outputs."
+            f"The network {_name(trial)} returned {outputs.dtype} of shape {tuple(outputs.shape)} for {fed}. "
+            "It must return floats of shape (n_samples, n_outputs), or (n_samples,) for a single output."
         )
+    if not torch.allclose(rows, probe, rtol=0, atol=0, equal_nan=True):
+        raise ValueError(
+            f"The network {_name(trial)} changes its input in place, and with it the training rows. Leave "
+            "out inplace=True in its first layer, or start with x = x.clone()."
+        )
+    return outputs
 
 
-def _widened(layer: nn.Module, class_of: Sequence[int]) -> nn.Linear:
-    """Return an output layer for the joint classes that says what the layer of classes says."""
-    assert isinstance(layer, nn.Linear)
-    weight = layer.weight.detach()
-    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
-    if len(weight) == 1:
-        weight, bias = torch.cat([0 * weight, weight]), torch.cat([0 * bias, bias])
-    number = torch.as_tensor(class_of, device=weight.device)
-    with torch.random.fork_rng(devices=[]):
-        wide = nn.Linear(weight.shape[1], len(number), device=weight.device, dtype=weight.dtype)
+def _first_run(module: nn.Module, probe: Tensor) -> Tensor:
+    """Return the outputs of the network as it is."""
+    tensors = chain(module.named_parameters(), module.named_buffers())
+    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
+    if lazy:
+        raise ValueError(
+            f"The network {_name(module)} has lazy layers without a size, {lazy}. Run it once on some rows, "
+            "or give the layers their sizes."
+        )
+    outputs = _run(_trial(module), probe)
+    finite = outputs.reshape(len(probe), -1).isfinite().all(dim=1)
+    if not finite.all():
+        raise ValueError(
+            f"The network {_name(module)} gives infinite or NaN outputs for {int((~finite).sum())} of "
+            f"{len(probe)} rows. Scale the columns, and look for NaN in the network's weights."
+        )
+    return outputs
+
+
+def _find_link(module: nn.Module, n_outputs: int, probe: Tensor) -> str:
+    """Tell logits and probabilities apart, for a network of several outputs."""
+    found = {training: _link_by_values(module, n_outputs, probe, training) for training in (False, True)}
+    if found[True] != found[False]:
+        raise _other_in_training(module)
+    return found[False]
+
+
+def _other_in_training(module: nn.Module) -> ValueError:
+    """Return the error of a network whose outputs depend on its mode."""
+    return ValueError(
+        f"The network {_name(module)} gives something else in training than in evaluation, such as a softmax "
+        "only in evaluation, or dropout after its output layer. Return the same in both, best the output of "
+        "the last nn.Linear."
+    )
+
+
+def _link_by_values(module: nn.Module, n_outputs: int, probe: Tensor, training: bool) -> str:
+    """Return "logits" or "probability" by the range and the sums of the outputs, whatever the weights."""
+    generator = torch.Generator().manual_seed(0)
+    is_probability = True
+    for number in range(_N_TRIALS + 1):
+        trial = _trial(module, training)
+        if number > 0:
+            _flip_signs(trial, generator)
+        outputs = _run(trial, probe)
+        if outputs.shape != (len(probe), n_outputs):
+            raise _other_in_training(module)
+        outputs = outputs[outputs.isfinite().all(dim=1)]
+        if not ((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all():
+            return "logits"
+        is_probability &= bool(((outputs.sum(dim=1) - 1).abs() <= 1e-4).all())
+    if is_probability:
+        return "probability"
+    raise ValueError(
+        f"The outputs of the network {_name(module)} are between 0 and 1 and do not sum to 1 in a row, as a "
+        "sigmoid of each gives: they are neither logits nor probabilities of classes one of which is true. "
+        "Leave out the sigmoid, or replace it by a softmax."
+    )
+
+
+@torch.no_grad()
+def _flip_signs(trial: nn.Module, generator: torch.Generator) -> None:
+    """Flip the signs of half of the weights, and disturb them, since some may be 0."""
+    for parameter in trial.parameters():
+        if parameter.is_floating_point():
+            signs = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
+            parameter.mul_(signs.to(parameter.device))
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=0.1)
+
+
+def _find_output_layer(module: nn.Module, n_outputs: int, probe: Tensor) -> tuple[str, str]:
+    """Return the path of the layer whose outputs are the network's, and their link."""
+    generator = torch.Generator().manual_seed(0)
+    trial = _trial(module)
     with torch.no_grad():
-        wide.weight.copy_(weight[number])
-        wide.bias.copy_(bias[number] - torch.bincount(number).to(bias)[number].log())
-    return wide.train(layer.training)
-
-
-def _replace(network: nn.Module, path: str, layer: nn.Module) -> nn.Module:
-    """Put a layer in place of another."""
-    if not path:
-        return layer
-    network.set_submodule(path, layer)
-    return network
-
-
-def _check_same(
-    module: nn.Module, joint: JointNetwork, expected: Tensor, class_of: Sequence[int], probe: Tensor
-) -> None:
-    """Refuse a network that does something else once its output layer is wider."""
-    number = torch.as_tensor(class_of, device=probe.device)
-    try:
-        with torch.no_grad():
-            proba = copy.deepcopy(joint).eval()(probe).softmax(1)
-        found = torch.zeros_like(expected).index_add_(1, number, proba)
-        same = float((found - expected).abs().max()) <= 10 * _CLOSE
-    except (RuntimeError, IndexError, ValueError):
-        same = False
-    if not same:
+        for parameter in trial.parameters():
+            if parameter.is_floating_point():  # what must be positive remains so
+                parameter.add_(torch.rand(parameter.shape, generator=generator).to(parameter), alpha=0.1)
+    found: list[tuple[str, str, int]] = []
+    for path, layer in trial.named_modules():
+        if not isinstance(layer, nn.Linear) or layer.out_features != n_outputs:
+            continue
+        link, n_calls = _link_through(layer, trial.eval(), probe, generator)
+        if link is None:
+            continue
+        if _link_through(layer, trial.train(), probe, generator)[0] != link:
+            raise _other_in_training(module)
+        found.append((path, link, n_calls))
+    if not found:
         raise ValueError(
-            f"The {_name(module)} takes its output layer apart, so that it does not work with another number "
-            "of outputs, which a constraint needs (the classes, by group). Return the outputs of the last "
-            "nn.Linear themselves; or give module as a callable (n_features_in, n_outputs) -> nn.Module, "
-            "whose module returns n_outputs logits."
+            f"The output of the network {_name(module)} is not that of one nn.Linear with {n_outputs} "
+            "outputs, nor its softmax, log_softmax or, of one output, sigmoid, so that it cannot be given "
+            f"outputs for groups. {_ADVICE}"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"Several layers of the network {_name(module)} explain its output: "
+            f"{', '.join(path for path, *_ in found)}. {_ADVICE}"
+        )
+    ((path, link, n_calls),) = found
+    if n_outputs > 1 and link in ("sigmoid", "log_sigmoid"):
+        raise ValueError(
+            f"The network {_name(module)} gives a {link} of each of {n_outputs} outputs, which are no "
+            "probabilities of classes one of which is true. Leave it out, or replace it by a softmax."
+        )
+    _check_replaceable(module, path, n_calls)
+    return path, link
+
+
+def _link_through(
+    layer: nn.Module, trial: nn.Module, probe: Tensor, generator: torch.Generator
+) -> tuple[str | None, int]:
+    """Return the link from random numbers in place of a layer's outputs to the network's, and its calls."""
+    drawn: list[Tensor] = []
+
+    def replace(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        drawn.append(2 * torch.randn(output.shape, generator=generator).to(output))
+        return drawn[-1]
+
+    handle = layer.register_forward_hook(replace)
+    outputs = _run(trial, probe).reshape(len(probe), -1)
+    handle.remove()
+    links = (_explain(outputs, scores) for scores in drawn)
+    return next((link for link in links if link is not None), None), len(drawn)
+
+
+def _explain(outputs: Tensor, scores: Tensor) -> str | None:
+    """Return the link by which scores of any shape gave outputs (n_samples, n_outputs), or None."""
+    if scores.numel() != outputs.numel():
+        return None
+    scores = scores.reshape(outputs.shape)
+    made = [
+        ("logits", scores),
+        ("sigmoid", torch.sigmoid(scores)),
+        ("log_sigmoid", nn.functional.logsigmoid(scores)),
+    ]
+    if outputs.shape[1] > 1:
+        made += [
+            ("probability", torch.softmax(scores, dim=1)),
+            ("logits", torch.log_softmax(scores, dim=1)),
+        ]
+    matches = (link for link, expected in made if torch.allclose(outputs, expected, rtol=1e-4, atol=1e-5))
+    return next(matches, None)
+
+
+def _check_replaceable(module: nn.Module, path: str, n_calls: int) -> None:
+    """Raise if a layer with other weights would change more than the network's outputs."""
+    layer = module.get_submodule(path)
+    what = f"The output layer {path or '(the network itself)'} of the network {_name(module)}"
+    if n_calls > 1:
+        raise ValueError(f"{what} is called {n_calls} times in a forward pass. Call it once. {_ADVICE}")
+    if layer._parameters.get("weight") is None:
+        raise ValueError(
+            f"{what} computes its weight from other parameters, as weight_norm, spectral_norm and prune of "
+            "torch.nn.utils have it. Remove this from the output layer."
+        )
+    own = [parameter for parameter in layer._parameters.values() if parameter is not None]
+    names = [
+        name
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+        if any(parameter is mine for mine in own)
+    ]
+    if len(names) > len(own):
+        raise ValueError(
+            f"{what} shares its weights: they are {', '.join(names)}. Give the output layer weights of its "
+            "own, and register it once."
+        )
+
+
+def _widen(layer: nn.Module, classes: list[int], n_outputs: int) -> None:
+    """Give a linear layer a row for each joint class."""
+    assert isinstance(layer, nn.Linear)
+    old_weight, old_bias = layer.weight, layer.bias
+    weight = old_weight.detach()
+    bias = weight.new_zeros(n_outputs) if old_bias is None else old_bias.detach()
+    if n_outputs == 1:
+        weight = torch.cat([torch.zeros_like(weight), weight])
+        bias = torch.cat([torch.zeros_like(bias), bias])
+    index = torch.tensor(classes, device=weight.device)
+    sizes = torch.bincount(index).to(bias.dtype)
+    bias_trained = old_weight.requires_grad if old_bias is None else old_bias.requires_grad
+    layer.weight = nn.Parameter(weight[index], requires_grad=old_weight.requires_grad)
+    layer.bias = nn.Parameter((bias - sizes.log())[index], requires_grad=bias_trained)
+    layer.out_features = len(classes)
+
+
+def _class_probabilities(outputs: Tensor, link: str) -> Tensor:
+    """Return what the user's network says, of shape (n_samples, n_classes)."""
+    logits = _to_logits(outputs.reshape(len(outputs), -1), link)
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    return torch.softmax(logits, dim=1)
+
+
+def _check_probabilities(joint: JointNetwork, classes: list[int], expected: Tensor, probe: Tensor) -> None:
+    """Raise unless the widened network gives these class probabilities on the probe."""
+    what = f"The network {_name(joint.module)} with {joint.n_joint} outputs, one for each class and group,"
+    try:
+        logits = _forward(_trial(joint), probe.clone())
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(
+            f"{what} fails: {type(error).__name__}: {error}. What comes after the output layer must do with "
+            f"any number of outputs. {_ADVICE}"
+        ) from error
+    if logits.shape != (len(probe), joint.n_joint):
+        raise ValueError(
+            f"{what} gives outputs of shape {tuple(logits.shape)} for {len(probe)} rows. What comes after "
+            f"the output layer must not select, sum or transpose outputs. {_ADVICE}"
+        )
+    found = torch.zeros_like(expected)
+    found.index_add_(1, torch.tensor(classes, device=found.device), torch.softmax(logits, dim=1))
+    if not torch.allclose(found, expected, rtol=0, atol=_TOLERANCE):
+        raise ValueError(
+            f"{what} gives class probabilities that differ by {float((found - expected).abs().max()):.2g} "
+            f"from those of the network as it was given. {_ADVICE}"
         )
