@@ -274,7 +274,7 @@ def test_sizes_that_are_not_there_are_waited_for(tmp_path):
 def test_dense_weights_of_a_pruned_network_give_its_outputs():
     train, test = protocol.load_split("synthetic", 0)
     clf = loss_surface.FairPrunedClassifier(
-        (12, 8), sparsity=0.5, max_epochs=3, constraint=EO, random_state=0
+        hidden_layer_sizes=(12, 8), sparsity=0.5, max_epochs=3, constraint=EO, random_state=0
     )
     clf.fit(train.X, train.y, sensitive_features=train.group)
     weights = loss_surface.scatter(clf)

@@ -2,8 +2,8 @@
 
     python examples/benchmarks/digits.py --seeds 5 --jobs 2
 
-The network and the images are those of tests/networks/zoo.py; 70/30 splits, stratified on label and group. The
-group is not given to predict. Baselines are run as published, without a constraint, and with ours.
+The network and the images are those of tests/networks/zoo.py; 70/30 splits, stratified on label and group.
+The group is not given to predict. Baselines are run as published, without a constraint, and with ours.
 """
 
 import argparse

@@ -131,7 +131,11 @@ def test_attributes_of_other_fits_come_back(small, train, tmp_path, kwargs):
 )
 def test_labels_of_every_kind_come_back(train, tmp_path, labels):
     clf = FairPrunedClassifier(
-        (4,), sparsity=0, max_epochs=3, pos_label=labels[0], class_weight={labels[0]: 1, labels[1]: 2.5}
+        hidden_layer_sizes=(4,),
+        sparsity=0,
+        max_epochs=3,
+        pos_label=labels[0],
+        class_weight={labels[0]: 1, labels[1]: 2.5},
     )
     clf.fit(train.X[:100], labels[train.y[:100]])
     found = _reload(clf, tmp_path)
