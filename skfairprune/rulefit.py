@@ -9,6 +9,7 @@ To shrink the observed rates towards those that the scores imply, by their error
 tried and left out: on unseen rows it kept bounds no better, and worse where scores are not calibrated.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,6 +197,10 @@ class RuleProblem:
     def meets(self, fit: RuleFit, bound: float) -> bool:
         """Tell whether a rule is as near the target as it has to come, or below it."""
         return fit.excess(self.target(bound)) <= self.tolerance + _ROUNDING
+
+    def merit(self, fit: RuleFit, bound: float) -> float:
+        """Return the merit of a rule under a bound; minus infinity if it decides alike for all rows."""
+        return -math.inf if fit.constant else _merit(fit, self.target(bound))
 
     def select(self, fits: list[RuleFit], bound: float) -> RuleFit:
         """Return the rule of most merit under a bound."""

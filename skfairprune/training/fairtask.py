@@ -160,6 +160,16 @@ class FairTask:
         outside = rates - np.clip(rates, low[:, None] + slack, high[:, None] - slack)
         return np.nan_to_num(outside)
 
+    def merit(self, joint: Floats, index: NDArray[np.intp]) -> float:
+        """Return the accuracy of the network's own decisions less the price of their gap above the target.
+
+        The price and the target, clear of the bound by the sampling error, are those of the rule. A network
+        that decides alike for all has no merit (minus infinity).
+        """
+        rows = self._scored(joint, index)
+        problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
+        return problem.merit(problem.unconstrained, self.bound)
+
     def cell_weights(self, index: NDArray[np.intp]) -> Floats:
         """Return the share of the weight of those rows in each cell under the constraint, else 0."""
         n_kinds = self.constraint.n_kinds

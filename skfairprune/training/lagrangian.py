@@ -1,5 +1,7 @@
 """How the constraint enters the objective: its values follow the thresholded rates on held-out rows."""
 
+import copy
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +15,7 @@ from skfairprune.training.fairtask import FairTask
 from skfairprune.training.net import joint_proba
 from skfairprune.training.objective import Objective
 
-__all__ = ["Lagrangian", "MultiplierUpdate"]
+__all__ = ["BestEpoch", "Lagrangian", "MultiplierUpdate"]
 
 _ASCENTS = 8  # steps of the ascent in an epoch
 _STEP = 1.0  # of the ascent, in accuracy per unit of rate
@@ -37,7 +39,8 @@ class Lagrangian:
     so that soft surrogates give the gradients and strict rates the multipliers (Cotter et al., "Two-player
     games for efficient non-convex constrained optimization", 2019). The step is one in the price of a single
     row, :math:`\lambda_{e,g} / P(e, g)`, of the smallest group. A gap within its sampling error moves
-    nothing, and prices are bounded: where they grow without end a network collapses to a constant.
+    nothing, and prices are bounded: where they grow without end a network collapses to a constant. Of the
+    last phase the epoch of most merit stays: see :class:`BestEpoch`.
 
     Parameters
     ----------
@@ -77,9 +80,16 @@ class Lagrangian:
         """
         if self.task is None or phase not in self.constrained:
             return None
+        last = phase in ("fine-tune", "repair")
         if not self.task.with_rule:
-            return MultiplierUpdate(self, objective, max(1, n_batches // _ASCENTS))
-        return MultiplierUpdate(self, objective, None if phase in ("fine-tune", "repair") else n_batches)
+            kind = BestEpoch if last else MultiplierUpdate
+            return kind(self, objective, max(1, n_batches // _ASCENTS))
+        return MultiplierUpdate(self, objective, None if last else n_batches)
+
+    def merit(self, joint: Floats) -> float:
+        """Return the merit of the network's own decisions at scores of the upper rows (n_upper, n_joint)."""
+        assert self.task is not None
+        return self.task.merit(joint, self.upper.position.cpu().numpy())
 
     def tables(self, joint: Floats) -> tuple[Floats, Floats]:
         """Return the objective's two tables at the current scores of the upper rows (n_upper, n_joint)."""
@@ -126,8 +136,33 @@ class MultiplierUpdate(Callback):
                 self._update(net)
             self.n_batches += 1
 
-    def _update(self, net: Any) -> None:
-        upper = self.lagrangian.upper
+    def _scores(self, net: Any) -> Floats:
+        """Return the joint probabilities of the upper rows from weights that did not see them."""
         net.module_.eval()
-        tables = self.lagrangian.tables(joint_proba(net.held_out_logits, upper))
-        self.objective.set_tables(*(torch.from_numpy(table).to(upper.x) for table in tables))
+        return joint_proba(net.held_out_logits, self.lagrangian.upper)
+
+    def _update(self, net: Any) -> None:
+        tables = self.lagrangian.tables(self._scores(net))
+        x = self.lagrangian.upper.x
+        self.objective.set_tables(*(torch.from_numpy(table).to(x) for table in tables))
+
+
+class BestEpoch(MultiplierUpdate):
+    """Move the multipliers, and in the end go back to the epoch of most merit on the held-out rows.
+
+    Multipliers that ascend can overshoot where a network learns its rows by heart: the rates of rows that it
+    has not seen then follow no price.
+    """
+
+    merit = -math.inf
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Keep the weights if none before had as much merit."""
+        merit = self.lagrangian.merit(self._scores(net))
+        if merit > self.merit:
+            self.merit, self.state = merit, copy.deepcopy(net.module_.state_dict())
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        """Go back to the weights that were kept."""
+        if self.merit > -math.inf:
+            net.module_.load_state_dict(self.state)
