@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from skorch import NeuralNet
 
 from skfairprune._data import FitData, check_fit_data, check_held_out_data, concatenate
-from skfairprune._fitted import FittedMixin
+from skfairprune._fitted import FittedMixin, choose_example
 from skfairprune._network import DenseNetwork, built_in_network, own_network, unread_columns
 from skfairprune._parameters import check_module, check_plan, check_sizes, gate_schedule
 from skfairprune._preparation import (
@@ -643,6 +643,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
             if runner.progress is not None:
                 runner.progress.bar.close()
         self.classes_ = classes
+        self._example = None if self.module is None else choose_example(data.X)
         self.constraint_ = None if targets.task is None else targets.task.constraint.name
         self.history_ = pd.DataFrame(runner.history)
         self.n_iter_ = len(self.history_)

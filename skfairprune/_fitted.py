@@ -24,9 +24,17 @@ from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import Gap, is_within
 from skfairprune.modules import DecisionNetwork
 
-__all__ = ["FittedMixin"]
+__all__ = ["FittedMixin", "choose_example"]
 
+_EXAMPLE_ROWS = 9
 _PREDICT_ROWS = 4096  # rows a batch in predict: their encoding stays in the cache
+
+
+def choose_example(X: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return quantiles of each column, in another order in each: see :meth:`FittedMixin.example_rows`."""
+    levels = np.linspace(0, 1, _EXAMPLE_ROWS)
+    values = np.quantile(X, levels, axis=0, method="nearest")
+    return np.column_stack([np.roll(column, number) for number, column in enumerate(values.T)])
 
 
 class FittedMixin:
@@ -49,6 +57,7 @@ class FittedMixin:
     _rows: dict[bool, str]
     _unread: list[int]
     _own_weights: NDArray[np.float64]
+    _example: NDArray[np.float64] | None
 
     def _describe(
         self, bound: float, multipliers: NDArray[np.float64], event_gaps: Sequence[Gap], carried: bool
@@ -215,6 +224,22 @@ class FittedMixin:
         proba = self.predict_proba(X, sensitive_features=sensitive_features)
         return self.classes_[proba.argmax(axis=1)]
 
+    def example_rows(self) -> torch.Tensor:
+        """Return rows that an export of the network can be traced and tried with.
+
+        Returns
+        -------
+        Tensor of shape (9, n_features_in_)
+            For the built-in network random numbers; for others quantiles of each column of the training rows,
+            in another order in each column: values that the network knows, and no row of the data.
+        """
+        check_is_fitted(self, "module_")
+        dtype = self.module_.output_weights.dtype
+        if self._example is not None:
+            return torch.tensor(self._example, dtype=dtype)
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(_EXAMPLE_ROWS, self.n_features_in_, dtype=dtype, generator=generator)
+
     def to_torch(self) -> nn.Module:
         """Return the fitted network as a module that runs and loads without this package.
 
@@ -232,7 +257,7 @@ class FittedMixin:
             If the estimator is not fitted.
         """
         check_is_fitted(self, "module_")
-        return plain_network(self.module_, self.n_features_in_)
+        return plain_network(self.module_, self.example_rows())
 
     def to_onnx(self, path: str | os.PathLike[str], *, quantize: bool = False) -> None:
         """Write the fitted network as an ONNX model, under the bound in force.
@@ -260,7 +285,7 @@ class FittedMixin:
             if onnxruntime cannot run the model.
         """
         check_is_fitted(self, "module_")
-        save_onnx(self.module_, self.n_features_in_, self.classes_, path, quantize)
+        save_onnx(self.module_, self.example_rows(), self.classes_, path, quantize)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted estimator as one file of data: JSON and tensors (safetensors), no pickle.

@@ -112,7 +112,7 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
         "onnx", "skl2onnx.common._apply_operation", "skl2onnx.common.data_types"
     )
     clf = operator.raw_operator
-    model = onnx_model(clf.module_, clf.n_features_in_, clf.classes_)
+    model = onnx_model(clf.module_, clf.example_rows(), clf.classes_)
     kind = model.graph.input[0].type.tensor_type.elem_type
     inside = {"X": scope.get_unique_variable_name("rows"), "label": operator.outputs[0].full_name}
     operations.apply_cast(scope, operator.inputs[0].full_name, inside["X"], container, to=kind)

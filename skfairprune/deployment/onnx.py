@@ -126,15 +126,15 @@ def onnx_labels(classes: NDArray) -> list[int] | list[str]:
     )
 
 
-def onnx_model(network: DecisionNetwork, n_features: int, classes: NDArray) -> Any:
+def onnx_model(network: DecisionNetwork, example: Tensor, classes: NDArray) -> Any:
     """Export a fitted network as an ONNX model.
 
     Parameters
     ----------
     network : DecisionNetwork
         The network; what it has inside can be any module that ``torch.export`` can trace.
-    n_features : int
-        The number of columns of a row.
+    example : Tensor of shape (n_samples, n_features)
+        Some rows such as the network knows, at least two, in its dtype.
     classes : ndarray of shape (n_classes,)
         The labels, in the order of the network's outputs.
 
@@ -154,7 +154,7 @@ def onnx_model(network: DecisionNetwork, n_features: int, classes: NDArray) -> A
     onnx, _ = load_extra("onnx", "onnxscript")
     labels = onnx_labels(classes)
     decisions = _Decisions(network).eval()
-    rows = torch.zeros(2, n_features, dtype=network.output_weights.dtype)
+    rows = example[:2]
     try:
         with _silence():
             # A named Dim can freeze the batch in silence; this one is an error then.
@@ -207,7 +207,7 @@ def _drop_idle_squeezes(program: torch.export.ExportedProgram) -> None:
 
 def save_onnx(
     network: DecisionNetwork,
-    n_features: int,
+    example: Tensor,
     classes: NDArray,
     path: str | os.PathLike[str],
     quantize: bool = False,
@@ -216,7 +216,7 @@ def save_onnx(
 
     Parameters
     ----------
-    network, n_features, classes
+    network, example, classes
         As for :func:`onnx_model`.
     path : str or path
         The file to write.
@@ -236,9 +236,9 @@ def save_onnx(
         raise ValueError(
             "quantize=True needs a network in float32, and this one is in float64. Fit with dtype='float32'."
         )
-    model = onnx_model(network, n_features, classes)
+    model = onnx_model(network, example, classes)
     content = _quantized(model) if quantize else model.SerializeToString()
-    _check(content, network, n_features, None if quantize else _TOLERANCE)
+    _check(content, network, example, None if quantize else _TOLERANCE)
     Path(path).write_bytes(content)
 
 
@@ -258,17 +258,15 @@ def _quantized(model: Any) -> bytes:
         return path.read_bytes()
 
 
-def _check(content: bytes, network: DecisionNetwork, n_features: int, tolerance: float | None) -> None:
-    """Run the model on random rows beside the network."""
+def _check(content: bytes, network: DecisionNetwork, example: Tensor, tolerance: float | None) -> None:
+    """Run the model on some rows beside the network."""
     (onnxruntime,) = load_extra("onnxruntime")
-    generator = torch.Generator().manual_seed(0)
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes of errors share no other base
         raise ValueError(f"onnxruntime cannot run the exported network: {error}") from error
     for n_rows in _CHECKED_BATCHES:
-        dtype = network.output_weights.dtype
-        rows = torch.randn(n_rows, n_features, dtype=dtype, generator=generator)
+        rows = example[torch.arange(n_rows) % len(example)]
         _, proba = session.run(["label", "probabilities"], {"X": rows.numpy()})
         with torch.inference_mode():
             expected = network(rows).numpy()

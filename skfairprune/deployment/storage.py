@@ -36,7 +36,7 @@ _FITTED = (
     *("classes_", "n_features_in_", "module_", "dense_module_", "masks_", "dropped_columns_", "sparsity_"),
     *("sparsity_path_", "pruning_report_", "constraint_", "groups_", "bound_", "frontier_", "multipliers_"),
     *("validation_gap_", "event_gaps_", "history_", "n_iter_"),
-    *("_own_weights", "_unread", "_frontier", "_aware"),
+    *("_own_weights", "_unread", "_frontier", "_aware", "_example"),
 )
 _SOMETIMES = ("feature_names_in_", "_events", "_rows")
 #: What to set a parameter to that is an object of its own; the fitted network does not depend on it any more.

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from skfairprune.modules import DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.networks.joint import JointNetwork
@@ -28,15 +28,15 @@ def _plain_encoding(encoding: PiecewiseLinearEncoding) -> list[nn.Module]:
     return [read, scale, nn.Hardtanh(0.0, 1.0)]
 
 
-def plain_network(network: DecisionNetwork, n_features: int) -> nn.Module:
+def plain_network(network: DecisionNetwork, example: Tensor) -> nn.Module:
     """Rebuild a fitted network from layers of torch.nn, or export it, so that it runs without this package.
 
     Parameters
     ----------
     network : DecisionNetwork
         A fitted network; it is not changed.
-    n_features : int
-        The columns of a row.
+    example : Tensor of shape (n_samples, n_features)
+        Some rows such as the network knows, at least two, in its dtype.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def plain_network(network: DecisionNetwork, n_features: int) -> nn.Module:
     elif isinstance(inner, JointNetwork) and inner.link == "logits" and _is_plain(inner.module):
         layers = [copy.deepcopy(inner.module)]
     else:
-        return _export(network, n_features)
+        return _export(network, example)
     n_classes, n_joint = network.output_weights.shape
     rule = nn.Linear(n_joint, n_classes, bias=False, dtype=network.output_weights.dtype)
     with torch.no_grad():
@@ -71,11 +71,10 @@ def _is_plain(module: nn.Module) -> bool:
     return all(type(part).__module__.startswith("torch.nn.") for part in module.modules())
 
 
-def _export(network: DecisionNetwork, n_features: int) -> nn.Module:
-    rows = torch.zeros(2, n_features, dtype=network.output_weights.dtype)
+def _export(network: DecisionNetwork, example: Tensor) -> nn.Module:
     shapes = ({0: torch.export.Dim.DYNAMIC},)  # a named Dim can freeze the batch in silence
     try:
-        program = torch.export.export(network, (rows,), dynamic_shapes=shapes)
+        program = torch.export.export(network, (example,), dynamic_shapes=shapes)
     except Exception as error:  # whatever the user's forward pass comes to
         raise ValueError(
             f"torch.export cannot export the network for any number of rows: {type(error).__name__}: {error} "

@@ -75,7 +75,7 @@ def test_any_network_that_can_be_traced_is_exported(inner):
     mlp = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Dropout(0.5), nn.Linear(8, 4))
     network = DecisionNetwork(mlp if inner == "gelu" else Tokens(), torch.rand(3, 4))
     network = network.eval().requires_grad_(False)
-    session = _session(onnx_model(network, 5, np.array(["a", "b", "c"])).SerializeToString())
+    session = _session(onnx_model(network, torch.randn(9, 5), np.array(["a", "b", "c"])).SerializeToString())
     for n_rows in (1, 9, 1000):
         rows = torch.randn(n_rows, 5)
         label, proba = session.run(None, {"X": rows.numpy()})
@@ -88,7 +88,7 @@ def test_what_stands_in_an_unread_column_does_not_matter():
     encoding = PiecewiseLinearEncoding([np.array([-1.0, 0.0, 2.0]), np.array([3.0]), np.array([0.0, 1.0])])
     inner = TabularNetwork(encoding, (4,), 4).to(torch.float32)
     network = DecisionNetwork(inner, torch.rand(2, 4)).eval().requires_grad_(False)
-    session = _session(onnx_model(network, 3, np.array([0, 1])).SerializeToString())
+    session = _session(onnx_model(network, torch.randn(9, 3), np.array([0, 1])).SerializeToString())
     rows = torch.randn(9, 3)
     _, proba = session.run(None, {"X": rows.index_fill(1, torch.tensor(1), np.nan).numpy()})
     assert_allclose(proba, network(rows), atol=1e-6)
@@ -102,7 +102,7 @@ def test_a_network_that_counts_its_rows_is_a_clear_error():
     with pytest.raises(
         ValueError, match=r"(?s)cannot be exported to ONNX for any number of rows: .*treat every row alone"
     ):
-        onnx_model(DecisionNetwork(Counts(), torch.eye(2)).eval(), 2, np.array([0, 1]))
+        onnx_model(DecisionNetwork(Counts(), torch.eye(2)).eval(), torch.randn(9, 2), np.array([0, 1]))
 
 
 def test_a_float64_network_takes_float64_rows(small, train, fresh, tmp_path):
@@ -123,7 +123,7 @@ def test_what_onnxruntime_cannot_run_is_a_clear_error(tmp_path):
         nn.Sequential(nn.Linear(3, 2), nn.GELU()).double(), torch.eye(2).double()
     ).eval()
     with pytest.raises(ValueError, match=r"onnxruntime cannot run the exported network.*Erf"):
-        save_onnx(network, 3, np.array([0, 1]), tmp_path / "model.onnx")
+        save_onnx(network, torch.randn(9, 3).double(), np.array([0, 1]), tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
 

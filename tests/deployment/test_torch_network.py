@@ -33,9 +33,9 @@ def test_the_plain_network_gives_the_same_probabilities(activation, dtype):
     inner = TabularNetwork(PiecewiseLinearEncoding(KNOTS), (7, 5), 4, activation, dropout=0.5)
     network = DecisionNetwork(inner.to(dtype), torch.rand(3, 4, dtype=dtype)).eval().requires_grad_(False)
     rows = _rows(500, dtype)
-    encoded = nn.Sequential(*plain_network(network, 3)[:3])(rows)
+    encoded = nn.Sequential(*plain_network(network, rows)[:3])(rows)
     assert_allclose(encoded, inner.encoding(rows), atol=1e-6 if dtype == torch.float32 else 1e-14)
-    assert_allclose(plain_network(network, 3)(rows), network(rows), atol=1e-6)
+    assert_allclose(plain_network(network, rows)(rows), network(rows), atol=1e-6)
 
 
 def test_the_plain_network_of_pruned_inputs_reads_the_bins_that_stayed(small, train, fresh):
@@ -82,7 +82,7 @@ class _Branching(nn.Linear):
 def test_a_network_that_cannot_be_exported_is_a_clear_error():
     network = DecisionNetwork(_Branching(3, 2), torch.eye(2))
     with pytest.raises(ValueError, match=r"torch\.export cannot export the network for any number of rows"):
-        plain_network(network, 3)
+        plain_network(network, torch.randn(2, 3))
 
 
 def test_an_unfitted_estimator_is_a_clear_error():
