@@ -190,13 +190,16 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
 
 
 def _explain_columns(X: Any, error: Exception) -> None:
-    """Say which columns of a frame are the cause of an error, if any are.
+    """Say which columns of a frame or an array are the cause of an error, if any are.
 
     Raises
     ------
     ValueError
-        If X is a pandas DataFrame with columns that are not numbers, or that have missing values.
+        If X is a pandas DataFrame with columns that are not numbers, or that have missing values; or an array
+        with NaN.
     """
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "f":
+        X = pd.DataFrame(X)
     if not isinstance(X, pd.DataFrame):
         return
     strange, missing = [], []

@@ -77,7 +77,7 @@ BAD_FITS = {
         _data(sensitive_features=np.arange(600)),
         r"only 0 of the 600 groups.*merge small ones",
     ),
-    "NaN in X": (_data(X=_with(X, (0, 0), NAN)), r"Input X contains NaN.*imputer"),
+    "NaN in X": (_data(X=_with(X, (0, 0), NAN)), r"missing values \(NaN\): 0. Impute"),
     "inf in X": (_data(X=_with(X, (0, 0), np.inf)), r"Input X contains infinity"),
     "text in X": (_data(X=X.astype(str) + "a"), r"could not convert string to float: .*-1\.208"),
     "a column of categories": (
@@ -183,7 +183,7 @@ BAD_FITS = {
         _grouped(**{**VAL, "X_val": X[:100, :3]}),
         r"X_val.*3 features.*expecting 7",
     ),
-    "NaN in X_val": (_grouped(**{**VAL, "X_val": _with(X[:100], (0, 0), NAN)}), r"X_val.*contains NaN"),
+    "NaN in X_val": (_grouped(**{**VAL, "X_val": _with(X[:100], (0, 0), NAN)}), r"X_val.*missing values"),
     "unknown constraint": (
         ({"constraint": "dp"}, {"sensitive_features": A}),
         r"'constraint' parameter.*'demographic_parity'.*Got 'dp' instead",
@@ -311,7 +311,7 @@ BAD_ROWS = {
     "no rows": (X[:0], r"0 sample\(s\) \(shape=\(0, 7\)\) while a minimum of 1"),
     "one row without brackets": (X[0], r"Expected 2D array, got 1D array.*Reshape your data"),
     "3-d": (X[:, :, None], r"dim 3, while dim <= 2 is required"),
-    "NaN": (_with(X, (0, 0), NAN), r"Input X contains NaN.*imputer"),
+    "NaN": (_with(X, (0, 0), NAN), r"missing values \(NaN\): 0. Impute"),
     "inf": (_with(X, (0, 0), np.inf), r"Input X contains infinity"),
 }
 BAD_FRAMES = {
