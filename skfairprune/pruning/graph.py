@@ -78,7 +78,7 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
     rows = probe.to(next(trial.parameters()).dtype) if probe.is_floating_point() else probe
     calls = _count_calls(trial, rows)
     layers, left_out = [], {}
-    candidates = [*_trace(trial, rows), *_heads(trial)]
+    candidates = [*_trace(trial, rows), *_heads(trial), *_embeddings(trial, rows)]
     order = {path: number for number, (path, _) in enumerate(network.named_modules())}
     for name, make in sorted(candidates, key=lambda candidate: order[candidate[0]]):
         try:
@@ -138,7 +138,7 @@ def _trace(network: nn.Module, rows: Tensor) -> Iterator[tuple[str, Any]]:
     """Yield the name of each candidate that the dependency graph knows, and a function that makes it."""
     import torch_pruning
 
-    kinds = (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR, torch_pruning.ops.TORCH_EMBED)
+    kinds = (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR)
     paths = {module: path for path, module in network.named_modules()}
     inside = {
         module
@@ -253,6 +253,52 @@ def _heads(network: nn.Module) -> Iterator[tuple[str, Any]]:
         made = tuple(Side(f"{path}.{name}", each) for name in ("query", "key", "value"))
         layer = UnitLayer(path, made, (), (Side(f"{path}.out", each),))
         yield path, lambda layer=layer: layer
+
+
+def _embeddings(network: nn.Module, rows: Tensor) -> Iterator[tuple[str, Any]]:
+    """Yield the path of each embedding, and a function that makes its layer of units.
+
+    Embeddings are concatenated with columns that are no layer's output, where the dependency graph loses
+    their place. Under random weights it shows in the numbers: the inputs of a linear layer that equal an
+    output.
+    """
+    embeddings = {path: m for path, m in network.named_modules() if isinstance(m, nn.Embedding)}
+    if not embeddings:
+        return
+    made: dict[str, Tensor] = {}
+    read: dict[str, Tensor] = {}
+    handles = []
+    for path, module in network.named_modules():
+        if path in embeddings:
+            hook = module.register_forward_hook(lambda _, args, out, path=path: made.update({path: out}))
+        elif isinstance(module, nn.Linear):
+            hook = module.register_forward_pre_hook(lambda _, args, path=path: read.update({path: args[0]}))
+        else:
+            continue
+        handles.append(hook)
+    with torch.no_grad():
+        network(rows)
+    for handle in handles:
+        handle.remove()
+    flat = {path: inputs.T for path, inputs in read.items() if inputs.ndim == 2}
+
+    def make(path: str) -> UnitLayer:
+        if path not in made:
+            raise _LeftOutError("it is not used")
+        outputs = made[path].reshape(len(rows), -1, made[path].shape[-1]).permute(2, 1, 0)
+        sides = []
+        for reader, inputs in flat.items():
+            equal = (outputs[:, :, None] == inputs).all(dim=-1).any(dim=1)  # units by inputs
+            counts = equal.sum(dim=1)
+            if bool((counts > 0).all()) and bool((counts == counts[0]).all()):
+                sides.append(Side(reader, equal.nonzero()[:, 1].reshape(len(equal), -1).cpu().numpy()))
+        if not sides:
+            raise _LeftOutError("no linear layer reads its outputs as they are")
+        units = Side(path, np.arange(embeddings[path].embedding_dim)[:, None])
+        return UnitLayer(path, (units,), (), tuple(sides))
+
+    for path in embeddings:
+        yield path, lambda path=path: make(path)
 
 
 def _check_modules(network: nn.Module, layer: UnitLayer, calls: Counter[str]) -> None:

@@ -273,3 +273,32 @@ def test_a_network_that_cannot_be_traced_is_refused():
 
     with pytest.raises(ValueError, match="Cut cannot be traced"):
         find_coupled_units(Cut(), _rows())
+
+
+def test_dimensions_of_embeddings_are_units():
+    layers, _ = find_coupled_units(_network(zoo.EmbeddingNetwork), _rows())
+    found = {layer.name: layer for layer in layers if "embeddings" in layer.name}
+    for number in (0, 1):
+        (consumer,) = found[f"embeddings.{number}"].consumers
+        assert consumer.path == "layers.0"
+        assert consumer.positions.tolist() == [[4 * number + unit] for unit in range(4)]
+
+
+class _SharedEmbedding(nn.Module):
+    """One embedding for two columns, whose outputs are flattened, or first normalised."""
+
+    def __init__(self, normalised):
+        super().__init__()
+        self.embedding = nn.Embedding(3, 5)
+        self.norm = nn.LayerNorm(5) if normalised else nn.Identity()
+        self.a, self.b = nn.Linear(10, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(self.norm(self.embedding(x[:, :2].long())).flatten(1))))
+
+
+def test_an_embedding_of_several_columns():
+    layers, _ = find_coupled_units(_SharedEmbedding(False), _rows())
+    assert layers[0].consumers[0].positions.tolist() == [[unit, unit + 5] for unit in range(5)]
+    _, left_out = find_coupled_units(_SharedEmbedding(True), _rows())
+    assert left_out["embedding"] == "no linear layer reads its outputs as they are"
