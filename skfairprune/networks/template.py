@@ -178,4 +178,5 @@ def make_module(template: Any, n_features: int, n_outputs: int) -> nn.Module:
         raise TypeError(
             f"module(n_features_in, n_outputs) must return a torch.nn.Module; it returned {made!r}."
         )
-    return made
+    # A function can return one and the same module every time; a fit must not change it.
+    return copy.deepcopy(made)

@@ -27,7 +27,7 @@ from skfairprune.pruning.units import Side, UnitLayer
 
 __all__ = ["FoundUnits", "find_coupled_units"]
 
-_TOLERANCE = 1e-5  # of the outputs' scale, in double precision
+_TOLERANCE = 1e-4  # of the outputs' scale: far above rounding, far below any other weights
 
 
 class FoundUnits(NamedTuple):
@@ -74,9 +74,12 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
     ValueError
         If the network cannot be traced, or no unit of it can be removed.
     """
-    trial = _scrambled(network)
-    rows = probe.to(next(trial.parameters()).dtype) if probe.is_floating_point() else probe
-    calls = _count_calls(trial, rows)
+    trial, rows = _scrambled(network).double(), probe.double()
+    try:
+        calls = _count_calls(trial, rows)
+    except RuntimeError:  # the forward pass has tensors in a precision of its own
+        trial, rows = _scrambled(network), probe
+        calls = _count_calls(trial, rows)
     layers, left_out = [], {}
     candidates = [*_trace(trial, rows), *_heads(trial), *_embeddings(trial, rows)]
     order = {path: number for number, (path, _) in enumerate(network.named_modules())}
@@ -100,8 +103,8 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
 
 
 def _scrambled(network: nn.Module) -> nn.Module:
-    """Return a copy in double precision, with random weights and statistics: nothing is 0 by chance."""
-    trial = copy.deepcopy(network).double().eval().requires_grad_(True)
+    """Return a copy with random weights and statistics, so that nothing is 0 by chance."""
+    trial = copy.deepcopy(network).eval().requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
 
     def noise(tensor: Tensor) -> Tensor:

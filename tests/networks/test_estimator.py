@@ -385,3 +385,15 @@ def test_files_refuse_another_network(fitted, tmp_path):
     built_in.save(tmp_path / "built_in.safetensors")
     with pytest.raises(ValueError, match="holds the built-in network: load it without module"):
         FairPrunedClassifier.load(tmp_path / "built_in.safetensors", module=Net())
+
+
+def test_a_callable_that_returns_one_module_every_time():
+    torch.manual_seed(0)
+    net = Net(4)
+    before = copy.deepcopy(net.state_dict())
+    first = _fit(lambda n, k: net, max_epochs=3)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert_array_equal(
+        first.predict_proba(DATA.X), _fit(lambda n, k: net, max_epochs=3).predict_proba(DATA.X)
+    )

@@ -302,3 +302,13 @@ def test_an_embedding_of_several_columns():
     assert layers[0].consumers[0].positions.tolist() == [[unit, unit + 5] for unit in range(5)]
     _, left_out = find_coupled_units(_SharedEmbedding(True), _rows())
     assert left_out["embedding"] == "no linear layer reads its outputs as they are"
+
+
+def test_a_forward_pass_with_a_precision_of_its_own():
+    class Projected(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x @ torch.eye(64))  # float32, whatever the weights are
+
+    network = Projected(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4))
+    layers, _ = find_coupled_units(network, _rows())
+    assert [layer.n_units for layer in layers] == [8]
