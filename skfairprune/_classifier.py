@@ -19,8 +19,15 @@ from skorch import NeuralNet
 
 from skfairprune._data import FitData, check_fit_data, check_held_out_data, concatenate
 from skfairprune._fitted import FittedMixin, choose_example
-from skfairprune._network import DenseNetwork, built_in_network, own_network, unread_columns
-from skfairprune._parameters import check_module, check_plan, check_sizes, gate_schedule
+from skfairprune._network import DenseNetwork, built_in_network, by_weights, own_network, unread_columns
+from skfairprune._parameters import (
+    GRANULARITIES,
+    check_granularity,
+    check_module,
+    check_plan,
+    check_sizes,
+    gate_schedule,
+)
 from skfairprune._preparation import (
     Targets,
     choose_knots,
@@ -44,7 +51,8 @@ from skfairprune.networks.template import Recipe, take_over
 from skfairprune.pruning.budget import MEASURES, Chain
 from skfairprune.pruning.criteria import CRITERIA
 from skfairprune.pruning.layout import NetworkLayout
-from skfairprune.pruning.report import network_report, pruning_report
+from skfairprune.pruning.report import network_report, pruning_report, weight_report
+from skfairprune.pruning.weights import WeightLayout
 from skfairprune.training.batches import Rows
 from skfairprune.training.distillation import TEACHERS
 from skfairprune.training.hypergradient import HYPERGRADIENTS
@@ -112,6 +120,16 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         Whether encoded inputs (bins of a column) are removed, too, where that loses least for what it frees.
         A column without any is not read any more. Not with ``sparsity_measure="units"``, nor with criteria
         that are published for neurons alone ("magnitude", "fpgm", "lottery").
+
+    granularity : {"unit", "weight"}, default="unit"
+        What is removed: whole units, which makes the network physically smaller, or single weights of linear
+        layers and convolutions, which become zeros. These are stored, and dense kernels multiply by them:
+        they gain with compression, and where a kernel knows their pattern. Then `criterion` is "bilevel",
+        "magnitude", "snip", "taylor", "lottery" or "random", and the hypergradient not "closed_form".
+
+    weight_pattern : (int, int) or None, default=None
+        With ``granularity="weight"``: (n, m) lets at most n of every m consecutive weights of an output stay,
+        such as (2, 4). What the pattern removes counts; `sparsity` can ask for more.
 
     max_accuracy_drop : float, default=0.003
         With ``sparsity="auto"``: how much less accurate on held-out rows than the dense network, trained and
@@ -248,7 +266,8 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         With "degradation_parity" the dense network that the small one is compared with, as `module_`.
 
     masks_ : list of ndarray of shape (n_units,) of bool
-        For each hidden layer of the dense network, which units stayed.
+        For each layer of units of the dense network, which stayed; with ``granularity="weight"``, for each
+        weight, in its shape, which are not 0.
 
     dropped_columns_ : list
         The columns of `X` that are not read: constant ones, and with `prune_inputs` those of which no
@@ -326,6 +345,8 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         "sparsity": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
         "sparsity_measure": [StrOptions(set(MEASURES))],
         "prune_inputs": ["boolean"],
+        "granularity": [StrOptions(set(GRANULARITIES))],
+        "weight_pattern": [tuple, list, None],
         "max_accuracy_drop": [Interval(Real, 0, 1, closed="left")],
         "criterion": [StrOptions({"bilevel", "lottery", *CRITERIA})],
         "order": [StrOptions(set(ORDERS))],
@@ -378,6 +399,8 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         sparsity: float | str = 0.9,
         sparsity_measure: str = "parameters",
         prune_inputs: bool = False,
+        granularity: str = "unit",
+        weight_pattern: tuple[int, int] | None = None,
         max_accuracy_drop: float = 0.003,
         criterion: str = "bilevel",
         order: str = "joint",
@@ -416,6 +439,8 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         self.sparsity = sparsity
         self.sparsity_measure = sparsity_measure
         self.prune_inputs = prune_inputs
+        self.granularity = granularity
+        self.weight_pattern = weight_pattern
         self.max_accuracy_drop = max_accuracy_drop
         self.criterion = criterion
         self.order = order
@@ -503,6 +528,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         check_sizes(self.hidden_layer_sizes)
         check_plan(**self.get_params(deep=False))
         check_module(self)
+        check_granularity(**self.get_params(deep=False))
         device = resolve_device(self.device)
         # What the checks of the data set would not fit the old model: a fit that fails from here leaves none.
         if hasattr(self, "module_"):
@@ -603,9 +629,12 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
                 class_of,
                 len(classes),
                 measure=self.sparsity_measure,
-                prunes=self.sparsity != 0,
+                prunes=self.sparsity != 0 and self.granularity == "unit",
                 by_refit=self.criterion == "obs",
             )
+        if self.granularity == "weight":
+            probe = torch.tensor(data.X[:_PROBE_ROWS], dtype=next(dense.network.parameters()).dtype)
+            dense = by_weights(dense, probe, self.sparsity_measure, self.weight_pattern)
         layout = dense.structure.layout
         budget = None if self.sparsity == "auto" else layout.budget(float(self.sparsity))
         tensors = Rows(
@@ -736,7 +765,10 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         self.dropped_columns_ = [names[position] for position in self._unread]
         small = layout.resized([int(mask.sum()) for mask in outcome.masks])
         self.sparsity_ = 1 - small.cost() / layout.cost() if layout.cost() else 0.0
-        if isinstance(layout, Chain):
+        if isinstance(layout, WeightLayout):
+            assert isinstance(small, WeightLayout)
+            self.pruning_report_ = weight_report(dense.network, layout, small)
+        elif isinstance(layout, Chain):
             assert isinstance(small, Chain)
             self.pruning_report_ = pruning_report(layout, small)
         else:

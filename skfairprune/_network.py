@@ -14,10 +14,11 @@ from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.graph import FoundUnits, find_coupled_units
 from skfairprune.pruning.layout import measure_layout
 from skfairprune.pruning.reconstruction import can_refit
+from skfairprune.pruning.structure import Structure, UnitStructure
 from skfairprune.pruning.units import find_units, units_below
-from skfairprune.training.pruner import Structure
+from skfairprune.pruning.weights import WeightLayout, WeightStructure, find_weights
 
-__all__ = ["DenseNetwork", "built_in_network", "own_network", "unread_columns"]
+__all__ = ["DenseNetwork", "built_in_network", "by_weights", "own_network", "unread_columns"]
 
 
 class DenseNetwork(NamedTuple):
@@ -68,7 +69,31 @@ def built_in_network(
         check_n_inputs(encoding.n_outputs, encoding.n_columns)
     layout = Chain(encoding.n_outputs, sizes, n_joint, measure, prune_inputs)
     network = TabularNetwork(encoding, sizes, n_joint, activation, dropout)
-    return DenseNetwork(network, Structure(find_units(network, prune_inputs), layout), {})
+    return DenseNetwork(network, UnitStructure(find_units(network, prune_inputs), layout), {})
+
+
+def by_weights(
+    dense: DenseNetwork, probe: Tensor, measure: str, pattern: Sequence[int] | None
+) -> DenseNetwork:
+    """Return the network with its single weights as the prunable parts.
+
+    Parameters
+    ----------
+    dense : DenseNetwork
+        The network.
+    probe : Tensor of shape (n_samples, n_features)
+        Some rows.
+    measure : {"parameters", "macs"}
+        What sparsity is counted in.
+    pattern : (int, int) or None
+        As in :class:`skfairprune.pruning.weights.WeightStructure`.
+    """
+    layers = find_weights(dense.network, probe)
+    sizes = tuple(layer.n_units for layer in layers)
+    inner = getattr(dense.network, "module", dense.network)
+    n_outputs = dense.structure.layout.n_outputs
+    layout = WeightLayout(type(inner).__name__, layers, sizes, n_outputs, measure)
+    return DenseNetwork(dense.network, WeightStructure(layers, layout, pattern), {})
 
 
 def own_network(
@@ -110,7 +135,7 @@ def own_network(
             "convolutions, or layers without a bias, do. Choose another criterion."
         )
     layers = units_below(found.layers, "module")
-    return DenseNetwork(network, Structure(layers, layout), found.left_out)
+    return DenseNetwork(network, UnitStructure(layers, layout), found.left_out)
 
 
 def unread_columns(network: nn.Module, n_features: int) -> list[int]:

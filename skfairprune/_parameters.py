@@ -9,10 +9,14 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import InvalidParameterError
 from skorch import NeuralNet
 
+from skfairprune.pruning.weight_criteria import WEIGHT_CRITERIA
 from skfairprune.training.schedules import REMOVALS, GateSchedule
 
-__all__ = ["check_module", "check_plan", "check_sizes", "gate_schedule"]
+__all__ = ["GRANULARITIES", "check_granularity", "check_module", "check_plan", "check_sizes", "gate_schedule"]
 
+
+#: What can be removed.
+GRANULARITIES = ("unit", "weight")
 
 # What describes the built-in network, and what a skorch net states itself.
 _OF_NETWORK = ("hidden_layer_sizes", "activation", "dropout", "n_bins", "prune_inputs")
@@ -68,6 +72,52 @@ def check_module(estimator: BaseEstimator) -> None:
                 f"{name}={getattr(estimator, name)!r} has no meaning with module={type(module).__name__}: "
                 f"{owner}. Leave {name} at its default."
             )
+
+
+def check_granularity(
+    *,
+    granularity: str,
+    weight_pattern: Any,
+    criterion: str,
+    hypergradient: str,
+    sparsity_measure: str,
+    prune_inputs: bool,
+    **others: Any,
+) -> None:
+    """Refuse parameters that say nothing for the parts that are removed.
+
+    Parameters
+    ----------
+    granularity, weight_pattern, criterion, hypergradient, sparsity_measure, prune_inputs
+        As in :class:`skfairprune.FairPrunedClassifier`.
+    **others
+        The other parameters; not used.
+    """
+    if weight_pattern is not None:
+        whole = len(weight_pattern) == 2 and all(isinstance(part, Integral) for part in weight_pattern)
+        if not (whole and 1 <= weight_pattern[0] < weight_pattern[1]):
+            raise _refuse("weight_pattern", "hold two integers (n, m), 1 <= n < m", weight_pattern)
+        if granularity == "unit":
+            raise InvalidParameterError(
+                f"weight_pattern={weight_pattern!r} says which single weights stay: it needs "
+                "granularity='weight'."
+            )
+    if granularity == "unit":
+        return
+    known = ["bilevel", "lottery", *WEIGHT_CRITERIA]
+    if criterion not in known:
+        raise InvalidParameterError(
+            f"criterion={criterion!r} is a rule for whole units; with granularity='weight' choose one of "
+            f"{known}."
+        )
+    if hypergradient == "closed_form":
+        raise InvalidParameterError(
+            "hypergradient='closed_form' is for gates on whole inputs; with granularity='weight' choose "
+            "'first_order' or 'implicit'."
+        )
+    if sparsity_measure == "units" or prune_inputs:
+        name = "prune_inputs=True" if prune_inputs else "sparsity_measure='units'"
+        raise InvalidParameterError(f"{name} is for whole units; with granularity='weight' none leaves.")
 
 
 def check_plan(

@@ -1,5 +1,6 @@
 """Gates: the relaxed mask, one scalar in [0, 1] a unit, always at the budget."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from skfairprune.pruning.budget import Layout
 from skfairprune.pruning.units import UnitLayer
 
-__all__ = ["BudgetedGates", "GatedNetwork", "gate_columns"]
+__all__ = ["BudgetedGates", "Gated", "GatedNetwork", "gate_columns"]
 
 # The threshold is bracketed by nested grids and polished by Newton steps, without leaving the device.
 _GRID, _GRID_ROUNDS, _NEWTON_ROUNDS = 32, 2, 3
@@ -90,7 +91,31 @@ class BudgetedGates(nn.Module):
         return self._relaxed(threshold + share @ (self.scores - scores), self.scores)
 
 
-class GatedNetwork(nn.Module):
+class Gated(nn.Module, ABC):
+    """A network with gates.
+
+    Attributes
+    ----------
+    columns : dict of str to slice or Tensor
+        From :func:`gate_columns`, where gates act on inputs.
+    """
+
+    columns: dict[str, slice | Tensor]
+
+    @abstractmethod
+    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Return the outputs at rows x under the gates."""
+
+    @abstractmethod
+    def fold(self, gates: Tensor) -> None:
+        """Multiply the gates into the weights, after which all gates count as 1."""
+
+    @abstractmethod
+    def release(self) -> nn.Module:
+        """Return the network without its gates."""
+
+
+class GatedNetwork(Gated):
     """A network whose units pass through gates, applied once, at the inputs of their consumers.
 
     Parameters

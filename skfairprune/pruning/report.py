@@ -6,8 +6,11 @@ from torch import nn
 
 from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.layout import NetworkLayout
+from skfairprune.pruning.weights import WeightLayout
 
-__all__ = ["network_report", "pruning_report"]
+__all__ = ["network_report", "pruning_report", "weight_report"]
+
+_ZEROS = "zeros are stored: less memory and time only by compression or kernels that skip them"
 
 
 def pruning_report(dense: Chain, small: Chain) -> pd.DataFrame:
@@ -103,4 +106,47 @@ def network_report(
     table.index.name = "layer"
     table["sparsity"] = 1 - table[f"{dense.measure}_after"] / table[f"{dense.measure}_before"]
     table["note"] = [left_out.get(str(name), "") for name in table.index]
+    return table
+
+
+def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) -> pd.DataFrame:
+    """Tabulate which single weights were removed.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The dense network.
+    dense, small : WeightLayout
+        The numbers of weights before and after.
+
+    Returns
+    -------
+    DataFrame
+        One row for each module with weights, by its path; then "total", of the modules that lose weights, and
+        "network", of all. Columns as in :func:`pruning_report`: units are outputs, of which none leaves,
+        parameters and macs after are those that are not 0; and note, what that is worth.
+    """
+    numbers = {layer.name: number for number, layer in enumerate(dense.layers)}
+    rows: dict[str, list[float]] = {}
+    for path, module in network.named_modules():
+        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if path in numbers:
+            number = numbers[path]
+            n_outputs = dense.layers[number].shape[0]
+            counts = [
+                layout.layer_cost(number, kind)
+                for kind in ("parameters", "macs")
+                for layout in (dense, small)
+            ]
+            rows[path] = [n_outputs, n_outputs, *counts]
+        elif own:
+            rows[path] = [np.nan, np.nan, own, own, np.nan, np.nan]
+    columns = [f"{name}_{when}" for name in ("units", "parameters", "macs") for when in ("before", "after")]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    sums = {"total": table.loc[list(numbers)].sum(), "network": table.sum()}
+    for name, of_columns in sums.items():
+        table.loc[name] = of_columns
+    table.index = pd.Index([str(name).removeprefix("module.") for name in table.index], name="layer")
+    table["sparsity"] = 1 - table[f"{dense.measure}_after"] / table[f"{dense.measure}_before"]
+    table["note"] = [_ZEROS if name in ("total", "network") else "" for name in table.index]
     return table

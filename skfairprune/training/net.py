@@ -258,6 +258,10 @@ class NetworkStack(nn.Module):
         assert logits is not None
         return logits
 
+    def parameters_of(self, name: str) -> list[nn.Parameter]:
+        """Return a parameter of all networks: one, of shape (n_networks, ...)."""
+        return [self.stacked[self.names.index(name)]]
+
     @torch.no_grad()
     def unstack(self, position: int) -> nn.Module:
         """Return one of the networks."""
@@ -287,6 +291,10 @@ class CopyStack(nn.Module):
     def each(self, x: Tensor, number: Tensor) -> Tensor:
         """Return the logits of each row under the network of its number, of shape (n_samples, n_joint)."""
         return self(x)[number, torch.arange(len(x), device=x.device)]
+
+    def parameters_of(self, name: str) -> list[nn.Parameter]:
+        """Return a parameter of all networks."""
+        return [network.get_parameter(name) for network in self.networks]
 
     def unstack(self, position: int) -> nn.Module:
         """Return one of the networks."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,49 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from skfairprune.pruning.budget import Layout, select_units
-from skfairprune.pruning.criteria import CRITERIA, ScoringData, fisher_information
-from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
-from skfairprune.pruning.reconstruction import (
-    can_refit,
-    log_worth,
-    reconstruction_worth,
-    shrink_and_refit,
-)
-from skfairprune.pruning.shrink import shrink
-from skfairprune.pruning.units import UnitLayer, remaining_units
+from skfairprune.pruning.criteria import ScoringData
+from skfairprune.pruning.gates import BudgetedGates
+from skfairprune.pruning.structure import Masks, Structure
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
 from skfairprune.training.net import BilevelNet
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import Plan
 
-__all__ = ["Masks", "Pruned", "Pruner", "Structure"]
+__all__ = ["Pruned", "Pruner"]
 
 _GATE_LR = 0.02
 _LOTTERY_ROUNDS = 3
-
-Masks = list[NDArray[np.bool_]]
-
-
-class Structure(NamedTuple):
-    """What can be removed of a network, and what it costs.
-
-    Attributes
-    ----------
-    layers : tuple of UnitLayer
-        Its prunable units.
-    layout : Layout
-        Its widths; one for each of the layers.
-    """
-
-    layers: tuple[UnitLayer, ...]
-    layout: Layout
-
-    def remaining(self, masks: Masks) -> "Structure":
-        """Return what is left after a removal."""
-        layout = self.layout.resized([int(mask.sum()) for mask in masks])
-        return Structure(remaining_units(self.layers, masks), layout)
 
 
 class Pruned(NamedTuple):
@@ -59,6 +30,10 @@ class Pruned(NamedTuple):
 
     network: nn.Module
     masks: Masks
+
+
+def _own_parameter(network: nn.Module, name: str) -> list[nn.Parameter]:
+    return [network.get_parameter(name)]
 
 
 @dataclass
@@ -124,12 +99,11 @@ class Pruner:
         if self.criterion == "bilevel":
             worth = self._bilevel(network, initial, structure, budget)
         else:
-            worth = CRITERIA[self.criterion](self._scoring_data(network, initial, structure))
-        layers = structure.layers
-        masks = select_units(structure.layout, worth, budget)
-        if self.criterion in ("bilevel", "obs") and can_refit(network, layers):
-            return Pruned(shrink_and_refit(network, layers, masks, self.levels.sample()), masks)
-        return Pruned(shrink(initial if self.criterion == "snip" else network, layers, masks), masks)
+            worth = structure.score(self.criterion, self._scoring_data(network, initial, structure))
+        masks = structure.select(worth, budget)
+        if self.criterion in ("bilevel", "obs"):
+            return Pruned(structure.remove_and_refit(network, masks, self.levels.sample()), masks)
+        return Pruned(structure.remove(initial if self.criterion == "snip" else network, masks), masks)
 
     def _train(self, network: nn.Module, n_epochs: int) -> None:
         objective = self.lagrangian.objective()
@@ -160,31 +134,28 @@ class Pruner:
         round removes the same share of what is there.
         """
         whole, dense_cost = structure, structure.layout.cost()
-        masks: Masks = [np.ones(size, dtype=bool) for size in whole.layout.widths]
+        masks: Masks = [np.ones(size, dtype=bool) for size in whole.shapes()]
         for number in range(1, _LOTTERY_ROUNDS + 1):
             if number > 1:
-                network = shrink(initial, whole.layers, masks)
+                network = whole.remove(initial, masks)
+                whole.hold(partial(_own_parameter, network))
                 self._train(network, self.plan.dense // _LOTTERY_ROUNDS)
-            worth = CRITERIA["magnitude"](self._scoring_data(network, network, structure))
+            worth = structure.score("magnitude", self._scoring_data(network, network, structure))
             target = dense_cost * (budget / dense_cost) ** (number / _LOTTERY_ROUNDS)
-            chosen = select_units(structure.layout, worth, max(target, budget))
-            for mask, kept in zip(masks, chosen, strict=True):
-                mask[mask] = kept
+            masks = whole.narrowed(masks, structure.select(worth, max(target, budget)))
             structure = whole.remaining(masks)
-        return Pruned(shrink(initial, whole.layers, masks), masks)
+        return Pruned(whole.remove(initial, masks), masks)
 
     def _bilevel(
         self, network: nn.Module, initial: nn.Module, structure: Structure, budget: int
     ) -> list[NDArray[np.float64]]:
         """Run the bilevel phase; fold the gates into the network and return their scores."""
-        layers, layout, levels = structure.layers, structure.layout, self.levels
-        if can_refit(network, layers):
-            start = reconstruction_worth(network, layers, layout, levels.sample())
-        else:
-            data = self._scoring_data(network, initial, structure)
-            start = log_worth(fisher_information(data), layout)
+        layout, levels = structure.layout, self.levels
+        start = structure.start(
+            network, levels.sample(), lambda: self._scoring_data(network, initial, structure)
+        )
         gates = BudgetedGates(layout, [torch.from_numpy(scores) for scores in start]).to(levels.lower.x)
-        gated = GatedNetwork(network, layers)
+        gated = structure.gated(network)
         full, n_batches = layout.cost(), self.runner.n_steps(levels.lower, 1)
         lower, upper = self.lagrangian.objective(), self.lagrangian.objective()
         update = self.lagrangian.constrain(lower, "weights", n_batches)

@@ -13,6 +13,7 @@ from torch import nn
 from skfairprune.constraints import Floats
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import Gap, is_within, largest_gap
+from skfairprune.pruning.structure import Masks, Structure
 from skfairprune.rulefit import RuleFit
 from skfairprune.training.distillation import soft_targets
 from skfairprune.training.lagrangian import Lagrangian
@@ -20,7 +21,7 @@ from skfairprune.training.levels import Levels
 from skfairprune.training.net import CopyStack, FineTuneNet, NetworkStack, joint_proba, stack_networks
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import Plan
-from skfairprune.training.pruner import Masks, Pruner, Structure
+from skfairprune.training.pruner import Pruner
 from skfairprune.training.search import Trial, find_smallest
 
 __all__ = ["Outcome", "Trainer"]
@@ -132,7 +133,7 @@ class Trainer:
         """
         initial = self._train_dense(network, structure.layout.n_outputs)
         pruned = self.pruner.prune(network, initial, structure, budget)
-        return self._finish(pruned.network, pruned.masks).outcome
+        return self._finish(pruned.network, pruned.masks, structure).outcome
 
     def fit_smallest(
         self, network: nn.Module, structure: Structure, budgets: Sequence[int], max_accuracy_drop: float
@@ -161,7 +162,9 @@ class Trainer:
         """
         initial = self._train_dense(network, structure.layout.n_outputs)
         self.runner.trial, layout = 0, structure.layout
-        dense = best = self._finish(network, [np.ones(size, dtype=bool) for size in layout.widths])
+        dense = best = self._finish(
+            network, [np.ones(shape, dtype=bool) for shape in structure.shapes()], structure
+        )
         cost = layout.cost()
         trials = [Trial(cost, layout.widths, cost, dense.accuracy, 0.0, dense.gap, True)]
 
@@ -169,7 +172,7 @@ class Trainer:
             nonlocal best
             self.runner.trial = len(trials)
             pruned = self.pruner.prune(copy.deepcopy(network), initial, structure, budgets[number])
-            found = self._finish(pruned.network, pruned.masks)
+            found = self._finish(pruned.network, pruned.masks, structure)
             good = dense.accuracy - found.accuracy <= max_accuracy_drop
             # Where one class is rare, deciding alike for all is nearly as accurate, and of no use.
             good = good and found.varied >= dense.varied / 2
@@ -206,13 +209,14 @@ class Trainer:
             self.lagrangian.task = task.with_dense_decisions(joint)
             self._dense = copy.deepcopy(network)
 
-    def _fine_tune(self, small: nn.Module) -> NetworkStack | CopyStack:
+    def _fine_tune(self, small: nn.Module, structure: Structure) -> NetworkStack | CopyStack:
         """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.
 
         The phases before were blind to all upper rows, so each has a score from weights that never saw it.
         """
         levels = self.levels
         stack = stack_networks([small] * (1 + levels.n_folds))
+        structure.hold(stack.parameters_of)
         for phase, n_epochs in (("fine-tune", self.plan.fine_tune), ("repair", self.plan.repair)):
             objective = self.lagrangian.objective()
             update = self.lagrangian.constrain(objective, phase, self.runner.n_steps(levels.final, 1))
@@ -239,9 +243,9 @@ class Trainer:
         number = torch.where(levels.fold < levels.n_folds, levels.fold + 1, 0)
         return joint_proba(lambda batch: stack.each(batch.x, number[batch.position]), levels.upper)
 
-    def _finish(self, small: nn.Module, masks: Masks) -> _Judged:
+    def _finish(self, small: nn.Module, masks: Masks, structure: Structure) -> _Judged:
         """Fine-tune a pruned network, fit its rules, and judge what it decides on the upper rows."""
-        stack = self._fine_tune(small)
+        stack = self._fine_tune(small, structure)
         network, task, upper = stack.unstack(0), self.lagrangian.task, self.levels.upper
         index, joint = upper.position.cpu().numpy(), self._blind_scores(stack)
         if task is None:

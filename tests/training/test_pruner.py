@@ -10,13 +10,14 @@ from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.criteria import CRITERIA
 from skfairprune.pruning.shrink import shrink
+from skfairprune.pruning.structure import UnitStructure
 from skfairprune.pruning.units import find_units
 from skfairprune.training.batches import Rows
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import make_plan
-from skfairprune.training.pruner import Pruner, Structure
+from skfairprune.training.pruner import Pruner
 from skfairprune.training.schedules import REMOVALS, GateSchedule
 
 CHAIN = Chain(7, (12, 9), 2)
@@ -58,7 +59,7 @@ def _prune(criterion, budget=60):
         pruner,
         initial,
         dense,
-        pruner.prune(network, initial, Structure(find_units(network), CHAIN), budget),
+        pruner.prune(network, initial, UnitStructure(find_units(network), CHAIN), budget),
     )
 
 
@@ -108,7 +109,7 @@ def test_reconstruction_makes_up_for_the_units_that_leave():
 
 
 def test_a_lottery_removes_the_same_share_in_every_round(monkeypatch):
-    from skfairprune.training import pruner as module
+    from skfairprune.pruning import structure as module
 
     budgets = []
     select = module.select_units
@@ -134,7 +135,7 @@ def test_the_removal_follows_the_schedule():
     pruner, network, seen = _pruner("bilevel"), _network(), []
     schedule = pruner.schedule
     pruner.schedule = lambda progress: seen.append(progress) or schedule(progress)
-    pruner.prune(network, copy.deepcopy(network), Structure(find_units(network), CHAIN), 60)
+    pruner.prune(network, copy.deepcopy(network), UnitStructure(find_units(network), CHAIN), 60)
     n_steps = pruner.runner.n_steps(pruner.levels.lower, pruner.plan.bilevel)
     assert_allclose(seen, np.arange(1, n_steps + 1) / n_steps)
 

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from skfairprune.pruning.budget import Chain
-from skfairprune.training.pruner import Structure
+from skfairprune.pruning.structure import UnitStructure
 from skfairprune.training.trainer import Outcome, Trainer, _Judged
 
 CHAIN = Chain(10, (8, 8), 2, "parameters", False)
@@ -31,8 +31,8 @@ def _search(monkeypatch, found, max_accuracy_drop=0.01):
         pruner=SimpleNamespace(prune=lambda *args: pruned),
     )
     monkeypatch.setattr(trainer, "_train_dense", lambda network, n_joint: network)
-    monkeypatch.setattr(trainer, "_finish", lambda network, masks: next(judged))
-    return trainer.fit_smallest(nn.Identity(), Structure((), CHAIN), [100], max_accuracy_drop)
+    monkeypatch.setattr(trainer, "_finish", lambda network, masks, structure: next(judged))
+    return trainer.fit_smallest(nn.Identity(), UnitStructure((), CHAIN), [100], max_accuracy_drop)
 
 
 @pytest.mark.parametrize(
