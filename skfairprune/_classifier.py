@@ -757,6 +757,10 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         self.dense_module_ = None
         if outcome.dense is not None:
             self.dense_module_ = DecisionNetwork(outcome.dense.cpu(), layer(own)).eval().requires_grad_(False)
+        self._dense_shapes = None
+        if self.module is not None:
+            whole = dense.network.get_submodule("module").named_parameters()
+            self._dense_shapes = {name: tuple(parameter.shape) for name, parameter in whole}
         layout = dense.structure.layout
         prunes_inputs = isinstance(layout, Chain) and layout.prune_inputs
         self.masks_ = outcome.masks[1:] if prunes_inputs else outcome.masks
@@ -774,9 +778,9 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         else:
             assert isinstance(layout, NetworkLayout)
             assert isinstance(small, NetworkLayout)
-            self.pruning_report_ = network_report(
-                dense.network.get_submodule("module"), layout, small, dense.left_out
-            )
+            inner = dense.network.get_submodule("module")
+            names_of_layers = [layer.name for layer in dense.structure.layers]
+            self.pruning_report_ = network_report(inner, layout, small, names_of_layers, dense.left_out)
 
     def _store_fairness(self, outcome: Outcome, targets: Targets, split: LevelSplit) -> None:
         """Set the attributes that describe the constraint."""

@@ -58,6 +58,7 @@ class FittedMixin:
     _unread: list[int]
     _own_weights: NDArray[np.float64]
     _example: NDArray[np.float64] | None
+    _dense_shapes: dict[str, tuple[int, ...]] | None
 
     def _describe(
         self, bound: float, multipliers: NDArray[np.float64], event_gaps: Sequence[Gap], carried: bool

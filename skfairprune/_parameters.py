@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import InvalidParameterError
 from skorch import NeuralNet
 
+from skfairprune.networks.template import name_of
 from skfairprune.pruning.weight_criteria import WEIGHT_CRITERIA
 from skfairprune.training.schedules import REMOVALS, GateSchedule
 
@@ -69,7 +70,7 @@ def check_module(estimator: BaseEstimator) -> None:
         if getattr(estimator, name) != default[name]:
             owner = "the net states its own" if name in _OF_TRAINING else "it is of the built-in network"
             raise InvalidParameterError(
-                f"{name}={getattr(estimator, name)!r} has no meaning with module={type(module).__name__}: "
+                f"{name}={getattr(estimator, name)!r} has no meaning with module={name_of(module)}: "
                 f"{owner}. Leave {name} at its default."
             )
 

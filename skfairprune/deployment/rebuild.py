@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -12,21 +11,17 @@ from skfairprune.deployment.codec import OwnNetwork
 from skfairprune.modules import DecisionNetwork
 from skfairprune.networks.attention import replace_attention
 from skfairprune.networks.joint import JointNetwork
-from skfairprune.networks.template import make_module
+from skfairprune.networks.template import make_module, name_of
 
-__all__ = ["describe_template", "rebuild"]
-
-
-def describe_template(template: Any) -> str:
-    """Name a network, or what makes it, for people."""
-    if isinstance(template, NeuralNet):
-        return f"{type(template).__name__}({describe_template(template.module)})"
-    named = template if hasattr(template, "__qualname__") else type(template)
-    return f"{named.__module__}.{named.__qualname__}"
+__all__ = ["rebuild"]
 
 
 def rebuild(
-    saved: OwnNetwork, template: Any, n_features: int, path: str | os.PathLike[str]
+    saved: OwnNetwork,
+    template: Any,
+    n_features: int,
+    shapes: dict[str, tuple[int, ...]],
+    path: str | os.PathLike[str],
 ) -> DecisionNetwork:
     """Build a network from its template, with the shapes and the values of the saved one.
 
@@ -38,6 +33,8 @@ def rebuild(
         The dense network, as it was given to the estimator.
     n_features : int
         The columns of a row.
+    shapes : dict of tuple of int
+        The shapes of the dense network's parameters, by their names in the template.
     path : str or path
         The file, for errors.
 
@@ -48,6 +45,15 @@ def rebuild(
     """
     module = make_module(template, n_features, saved.n_joint)
     replace_attention(module)
+    for name, parameter in module.named_parameters():
+        shape, found = tuple(shapes.get(name, ())), tuple(parameter.shape)
+        # The output layer was widened.
+        if found != shape and not (shape[:1] == (saved.n_joint,) and shape[1:] == found[1:]):
+            raise ValueError(
+                f"{path} does not hold a network with the layers of module={name_of(template)}: its {name} "
+                f"was of shape {shape} before pruning, and that of module is {found}. Give the module "
+                "that the estimator was fitted with."
+            )
     state = dict(saved.state)
     own = {name: state.pop(name) for name in ("output_weights", "bounds", "rules")}
     network = DecisionNetwork(JointNetwork(module, saved.link, saved.n_joint), **own)
@@ -57,7 +63,7 @@ def rebuild(
     if (set(state) - added) != found:
         wrong = sorted(set(state) ^ found)[:5]
         raise ValueError(
-            f"{path} does not hold a network with the layers of module={describe_template(template)}: they "
+            f"{path} does not hold a network with the layers of module={name_of(template)}: they "
             f"differ in {wrong}. Give the module that the estimator was fitted with."
         )
     for name, value in state.items():

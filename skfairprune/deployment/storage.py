@@ -22,7 +22,8 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from torch import Tensor
 
 from skfairprune.deployment.codec import OwnNetwork, decode, encode
-from skfairprune.deployment.rebuild import describe_template, rebuild
+from skfairprune.deployment.rebuild import rebuild
+from skfairprune.networks.template import name_of
 
 __all__ = ["read_estimator", "write_estimator"]
 
@@ -36,7 +37,7 @@ _FITTED = (
     *("classes_", "n_features_in_", "module_", "dense_module_", "masks_", "dropped_columns_", "sparsity_"),
     *("sparsity_path_", "pruning_report_", "constraint_", "groups_", "bound_", "frontier_", "multipliers_"),
     *("validation_gap_", "event_gaps_", "history_", "n_iter_"),
-    *("_own_weights", "_unread", "_frontier", "_aware", "_example"),
+    *("_own_weights", "_unread", "_frontier", "_aware", "_example", "_dense_shapes"),
 )
 _SOMETIMES = ("feature_names_in_", "_events", "_rows")
 #: What to set a parameter to that is an object of its own; the fitted network does not depend on it any more.
@@ -64,7 +65,7 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
     requests = _requests(fitted.pop("_metadata_request", None))
     content: dict[str, Any] = {"params": {}, "fitted": {}, "requests": requests}
     own = params.pop("module")
-    content["own"] = None if own is None else describe_template(own)
+    content["own"] = None if own is None else name_of(own)
     for name, value in params.items():
         try:
             content["params"][name] = encode(value, f"params.{name}", tensors)
@@ -144,7 +145,7 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator],
     n_features = fitted["n_features_in_"]
     for name in ("module_", "dense_module_"):
         if isinstance(fitted[name], OwnNetwork):
-            fitted[name] = rebuild(fitted[name], module, n_features, path)
+            fitted[name] = rebuild(fitted[name], module, n_features, fitted["_dense_shapes"], path)
     vars(estimator).update(fitted)
     try:
         estimator._validate_params()

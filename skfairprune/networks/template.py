@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, Checkpoint, ParamMapper
 from skorch.callbacks.scoring import ScoringBase
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,10 +15,14 @@ from torch.utils.data import DataLoader
 from skfairprune.networks.attention import replace_attention
 from skfairprune.networks.joint import JointNetwork, check_outputs, widen_outputs
 
-__all__ = ["Recipe", "make_module", "make_network", "take_over"]
+__all__ = ["Recipe", "make_module", "make_network", "name_of", "take_over"]
 
 # Losses that are the log loss of the network's outputs, which is what is minimised here.
 _LOG_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
+
+
+# What a subclass of a net can change of a step.
+_STEPS = ("get_loss", "train_step", "train_step_single", "infer", "get_split_datasets", "get_iterator")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,13 @@ class Recipe:
     callbacks: tuple[tuple[str, Callback], ...] = ()
 
 
+def name_of(template: Any) -> str:
+    """Name a network, or what makes it, for people."""
+    if isinstance(template, NeuralNet):
+        return f"{type(template).__name__}({name_of(template.module)})"
+    return getattr(template, "__qualname__", type(template).__qualname__)
+
+
 def take_over(net: NeuralNet) -> Recipe:
     """Return how a skorch net is trained.
 
@@ -60,8 +71,9 @@ def take_over(net: NeuralNet) -> Recipe:
     Raises
     ------
     ValueError
-        If it states what cannot be kept: a loss that is no log loss, an iterator of its own, callbacks that
-        score by scikit-learn, or parameters of parts that are not taken over.
+        If it states what cannot be kept: a loss that is no log loss, steps or an iterator of its own,
+        callbacks that score by scikit-learn or name parameters, or parameters of parts that are not taken
+        over.
     """
     if not (isinstance(net.criterion, type) and issubclass(net.criterion, _LOG_LOSSES)):
         known = ", ".join(loss.__name__ for loss in _LOG_LOSSES)
@@ -69,12 +81,24 @@ def take_over(net: NeuralNet) -> Recipe:
             f"The net's criterion is {net.criterion!r}; what is trained here is the log loss, under a "
             f"constraint. Use one of {known}, and class_weight or sample_weight for weights."
         )
+    changed = [name for name in _STEPS if not getattr(type(net), name).__module__.startswith("skorch.")]
+    if changed:
+        raise ValueError(
+            f"The net's class {type(net).__name__} has {changed} of its own, which a fit here does not call: "
+            "it minimises the log loss, under a constraint. Use a net that leaves them, such as "
+            "skorch.NeuralNetClassifier."
+        )
     for name in ("iterator_train", "iterator_valid"):
         if getattr(net, name) is not DataLoader:
             raise ValueError(
                 f"The net's {name} is {getattr(net, name)!r}; rows are in memory here, and batches are "
                 f"slices of them. Leave {name} at its default, and set batch_size."
             )
+    if "param_groups" in net.get_params_for("optimizer"):
+        raise ValueError(
+            "The net's optimizer__param_groups name parameters, which have other names in the phases of a "
+            "fit. Remove them; a parameter of a module with requires_grad=False is not trained."
+        )
     params = net.get_params(deep=False)
     refused = [
         name
@@ -107,6 +131,12 @@ def _callbacks(net: NeuralNet) -> tuple[tuple[str, Callback], ...]:
     for number, given in enumerate(net.callbacks):
         name, callback = given if isinstance(given, tuple) else (f"own_{number}", given)
         callback = callback() if isinstance(callback, type) else callback
+        if isinstance(callback, ParamMapper | Checkpoint):
+            raise ValueError(
+                f"The net's callback {type(callback).__name__} reads or writes parameters or files by name, "
+                "and a fit has several phases, on networks of other sizes. Remove it: a parameter of a "
+                "module with requires_grad=False is not trained, and every phase returns to its best epoch."
+            )
         if isinstance(callback, ScoringBase):
             raise ValueError(
                 f"The net's callback {type(callback).__name__} scores by scikit-learn within an epoch, which "
@@ -169,11 +199,24 @@ def make_module(template: Any, n_features: int, n_outputs: int) -> nn.Module:
     """
     if isinstance(template, NeuralNet):
         given = template.get_params_for("module")
-        template = template.module if isinstance(template.module, nn.Module) else template.module(**given)
+        try:
+            template = template.module if isinstance(template.module, nn.Module) else template.module(**given)
+        except TypeError as error:
+            raise TypeError(
+                f"The net's module {template.module.__name__} cannot be made of module__ parameters "
+                f"{sorted(given)}: {error}."
+            ) from error
     if isinstance(template, nn.Module):
         return copy.deepcopy(template)
     make: Callable[[int, int], Any] = template
-    made = make(n_features, n_outputs)
+    try:
+        made = make(n_features, n_outputs)
+    except TypeError as error:
+        raise TypeError(
+            f"module(n_features_in={n_features}, n_outputs={n_outputs}) failed: {error}. Give a callable "
+            "that takes these two, such as lambda n_features_in, n_outputs: MyNetwork(...), or an instance "
+            "of a network."
+        ) from error
     if not isinstance(made, nn.Module):
         raise TypeError(
             f"module(n_features_in, n_outputs) must return a torch.nn.Module; it returned {made!r}."

@@ -10,7 +10,7 @@ their gates at 0.
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +43,10 @@ class FoundUnits(NamedTuple):
 
     layers: tuple[UnitLayer, ...]
     left_out: dict[str, str]
+
+
+#: The paths of what makes some units, and a function that makes their layer or says why it cannot.
+_Candidate = tuple[list[str], Callable[..., UnitLayer]]
 
 
 class _LeftOutError(Exception):
@@ -80,16 +84,17 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
     except RuntimeError:  # the forward pass has tensors in a precision of its own
         trial, rows = _scrambled(network), probe
         calls = _count_calls(trial, rows)
-    layers, left_out = [], {}
+    layers: list[UnitLayer] = []
+    left_out: dict[str, str] = {}
     candidates = [*_trace(trial, rows), *_heads(trial), *_embeddings(trial, rows)]
     order = {path: number for number, (path, _) in enumerate(network.named_modules())}
-    for name, make in sorted(candidates, key=lambda candidate: order[candidate[0]]):
+    for names, make in sorted(candidates, key=lambda candidate: order[candidate[0][0]]):
         try:
             layer = make()
             _check_modules(trial, layer, calls)
             _check_removal(trial, (layer,), rows)
         except _LeftOutError as error:
-            left_out[name] = str(error)
+            left_out |= dict.fromkeys(names, str(error))
         else:
             layers.append(layer)
     if not layers:
@@ -137,8 +142,8 @@ def _count_calls(network: nn.Module, rows: Tensor) -> Counter[str]:
     return calls
 
 
-def _trace(network: nn.Module, rows: Tensor) -> Iterator[tuple[str, Any]]:
-    """Yield the name of each candidate that the dependency graph knows, and a function that makes it."""
+def _trace(network: nn.Module, rows: Tensor) -> Iterator[_Candidate]:
+    """Yield the candidates that the dependency graph knows."""
     import torch_pruning
 
     kinds = (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR)
@@ -167,7 +172,13 @@ def _trace(network: nn.Module, rows: Tensor) -> Iterator[tuple[str, Any]]:
     for group in groups:
         root = group[0].dep.target.module
         if root not in inside:
-            yield paths[root], lambda group=group, root=root: _layer(graph, group, paths[root], paths)
+            made = [root]
+            for item in group.items:
+                module = item.dep.target.module
+                if isinstance(module, kinds) and graph.is_out_channel_pruning_fn(item.dep.handler):
+                    made += [module] if module not in made else []
+            names = [paths[module] for module in made]
+            yield names, lambda group=group, name=names[0]: _layer(graph, group, name, paths)
 
 
 def _layer(graph: Any, group: Any, name: str, paths: dict[nn.Module, str]) -> UnitLayer:
@@ -246,8 +257,8 @@ def _is_balanced(module: _ConvNd, positions: NDArray[np.intp], n_blocks: int) ->
     return True
 
 
-def _heads(network: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the name of each attention, and a function that makes its layer of heads."""
+def _heads(network: nn.Module) -> Iterator[_Candidate]:
+    """Yield the heads of each attention."""
     for path, attention in network.named_modules():
         if not isinstance(attention, HeadAttention):
             continue
@@ -255,11 +266,11 @@ def _heads(network: nn.Module) -> Iterator[tuple[str, Any]]:
         each = np.arange(n_heads * attention.head_dim).reshape(n_heads, -1)
         made = tuple(Side(f"{path}.{name}", each) for name in ("query", "key", "value"))
         layer = UnitLayer(path, made, (), (Side(f"{path}.out", each),))
-        yield path, lambda layer=layer: layer
+        yield [path], lambda layer=layer: layer
 
 
-def _embeddings(network: nn.Module, rows: Tensor) -> Iterator[tuple[str, Any]]:
-    """Yield the path of each embedding, and a function that makes its layer of units.
+def _embeddings(network: nn.Module, rows: Tensor) -> Iterator[_Candidate]:
+    """Yield the dimensions of each embedding.
 
     Embeddings are concatenated with columns that are no layer's output, where the dependency graph loses
     their place. Under random weights it shows in the numbers: the inputs of a linear layer that equal an
@@ -301,7 +312,7 @@ def _embeddings(network: nn.Module, rows: Tensor) -> Iterator[tuple[str, Any]]:
         return UnitLayer(path, (units,), (), tuple(sides))
 
     for path in embeddings:
-        yield path, lambda path=path: make(path)
+        yield [path], lambda path=path: make(path)
 
 
 def _check_modules(network: nn.Module, layer: UnitLayer, calls: Counter[str]) -> None:

@@ -1,5 +1,7 @@
 """The pruning report: units, parameters and MACs of each layer, before and after."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from torch import nn
@@ -10,6 +12,7 @@ from skfairprune.pruning.weights import WeightLayout
 
 __all__ = ["network_report", "pruning_report", "weight_report"]
 
+_ITSELF = "(free parameters)"
 _ZEROS = "zeros are stored: less memory and time only by compression or kernels that skip them"
 
 
@@ -62,7 +65,11 @@ def pruning_report(dense: Chain, small: Chain) -> pd.DataFrame:
 
 
 def network_report(
-    network: nn.Module, dense: NetworkLayout, small: NetworkLayout, left_out: dict[str, str]
+    network: nn.Module,
+    dense: NetworkLayout,
+    small: NetworkLayout,
+    names: Sequence[str],
+    left_out: dict[str, str],
 ) -> pd.DataFrame:
     """Tabulate what was removed of any network.
 
@@ -72,6 +79,8 @@ def network_report(
         The dense network.
     dense, small : NetworkLayout
         The widths before and after.
+    names : sequence of str
+        The layers of units.
     left_out : dict of str
         By the path of the layers whose outputs stay whole: why.
 
@@ -80,8 +89,9 @@ def network_report(
     DataFrame
         One row for each module with weights, by its path; then "total", of the modules that lose something,
         and "network", of all. Columns as in :func:`pruning_report` (units are the outputs of a module, in
-        the last two rows the units of all layers: neurons, channels, heads), and note, why a module keeps
-        all outputs. The multiplications of modules that lose nothing are not counted: NaN.
+        the last two rows the units of all layers: neurons, channels, heads), unit_layer, with whose units
+        the outputs leave, and note, why a module keeps all outputs. The multiplications of modules that lose
+        nothing are not counted: NaN.
     """
     modules = {module.path: module for module in dense.modules}
     rows: dict[str, list[float]] = {}
@@ -95,16 +105,19 @@ def network_report(
             ]
             rows[path] = [*units, *counts]
         elif own:
-            rows[path] = [np.nan, np.nan, own, own, np.nan, np.nan]
+            rows[path or _ITSELF] = [np.nan, np.nan, own, own, np.nan, np.nan]
     columns = [f"{name}_{when}" for name in ("units", "parameters", "macs") for when in ("before", "after")]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    made = {module.path: names[module.makes[0][0]] for module in dense.modules if module.makes}
     counted = table.loc[list(modules)]
     units = [sum(dense.sizes), sum(small.sizes)]
     sums = {"total": counted[columns[2:]].sum(), "network": table[columns[2:]].sum()}
     for name, of_columns in sums.items():
         table.loc[name] = [*units, *of_columns]
     table.index.name = "layer"
-    table["sparsity"] = 1 - table[f"{dense.measure}_after"] / table[f"{dense.measure}_before"]
+    before = table[f"{dense.measure}_before"]
+    table["sparsity"] = np.where(before == 0, 0.0, 1 - table[f"{dense.measure}_after"] / before)
+    table["unit_layer"] = [made.get(str(name), "") for name in table.index]
     table["note"] = [left_out.get(str(name), "") for name in table.index]
     return table
 
@@ -140,7 +153,7 @@ def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) 
             ]
             rows[path] = [n_outputs, n_outputs, *counts]
         elif own:
-            rows[path] = [np.nan, np.nan, own, own, np.nan, np.nan]
+            rows[path or _ITSELF] = [np.nan, np.nan, own, own, np.nan, np.nan]
     columns = [f"{name}_{when}" for name in ("units", "parameters", "macs") for when in ("before", "after")]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     sums = {"total": table.loc[list(numbers)].sum(), "network": table.sum()}
