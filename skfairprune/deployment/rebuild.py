@@ -46,12 +46,12 @@ def rebuild(
     module = make_module(template, n_features, saved.n_joint)
     replace_attention(module)
     for name, parameter in module.named_parameters():
-        shape, found = tuple(shapes.get(name, ())), tuple(parameter.shape)
+        shape, given = tuple(shapes.get(name, ())), tuple(parameter.shape)
         # The output layer was widened.
-        if found != shape and not (shape[:1] == (saved.n_joint,) and shape[1:] == found[1:]):
+        if given != shape and not (shape[:1] == (saved.n_joint,) and shape[1:] == given[1:]):
             raise ValueError(
                 f"{path} does not hold a network with the layers of module={name_of(template)}: its {name} "
-                f"was of shape {shape} before pruning, and that of module is {found}. Give the module "
+                f"was of shape {shape} before pruning, and that of module is {given}. Give the module "
                 "that the estimator was fitted with."
             )
     state = dict(saved.state)
