@@ -622,7 +622,8 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         else:
             dtype = torch.float64 if self.dtype == "float64" else torch.float32
             probe = torch.tensor(data.X[:_PROBE_ROWS], dtype=dtype)
-            class_of = output_weights(targets).argmax(axis=0).tolist()
+            # The outputs of a network are in the order of classes_, whatever the codes of the labels are.
+            class_of = output_weights(targets)[targets.order].argmax(axis=0).tolist()
             dense = own_network(
                 self.module,
                 probe,

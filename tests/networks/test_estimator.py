@@ -108,6 +108,27 @@ def test_training_starts_from_the_weights_of_the_template():
     assert np.ptp(expected) > 0.2
 
 
+@pytest.mark.parametrize(
+    "params", [{}, {"pos_label": 0}, {"constraint": None}, {"constraint": "equalized_odds"}]
+)
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_the_template_and_the_dense_network_say_the_same(params, n_outputs):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(N_FEATURES, 16), nn.ReLU(), nn.Linear(16, n_outputs))
+    rows, label = torch.tensor(DATA.X, dtype=torch.float32), torch.tensor(DATA.y)
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        scores = net(rows) if n_outputs == 2 else nn.functional.pad(net(rows), (1, 0))
+        nn.functional.cross_entropy(scores, label).backward()
+        optimizer.step()
+    scores = net(rows) if n_outputs == 2 else nn.functional.pad(net(rows), (1, 0))
+    clf = FairPrunedClassifier(
+        net, sparsity=0, lr=1e-9, weight_decay=0, max_epochs=3, random_state=0, **params
+    ).fit(DATA.X, DATA.y, sensitive_features=DATA.sensitive_features)
+    assert_allclose(clf.predict_uncorrected_proba(DATA.X), scores.softmax(1).detach(), atol=1e-5)
+
+
 def test_a_callable_gets_columns_and_outputs_and_fresh_weights():
     asked = []
 
