@@ -16,19 +16,6 @@ from tests.networks import zoo
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
-NETWORKS = [
-    zoo.PlainMLP,
-    zoo.ResNetTabular,
-    zoo.FTTransformer,
-    zoo.EmbeddingNetwork,
-    zoo.Conv1dNetwork,
-    zoo.Conv2dNetwork,
-    zoo.DenselyConnected,
-    zoo.GroupedConvolutions,
-    zoo.ResNet10,
-    zoo.MobileNetV2,
-]
-
 
 def _rows(n_samples):
     x = torch.rand(n_samples, 64, generator=torch.Generator().manual_seed(1))
@@ -49,7 +36,7 @@ def _small(made):
     return DecisionNetwork(joint, rule).eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("made", NETWORKS)
+@pytest.mark.parametrize("made", zoo.NETWORKS)
 def test_exports_give_the_same_probabilities(made, tmp_path):
     network = _small(made)
     save_onnx(network, _rows(9), np.array(["no", "yes"]), tmp_path / "small.onnx")

@@ -5,21 +5,8 @@ from numpy.testing import assert_array_equal
 
 from tests.networks import zoo
 
-NETWORKS = [
-    zoo.PlainMLP,
-    zoo.ResNetTabular,
-    zoo.FTTransformer,
-    zoo.EmbeddingNetwork,
-    zoo.Conv1dNetwork,
-    zoo.Conv2dNetwork,
-    zoo.DenselyConnected,
-    zoo.GroupedConvolutions,
-    zoo.ResNet10,
-    zoo.MobileNetV2,
-]
 
-
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", zoo.NETWORKS)
 def test_it_maps_rows_to_logits_and_learns_with_every_parameter(network):
     torch.manual_seed(0)
     x = torch.rand(30, 64)
@@ -34,7 +21,7 @@ def test_it_maps_rows_to_logits_and_learns_with_every_parameter(network):
         assert parameter.dim() < 2 or parameter.grad.abs().max() > 1e-7, name
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", zoo.NETWORKS)
 def test_a_network_is_small_and_grows_with_its_width(network):
     sizes = [sum(p.numel() for p in net.parameters()) for net in (network(64, 3), network(64, 3, width=32))]
     assert sizes[0] < 25_000

@@ -306,3 +306,18 @@ def make_biased_digits(random_state=0):
     order = rng.permutation(len(y))
     X = images.reshape(len(y), 64).astype(np.float32)
     return X[order], y[order], np.where(is_b, "b", "a")[order]
+
+
+#: All of them.
+NETWORKS = (
+    PlainMLP,
+    ResNetTabular,
+    FTTransformer,
+    EmbeddingNetwork,
+    Conv1dNetwork,
+    Conv2dNetwork,
+    DenselyConnected,
+    GroupedConvolutions,
+    ResNet10,
+    MobileNetV2,
+)

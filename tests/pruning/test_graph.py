@@ -17,19 +17,7 @@ from skfairprune.pruning.shrink import shrink
 from skfairprune.pruning.units import remaining_units
 from tests.networks import zoo
 
-NETWORKS = [
-    zoo.PlainMLP,
-    zoo.ResNetTabular,
-    zoo.FTTransformer,
-    zoo.EmbeddingNetwork,
-    zoo.Conv1dNetwork,
-    zoo.Conv2dNetwork,
-    zoo.DenselyConnected,
-    zoo.GroupedConvolutions,
-    zoo.ResNet10,
-    zoo.MobileNetV2,
-]
-every_network = pytest.mark.parametrize("made", NETWORKS)
+every_network = pytest.mark.parametrize("made", zoo.NETWORKS)
 
 
 def _rows(n_samples=9):
