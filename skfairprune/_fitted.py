@@ -118,9 +118,9 @@ class FittedMixin:
             gap = rule.gap
             warnings.warn(
                 f"No rule keeps difference_bound={difference_bound} on held-out rows: that of the best "
-                f"figures there, which can be one of a larger bound, has a gap of {gap.value:.3f}, with a standard "
-                f"error of {gap.standard_error:.3f}. frontier_ shows the others; fit with this bound, train "
-                "longer, or give more rows.",
+                "figures there, which can be one of a larger bound, has a gap of "
+                f"{gap.value:.3f}, with a standard error of {gap.standard_error:.3f}. frontier_ shows the "
+                "others; fit with this bound, train longer, or give more rows.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
