@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
+from fairlearn.metrics import MetricFrame, selection_rate
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -219,12 +220,37 @@ def test_auto_and_degradation_and_distillation():
         assert _fit(Net(), distill=teacher, max_epochs=3).sparsity_ >= 0.7
 
 
-def test_more_classes():
+@pytest.mark.parametrize("constraint", ["demographic_parity", "equalized_odds", "error_rate_parity"])
+def test_more_classes_keep_the_bound_class_by_class(constraint):
     rng = np.random.default_rng(0)
     y = np.where(rng.uniform(size=len(DATA.y)) < 0.3, "c", np.where(DATA.y == 1, "b", "a"))
-    clf = FairPrunedClassifier(Net(3), sparsity=0.5, max_epochs=3, random_state=0)
-    clf.fit(DATA.X, y, sensitive_features=DATA.sensitive_features)
+    group = DATA.sensitive_features
+    torch.manual_seed(0)
+    clf = FairPrunedClassifier(
+        Net(3), sparsity=0.5, constraint=constraint, difference_bound=0.1, max_epochs=10, random_state=0
+    ).fit(DATA.X, y, sensitive_features=group)
+    decided = clf.predict(DATA.X)
     assert clf.predict_proba(DATA.X).shape == (len(y), 3)
+    gaps = []
+    for label in clf.classes_:
+        chosen, is_label = (decided == label).astype(int), y == label
+        if constraint == "demographic_parity":
+            parts = [np.ones(len(y), bool)]
+        elif constraint == "equalized_odds":
+            parts = [is_label, ~is_label]
+        else:
+            parts, chosen = [np.ones(len(y), bool)], (decided != y).astype(int)
+        for part in parts:
+            frame = MetricFrame(
+                metrics=selection_rate,
+                y_true=chosen[part],
+                y_pred=chosen[part],
+                sensitive_features=group[part],
+            )
+            gaps.append(frame.difference())
+    found = gap_with_error(y, decided, constraint=constraint, sensitive_features=group)
+    assert_allclose(found.value, max(gaps))
+    assert found.value < 0.1 + 2 * found.standard_error
 
 
 def test_a_skorch_net_is_taken_over(monkeypatch):
