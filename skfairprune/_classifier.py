@@ -128,8 +128,9 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         "magnitude", "snip", "taylor", "lottery" or "random", and the hypergradient not "closed_form".
 
     weight_pattern : (int, int) or None, default=None
-        With ``granularity="weight"``: (n, m) lets at most n of every m consecutive weights of an output stay,
-        such as (2, 4). What the pattern removes counts; `sparsity` can ask for more.
+        With ``granularity="weight"``: (n, m) lets at most n of the weights of every m consecutive inputs of
+        an output stay, such as (2, 4); in a convolution for each tap. What the pattern removes counts;
+        `sparsity` can ask for more.
 
     max_accuracy_drop : float, default=0.003
         With ``sparsity="auto"``: how much less accurate on held-out rows than the dense network, trained and
@@ -646,7 +647,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         )
         recipe = self._recipe()
         batch_size, max_epochs = resolve_lengths(n_train, tiny, recipe.batch_size, recipe.max_epochs)
-        plan = make_plan(max_epochs, self.criterion, self.order, self.constrain)
+        plan = make_plan(max_epochs, self.criterion, self.order, self.constrain, self.granularity)
         runner = PhaseRunner(
             batch_size=batch_size,
             lr=recipe.lr,

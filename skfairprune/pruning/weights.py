@@ -297,13 +297,15 @@ class WeightStructure(Structure):
         if self.pattern is None:
             return np.ones(len(worth), dtype=bool)
         n, m = self.pattern
-        rows = worth.reshape(layer.shape[0], -1)
-        n_blocks = -(-rows.shape[1] // m)
-        padded = np.full((len(rows), n_blocks * m), -np.inf)
-        padded[:, : rows.shape[1]] = rows
-        blocks = padded.reshape(len(rows), n_blocks, m)
-        rank = np.argsort(np.argsort(-blocks, axis=2, kind="stable"), axis=2)
-        return (rank < n).reshape(len(rows), -1)[:, : rows.shape[1]].ravel()
+        # Inputs last: of a convolution each tap has blocks of its own.
+        rows = np.moveaxis(worth.reshape(*layer.shape[:2], -1), 1, 2)
+        n_inputs = rows.shape[2]
+        padded = np.full((*rows.shape[:2], -(-n_inputs // m) * m), -np.inf)
+        padded[..., :n_inputs] = rows
+        blocks = padded.reshape(*rows.shape[:2], -1, m)
+        rank = np.argsort(np.argsort(-blocks, axis=3, kind="stable"), axis=3)
+        allowed = (rank < n).reshape(padded.shape)[..., :n_inputs]
+        return np.moveaxis(allowed, 2, 1).ravel()
 
     def remove(self, network: nn.Module, masks: Masks) -> nn.Module:
         """Return a copy whose masked weights are 0."""

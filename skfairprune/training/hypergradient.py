@@ -114,9 +114,13 @@ def closed_form(
     result, *upper = grad(upper_loss(gates, parameters), [gates, *weights])
     lower = grad(lower_loss(gates, parameters), weights)
     for columns, by_upper, by_lower in zip(consumers.values(), upper, lower, strict=True):
-        products = (by_lower * by_upper).transpose(0, 1).flatten(1).sum(1)
         number = (
             torch.arange(len(gates), device=gates.device)[columns] if isinstance(columns, slice) else columns
+        )
+        # Of a grouped convolution each group of outputs reads inputs of its own.
+        n_groups, (n_outputs, n_read) = len(number) // by_lower.shape[1], by_lower.shape[:2]
+        products = (
+            (by_lower * by_upper).reshape(n_groups, n_outputs // n_groups, n_read, -1).sum((1, 3)).flatten()
         )
         gated = number >= 0
         # A gate of 0 passes no gradient: the product is 0 with any divisor.

@@ -10,7 +10,9 @@ ORDERS = ("joint", "prune_then_fair", "fair_then_prune")
 CONSTRAIN = ("both", "weights", "gates")
 
 # Shares of the epochs. What a criterion does not need goes to the fine-tuning.
-_DENSE, _BILEVEL, _LOTTERY = 0.25, 0.1, 0.5
+_DENSE, _LOTTERY = 0.25, 0.5
+# Gates of single weights are many, and no refit makes up for a poor choice: Adult at 98 %, .8659 to .8724.
+_BILEVEL = {"unit": 0.1, "weight": 0.3}
 
 
 class Plan(NamedTuple):
@@ -42,7 +44,9 @@ class Plan(NamedTuple):
         return self.dense + self.bilevel + self.fine_tune + self.repair
 
 
-def make_plan(max_epochs: int, criterion: str, order: str, constrain: str | None) -> Plan:
+def make_plan(
+    max_epochs: int, criterion: str, order: str, constrain: str | None, granularity: str = "unit"
+) -> Plan:
     """Share the epochs among the phases that are needed, each getting at least one.
 
     Parameters
@@ -57,6 +61,8 @@ def make_plan(max_epochs: int, criterion: str, order: str, constrain: str | None
         a last one on the small network, or the dense one.
     constrain : {"both", "weights", "gates"} or None
         Not used in the other orders.
+    granularity : {"unit", "weight"}, default="unit"
+        What the gates of "bilevel" are on.
 
     Examples
     --------
@@ -69,7 +75,7 @@ def make_plan(max_epochs: int, criterion: str, order: str, constrain: str | None
     dense = max(1, int((_LOTTERY if criterion == "lottery" else _DENSE) * max_epochs))
     if criterion == "snip":
         dense = 0
-    bilevel = max(1, round(_BILEVEL * max_epochs + 1e-9)) if criterion == "bilevel" else 0
+    bilevel = max(1, round(_BILEVEL[granularity] * max_epochs + 1e-9)) if criterion == "bilevel" else 0
     rest = max_epochs - dense - bilevel
     repair = rest // 2 if order == "prune_then_fair" else 0
     if order == "prune_then_fair":

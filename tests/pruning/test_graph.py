@@ -15,6 +15,7 @@ from skfairprune.pruning.graph import find_coupled_units
 from skfairprune.pruning.layout import measure_layout
 from skfairprune.pruning.shrink import shrink
 from skfairprune.pruning.units import remaining_units
+from skfairprune.training.hypergradient import closed_form, first_order
 from tests.networks import zoo
 
 every_network = pytest.mark.parametrize("made", zoo.NETWORKS)
@@ -300,3 +301,40 @@ def test_a_forward_pass_with_a_precision_of_its_own():
     network = Projected(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4))
     layers, _ = find_coupled_units(network, _rows())
     assert [layer.n_units for layer in layers] == [8]
+
+
+def test_the_closed_form_of_a_grouped_convolution():
+    network, x = _network(zoo.GroupedConvolutions).double(), _rows().double()
+    layers, _ = find_coupled_units(network, x)
+    gated = GatedNetwork(network, layers)
+    gates = torch.rand(sum(layer.n_units for layer in layers), dtype=torch.float64) + 0.1
+    parameters = dict(gated.named_parameters())
+
+    def loss(scale):
+        def value(gates, parameters):
+            return scale * torch.func.functional_call(gated, dict(parameters), (x, gates)).square().sum()
+
+        return value
+
+    columns = {f"network.{path}.weight": where for path, where in gated.columns.items()}
+    upper, lower = loss(1.0), loss(0.3)
+    found = closed_form(upper, lower, gates, parameters, consumers=columns, damping=0.5)
+    expected = first_order(upper, gates, parameters)
+    start = 0
+    for layer in layers:
+        for path, positions in layer.consumers:
+            module = network.get_submodule(path)
+            slopes = [
+                torch.autograd.grad(value(gates, parameters), module.weight)[0] for value in (upper, lower)
+            ]
+            product = slopes[0] * slopes[1]
+            for unit, places in enumerate(positions):
+                for place in places:
+                    # Of a grouped convolution the outputs of one group read an input.
+                    n_groups = getattr(module, "groups", 1)
+                    n_read, n_outputs = product.shape[1], len(product) // n_groups
+                    group = int(place) // n_read
+                    part = product[group * n_outputs : (group + 1) * n_outputs, int(place) % n_read].sum()
+                    expected[start + unit] -= part.detach() / gates[start + unit] / 0.5
+        start += layer.n_units
+    assert_allclose(found, expected, rtol=1e-9)

@@ -159,6 +159,16 @@ def test_every_block_keeps_the_pattern(pattern):
                 assert block[best].all()
 
 
+def test_a_pattern_runs_along_the_channels_of_a_convolution():
+    network, x = zoo.Conv2dNetwork(64, 4), torch.rand(3, 64)
+    structure = _structure(network, pattern=(1, 4), x=x)
+    rng = np.random.default_rng(0)
+    masks = structure.select([rng.normal(size=layer.n_units) for layer in structure.layers], 10_000)
+    mask = next(m for m in masks if m.ndim == 4 and m.shape[1] == 8)
+    assert (mask[:, :4].sum(axis=1) == 1).all()
+    assert (mask[:, 4:].sum(axis=1) == 1).all()
+
+
 @pytest.mark.parametrize("made", [zoo.PlainMLP, zoo.Conv2dNetwork, zoo.GroupedConvolutions])
 def test_masked_equals_removed(made):
     torch.manual_seed(0)
