@@ -118,10 +118,9 @@ def closed_form(
             torch.arange(len(gates), device=gates.device)[columns] if isinstance(columns, slice) else columns
         )
         # Of a grouped convolution each group of outputs reads inputs of its own.
-        n_groups, (n_outputs, n_read) = len(number) // by_lower.shape[1], by_lower.shape[:2]
-        products = (
-            (by_lower * by_upper).reshape(n_groups, n_outputs // n_groups, n_read, -1).sum((1, 3)).flatten()
-        )
+        n_groups = len(number) // by_lower.shape[1]
+        shape = (n_groups, len(by_lower) // n_groups, by_lower.shape[1], -1)
+        products = (by_lower * by_upper).reshape(shape).sum((1, 3)).flatten()
         gated = number >= 0
         # A gate of 0 passes no gradient: the product is 0 with any divisor.
         gate = gates.detach()[number[gated]].clamp(min=torch.finfo(gates.dtype).tiny)
