@@ -622,7 +622,7 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
             )
         else:
             dtype = torch.float64 if self.dtype == "float64" else torch.float32
-            probe = torch.tensor(data.X[:_PROBE_ROWS], dtype=dtype)
+            probe = torch.tensor(data.X[:: max(n_train // _PROBE_ROWS, 1)][:_PROBE_ROWS], dtype=dtype)
             # The outputs of a network are in the order of classes_, whatever the codes of the labels are.
             class_of = output_weights(targets)[targets.order].argmax(axis=0).tolist()
             dense = own_network(
@@ -759,8 +759,9 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         self.dense_module_ = None
         if outcome.dense is not None:
             self.dense_module_ = DecisionNetwork(outcome.dense.cpu(), layer(own)).eval().requires_grad_(False)
-        self._dense_shapes = None
+        self._dense_shapes = self._example_joint = None
         if self.module is not None:
+            self._example_joint = self.module_.joint_proba(self.example_rows()).numpy()
             whole = dense.network.get_submodule("module").named_parameters()
             self._dense_shapes = {name: tuple(parameter.shape) for name, parameter in whole}
         layout = dense.structure.layout

@@ -58,6 +58,7 @@ class FittedMixin:
     _unread: list[int]
     _own_weights: NDArray[np.float64]
     _example: NDArray[np.float64] | None
+    _example_joint: NDArray[np.floating] | None
     _dense_shapes: dict[str, tuple[int, ...]] | None
 
     def _describe(

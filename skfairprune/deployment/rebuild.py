@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -43,7 +44,9 @@ def rebuild(
     ValueError
         If the template has other layers than the saved network.
     """
-    module = make_module(template, n_features, saved.n_joint)
+    dtype = saved.state["output_weights"].dtype
+    with torch.random.fork_rng(devices=[]):  # the first weights of a callable are replaced
+        module = make_module(template, n_features, saved.n_joint).to(dtype)
     replace_attention(module)
     for name, parameter in module.named_parameters():
         shape, given = tuple(shapes.get(name, ())), tuple(parameter.shape)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -37,7 +38,7 @@ _FITTED = (
     *("classes_", "n_features_in_", "module_", "dense_module_", "masks_", "dropped_columns_", "sparsity_"),
     *("sparsity_path_", "pruning_report_", "constraint_", "groups_", "bound_", "frontier_", "multipliers_"),
     *("validation_gap_", "event_gaps_", "history_", "n_iter_"),
-    *("_own_weights", "_unread", "_frontier", "_aware", "_example", "_dense_shapes"),
+    *("_own_weights", "_unread", "_frontier", "_aware", "_example", "_example_joint", "_dense_shapes"),
 )
 _SOMETIMES = ("feature_names_in_", "_events", "_rows")
 #: What to set a parameter to that is an object of its own; the fitted network does not depend on it any more.
@@ -147,6 +148,8 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator],
         if isinstance(fitted[name], OwnNetwork):
             fitted[name] = rebuild(fitted[name], module, n_features, fitted["_dense_shapes"], path)
     vars(estimator).update(fitted)
+    if module is not None:
+        _check_outputs(estimator, path)
     try:
         estimator._validate_params()
         whole = len(fitted["classes_"]) == len(fitted["module_"].output_weights)
@@ -157,6 +160,17 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator],
     if not whole:
         raise ValueError(f"{path} is damaged: its network has other classes or columns than it states.")
     return estimator
+
+
+def _check_outputs(estimator: Any, path: str | os.PathLike[str]) -> None:
+    """Refuse a template whose layers have the right shapes and do something else."""
+    with torch.no_grad():
+        found = estimator.module_.joint_proba(estimator.example_rows()).numpy()
+    if not np.allclose(found, estimator._example_joint, atol=1e-5):
+        raise ValueError(
+            f"{path}: with this module the network gives other outputs than when it was saved. Give "
+            "the module that the estimator was fitted with: the same activations, norms and constants."
+        )
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Tensor]]:

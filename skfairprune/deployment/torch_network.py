@@ -55,7 +55,7 @@ def plain_network(network: DecisionNetwork, example: Tensor) -> nn.Module:
         # Units that are dropped in training alone have no layer here.
         layers = [copy.deepcopy(layer) for layer in inner.layers if not isinstance(layer, nn.Dropout)]
         layers = [*_plain_encoding(inner.encoding), *layers]
-    elif isinstance(inner, JointNetwork) and inner.link == "logits" and _is_plain(inner.module):
+    elif isinstance(inner, JointNetwork) and inner.link == "logits" and _is_plain(inner.module, example):
         layers = [copy.deepcopy(inner.module)]
     else:
         return _export(network, example)
@@ -66,9 +66,11 @@ def plain_network(network: DecisionNetwork, example: Tensor) -> nn.Module:
     return nn.Sequential(*layers, nn.Softmax(dim=1), rule).eval().requires_grad_(False)
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Tell whether a module consists of modules of torch.nn alone."""
-    return all(type(part).__module__.startswith("torch.nn.") for part in module.modules())
+def _is_plain(module: nn.Module, example: Tensor) -> bool:
+    """Tell whether a module consists of modules of torch.nn alone, and has a row of outputs for each row."""
+    with torch.no_grad():
+        in_rows = module(example).ndim == 2
+    return in_rows and all(type(part).__module__.startswith("torch.nn.") for part in module.modules())
 
 
 def _export(network: DecisionNetwork, example: Tensor) -> nn.Module:

@@ -99,6 +99,10 @@ def take_over(net: NeuralNet) -> Recipe:
             "The net's optimizer__param_groups name parameters, which have other names in the phases of a "
             "fit. Remove them; a parameter of a module with requires_grad=False is not trained."
         )
+    if net.max_epochs < 3:
+        raise ValueError(
+            f"The net's max_epochs={net.max_epochs} are fewer than the three phases of a fit: give 3 or more."
+        )
     params = net.get_params(deep=False)
     refused = [
         name
@@ -173,7 +177,11 @@ def make_network(
         If the function does not return a module.
     """
     fresh = callable(template) and not isinstance(template, nn.Module)
-    module = make_module(template, n_features, len(class_of)).to(probe.dtype)
+    module = make_module(template, n_features, len(class_of))
+    strange = [name for name, parameter in module.named_parameters() if not parameter.is_floating_point()]
+    if strange:
+        raise ValueError(f"The module's parameters {strange} are no real numbers: use floating-point ones.")
+    module = module.to(probe.dtype)
     if fresh:
         network = check_outputs(module, len(class_of), probe)
     else:

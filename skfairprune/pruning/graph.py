@@ -201,6 +201,8 @@ def _layer(graph: Any, group: Any, name: str, paths: dict[nn.Module, str]) -> Un
         sides[role].append(Side(paths[module], positions))
         if isinstance(module, _ConvNd) and module.groups > 1 and role != "carriers":
             grouped.append((module, positions))
+    if not sides["producers"]:
+        raise _LeftOutError("no layer with weights makes them alone")
     if not sides["consumers"]:
         raise _LeftOutError("no layer with weights reads its outputs: they are the network's")
     if grouped:
@@ -228,7 +230,7 @@ def _role(module: nn.Module, makes: bool) -> str | None:
     if isinstance(module, nn.Embedding):
         return "producers"
     if isinstance(module, _NormBase):
-        return "carriers" if module.affine or module.track_running_stats else None
+        return "carriers"
     if isinstance(module, nn.PReLU):
         return "carriers" if module.num_parameters > 1 else None
     if any(True for _ in module.parameters()):
@@ -320,8 +322,11 @@ def _check_modules(network: nn.Module, layer: UnitLayer, calls: Counter[str]) ->
     owners: Counter[nn.Parameter] = Counter()
     for module in set(network.modules()):
         owners.update(module.parameters(recurse=False))
+    names = Counter(module for _, module in network.named_modules(remove_duplicate=False))
     for path, _ in (*layer.producers, *layer.carriers, *layer.consumers):
         module = network.get_submodule(path)
+        if names[module] > 1:
+            raise _LeftOutError(f"{path} has {names[module]} names in the network")
         if calls[path] != 1:
             raise _LeftOutError(f"{path} is called {calls[path]} times")
         for name in ("weight", "bias"):
@@ -342,19 +347,39 @@ def _check_removal(network: nn.Module, layers: tuple[UnitLayer, ...], rows: Tens
         mask = generator.uniform(size=layer.n_units) < 0.5
         mask[generator.permutation(layer.n_units)[:2]] = [True, False]
         masks.append(mask)
-    gated = GatedNetwork(network, layers)
+    made = {side.path for layer in layers for side in (*layer.producers, *layer.carriers)}
+    gates = torch.from_numpy(np.concatenate(masks)).to(next(network.parameters()))
     try:
-        with torch.no_grad():
-            gates = torch.from_numpy(np.concatenate(masks)).to(next(network.parameters()))
-            masked = gated(rows, gates)
-    finally:
-        gated.release()
-    try:
-        with torch.no_grad():
-            small = shrink(network, layers, masks)(rows)
+        gated = GatedNetwork(network, layers)
+        try:
+            masked = _outputs(network, lambda: gated(rows, gates), made)
+        finally:
+            gated.release()
+        small = shrink(network, layers, masks)
+        shrunk = _outputs(small, lambda: small(rows), made)
     except Exception as error:  # of the user's own forward pass
         told = str(error).splitlines()[0]
         raise _LeftOutError(f"without some of its outputs the network fails: {told}") from error
-    scale = max(float(masked.abs().max()), 1.0)
-    if small.shape != masked.shape or not float((small - masked).abs().max()) <= _TOLERANCE * scale:
-        raise _LeftOutError("without some of its outputs the network is not the one where they are 0")
+    spreads = [float(found.max() - found.min()) for found in masked]
+    if max(spreads) == 0:
+        raise _LeftOutError("on the first rows nothing depends on its outputs")
+    for found, other, spread in zip(masked, shrunk, spreads, strict=True):
+        if other.shape != found.shape or not float((other - found).abs().max()) <= _TOLERANCE * spread:
+            raise _LeftOutError("without some of its outputs the network is not the one where they are 0")
+
+
+def _outputs(network: nn.Module, run: Callable[[], Tensor], without: set[str]) -> list[Tensor]:
+    """Return the outputs of a network and, as a softmax behind them can hide much, of its other layers."""
+    found: dict[str, Tensor] = {}
+    handles = [
+        module.register_forward_hook(lambda _, args, out, path=path: found.update({path: out}))
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Linear | _ConvNd) and path not in without
+    ]
+    try:
+        with torch.no_grad():
+            outputs = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [outputs, *(found[path] for path in sorted(found))]

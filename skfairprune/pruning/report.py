@@ -95,8 +95,11 @@ def network_report(
     """
     modules = {module.path: module for module in dense.modules}
     rows: dict[str, list[float]] = {}
+    counted_once: set[nn.Parameter] = set()
     for path, module in network.named_modules():
-        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        fresh = [parameter for parameter in module.parameters(recurse=False) if parameter not in counted_once]
+        counted_once.update(fresh)
+        own = sum(parameter.numel() for parameter in fresh)
         if path in modules:
             cost = modules[path]
             units = [cost.n_outputs(layout.sizes) for layout in (dense, small)]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from skfairprune.constraints import Floats
 from skfairprune.pruning.budget import Layout
@@ -186,7 +186,8 @@ def find_weights(network: nn.Module, probe: Tensor) -> tuple[WeightLayer, ...]:
     for path, module in trial.named_modules():
         for parameter in module.parameters(recurse=False):
             owners[parameter] = owners.get(parameter, 0) + 1
-        if isinstance(module, nn.Linear | _ConvNd) and "weight" in module._parameters:
+        own = "weight" in module._parameters and module.get_parameter("weight").requires_grad
+        if isinstance(module, nn.Linear | _ConvNd) and not isinstance(module, _ConvTransposeNd) and own:
             module.register_forward_hook(record(path))
     with torch.no_grad():
         trial(probe)

@@ -444,3 +444,40 @@ def test_a_callable_that_returns_one_module_every_time():
     assert_array_equal(
         first.predict_proba(DATA.X), _fit(lambda n, k: net, max_epochs=3).predict_proba(DATA.X)
     )
+
+
+def test_files_refuse_a_module_that_does_something_else(tmp_path):
+    def make(activation):
+        return lambda n, k: nn.Sequential(nn.Linear(n, 16), activation(), nn.Linear(16, k))
+
+    clf = _fit(make(nn.ReLU), sparsity=0.5, max_epochs=3)
+    clf.save(tmp_path / "net.safetensors")
+    state = torch.random.get_rng_state()
+    FairPrunedClassifier.load(tmp_path / "net.safetensors", module=make(nn.ReLU))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with pytest.raises(ValueError, match="gives other outputs than when it was saved"):
+        FairPrunedClassifier.load(tmp_path / "net.safetensors", module=make(nn.Tanh))
+
+
+def test_outputs_that_are_flattened_leave_as_they_should():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(N_FEATURES, 16), nn.ReLU(), nn.Linear(16, 1), nn.Flatten(0))
+    clf = _fit(net, sparsity=0.5, max_epochs=3)
+    rows = torch.tensor(DATA.X, dtype=torch.float32)
+    assert_allclose(clf.to_torch()(rows), clf.predict_proba(DATA.X), atol=1e-6)
+
+
+def test_frozen_weights_are_no_parts_of_a_weight_mask():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(N_FEATURES, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    net[0].requires_grad_(False)
+    clf = _fit(net, granularity="weight", sparsity=0.5, max_epochs=3)
+    assert torch.equal(clf.module_.network.module[0].weight, net[0].weight)
+    assert len(clf.masks_) == 2
+
+
+def test_parameters_that_are_no_real_numbers_are_refused():
+    net = Net()
+    net.phase = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+    with pytest.raises(ValueError, match=r"parameters \['phase'\] are no real numbers"):
+        _fit(net)

@@ -338,3 +338,45 @@ def test_the_closed_form_of_a_grouped_convolution():
                     expected[start + unit] -= part.detach() / gates[start + unit] / 0.5
         start += layer.n_units
     assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e5])
+def test_a_softmax_at_the_end_hides_nothing(scale):
+    class Sums(_Tied):
+        def __init__(self):
+            super().__init__()
+            self.c = nn.Identity()
+
+        def forward(self, x):
+            return torch.softmax(self.d(torch.relu(self.b(torch.relu(self.a(x)).cumsum(1)))), dim=1)
+
+    torch.manual_seed(0)
+    layers, left_out = find_coupled_units(Sums(), scale * _rows(30))
+    assert [layer.name for layer in layers] == ["b"]
+    assert "is not the one where they are 0" in left_out["a"]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Linear(64, 16), nn.GLU(), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)),
+        (
+            nn.Unflatten(1, (2, 32)),
+            nn.Conv1d(2, 2, 3, padding=1, groups=2),
+            nn.Conv1d(2, 8, 1),
+            nn.Flatten(),
+            nn.Linear(256, 16),
+            nn.ReLU(),
+            nn.Linear(16, 4),
+        ),
+    ],
+)
+def test_what_the_graph_misreads_stays_whole(layers):
+    torch.manual_seed(0)
+    network = nn.Sequential(*layers).eval()
+    found, _ = find_coupled_units(network, _rows())
+    masks = _masks(found, 0.5, 0)
+    gated = GatedNetwork(network, found)
+    masked = gated(_rows(), torch.from_numpy(np.concatenate(masks)).float()).detach()
+    gated.release()
+    assert_allclose(shrink(network, found, masks)(_rows()).detach(), masked, atol=1e-5)
