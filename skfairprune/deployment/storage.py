@@ -30,7 +30,7 @@ __all__ = ["read_estimator", "write_estimator"]
 
 Estimator = TypeVar("Estimator", bound=BaseEstimator)
 
-_VERSION = 1
+_VERSION = 2
 # What building values from a file that was made by someone else can raise.
 _NOT_AS_WRITTEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 #: What a fitted estimator consists of; the last three only of some.
@@ -38,9 +38,11 @@ _FITTED = (
     *("classes_", "n_features_in_", "module_", "dense_module_", "masks_", "dropped_columns_", "sparsity_"),
     *("sparsity_path_", "pruning_report_", "constraint_", "groups_", "bound_", "frontier_", "multipliers_"),
     *("validation_gap_", "event_gaps_", "history_", "n_iter_"),
-    *("_own_weights", "_unread", "_frontier", "_aware", "_example", "_example_joint", "_dense_shapes"),
+    *("_own_weights", "_unread", "_frontier", "_aware"),
 )
 _SOMETIMES = ("feature_names_in_", "_events", "_rows")
+#: What format 2 added, for networks of the user's own; None in a file of format 1.
+_SINCE_2 = ("_example", "_example_joint", "_dense_shapes")
 #: What to set a parameter to that is an object of its own; the fitted network does not depend on it any more.
 _REPLACEMENTS = {"sparsity_schedule": "'cubic'", "constraint": "None", "random_state": "None"}
 
@@ -77,7 +79,7 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
                 + (f"Call clf.set_params({name}={remedy}) first, what is fitted stays; or " if remedy else "")
                 + "use joblib.dump, whose files run code when they are loaded."
             ) from error
-    if unknown := sorted(set(fitted) - {*_FITTED, *_SOMETIMES}):
+    if unknown := sorted(set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2}):
         raise ValueError(f"save does not know the attributes {unknown}; delete them first.")
     for name, value in fitted.items():
         try:
@@ -139,7 +141,7 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator],
                 getattr(estimator, f"set_{method}_request")(**requests)
     except _NOT_AS_WRITTEN as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-    missing, unknown = set(_FITTED) - set(fitted), set(fitted) - {*_FITTED, *_SOMETIMES}
+    missing, unknown = set(_FITTED) - set(fitted), set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2}
     if missing or unknown:
         what = f"lacks {sorted(missing)}" if missing else f"holds {sorted(unknown)}, which no estimator has"
         raise ValueError(f"{path} is damaged: it {what}.")
@@ -147,7 +149,7 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator],
     for name in ("module_", "dense_module_"):
         if isinstance(fitted[name], OwnNetwork):
             fitted[name] = rebuild(fitted[name], module, n_features, fitted["_dense_shapes"], path)
-    vars(estimator).update(fitted)
+    vars(estimator).update(dict.fromkeys(_SINCE_2) | fitted)
     if module is not None:
         _check_outputs(estimator, path)
     try:

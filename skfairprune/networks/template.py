@@ -19,8 +19,6 @@ __all__ = ["Recipe", "make_module", "make_network", "name_of", "take_over"]
 
 # Losses that are the log loss of the network's outputs, which is what is minimised here.
 _LOG_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
-
-
 # What a subclass of a net can change of a step.
 _STEPS = ("get_loss", "train_step", "train_step_single", "infer", "get_split_datasets", "get_iterator")
 

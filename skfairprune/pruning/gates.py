@@ -197,8 +197,10 @@ def gate_columns(network: nn.Module, layers: Sequence[UnitLayer]) -> dict[str, s
     for layer in layers:
         for path, positions in layer.consumers:
             module = network.get_submodule(path)
-            n_inputs = module.in_channels if isinstance(module, _ConvNd) else module.in_features
-            columns = found.setdefault(path, torch.full((int(n_inputs),), -1))  # type: ignore[arg-type]
+            # Of a grouped convolution the weights hold the inputs of one group.
+            n_groups = module.groups if isinstance(module, _ConvNd) else 1
+            n_inputs = n_groups * module.get_parameter("weight").shape[1]
+            columns = found.setdefault(path, torch.full((n_inputs,), -1))
             units = torch.arange(start, start + layer.n_units)
             columns[torch.from_numpy(positions)] = units[:, None].expand(positions.shape)
         start += layer.n_units

@@ -1,19 +1,20 @@
 """The layout of any network: what its prunable parts cost at given widths."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from skfairprune.pruning.budget import Layout
 from skfairprune.pruning.shrink import is_depthwise
 from skfairprune.pruning.units import UnitLayer
 
-__all__ = ["ModuleCost", "NetworkLayout", "measure_layout"]
+__all__ = ["ModuleCost", "NetworkLayout", "count_places", "measure_layout"]
 
 
 class ModuleCost(NamedTuple):
@@ -170,12 +171,12 @@ def measure_layout(
         for path, positions in layer.consumers:
             reads.setdefault(path, []).append((number, positions.shape[1]))
     widths = tuple(layer.n_units for layer in layers)
-    places = _count_places(network, {*makes, *reads}, probe)
+    places = count_places(network, {*makes, *reads}, probe)
     modules = []
     for path, module in network.named_modules():
         if path not in makes and path not in reads:
             continue
-        n_in, n_out, rates = _rates(module, places[path])
+        n_in, n_out, rates = _rates(module, places[path][0])
         of_inputs, of_outputs = tuple(reads.get(path, ())), tuple(makes.get(path, ()))
         other_inputs = n_in - sum(size * widths[layer] for layer, size in of_inputs)
         other_outputs = n_out - sum(size * widths[layer] for layer, size in of_outputs)
@@ -197,19 +198,31 @@ def _rates(module: nn.Module, n_places: int) -> tuple[int, int, tuple[float, flo
         return module.in_channels, module.out_channels, (per_pair, bias, per_pair * n_places, 0)
     if isinstance(module, nn.Embedding):
         return 0, module.embedding_dim, (0, module.num_embeddings, 0, 0)
-    n_features = getattr(module, "num_features", None) or module.num_parameters
+    if isinstance(module, nn.PReLU):
+        return 0, module.num_parameters, (0, 1, 0, 0)
+    assert isinstance(module, _NormBase)
     n_parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-    return 0, int(n_features), (0, n_parameters / int(n_features), 0, 0)  # type: ignore[arg-type]
+    return 0, module.num_features, (0, n_parameters / module.num_features, 0, 0)
 
 
-def _count_places(network: nn.Module, paths: set[str], probe: Tensor) -> dict[str, int]:
-    """Return at how many places of one row (tokens, pixels) each module is applied."""
-    places: dict[str, int] = {}
+def count_places(network: nn.Module, paths: Iterable[str], probe: Tensor) -> dict[str, list[int]]:
+    """Return at how many places of one row (tokens, pixels) each module is applied, a number for each call.
 
-    def record(path: str) -> Any:
+    Parameters
+    ----------
+    network : nn.Module
+        The network; it is not changed.
+    paths : iterable of str
+        Its linear layers, convolutions, norms and embeddings that are asked about.
+    probe : Tensor of shape (n_samples, n_features)
+        Some rows.
+    """
+    places: dict[str, list[int]] = {}
+
+    def record(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             n_outputs = output.shape[1] if isinstance(module, _ConvNd) else output.shape[-1]
-            places[path] = output.numel() // (len(probe) * n_outputs)
+            places.setdefault(path, []).append(output.numel() // (len(probe) * n_outputs))
 
         return hook
 

@@ -12,7 +12,7 @@ from skfairprune.pruning.weights import WeightLayout
 
 __all__ = ["network_report", "pruning_report", "weight_report"]
 
-_ITSELF = "(free parameters)"
+_FREE = "(free parameters)"
 _ZEROS = "zeros are stored: less memory and time only by compression or kernels that skip them"
 
 
@@ -108,7 +108,7 @@ def network_report(
             ]
             rows[path] = [*units, *counts]
         elif own:
-            rows[path or _ITSELF] = [np.nan, np.nan, own, own, np.nan, np.nan]
+            rows[path or _FREE] = [np.nan, np.nan, own, own, np.nan, np.nan]
     columns = [f"{name}_{when}" for name in ("units", "parameters", "macs") for when in ("before", "after")]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     made = {module.path: names[module.makes[0][0]] for module in dense.modules if module.makes}
@@ -156,7 +156,7 @@ def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) 
             ]
             rows[path] = [n_outputs, n_outputs, *counts]
         elif own:
-            rows[path or _ITSELF] = [np.nan, np.nan, own, own, np.nan, np.nan]
+            rows[path or _FREE] = [np.nan, np.nan, own, own, np.nan, np.nan]
     columns = [f"{name}_{when}" for name in ("units", "parameters", "macs") for when in ("before", "after")]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     sums = {"total": table.loc[list(numbers)].sum(), "network": table.sum()}

@@ -1,6 +1,7 @@
 """Single weights as the prunable parts: a mask on each weight, true zeros in the end."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from skfairprune.constraints import Floats
 from skfairprune.pruning.budget import Layout
 from skfairprune.pruning.criteria import ScoringData
 from skfairprune.pruning.gates import Gated
+from skfairprune.pruning.layout import count_places
 from skfairprune.pruning.reconstruction import log_worth
 from skfairprune.pruning.structure import Masks, Sample, Structure
 from skfairprune.pruning.weight_criteria import WEIGHT_CRITERIA, weights_of
@@ -172,28 +174,22 @@ def find_weights(network: nn.Module, probe: Tensor) -> tuple[WeightLayer, ...]:
     ValueError
         If there is none.
     """
-    trial = copy.deepcopy(network).eval()
-    places: dict[str, list[int]] = {}
-
-    def record(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            n_outputs = output.shape[1] if isinstance(module, _ConvNd) else output.shape[-1]
-            places.setdefault(path, []).append(output.numel() // (len(probe) * n_outputs))
-
-        return hook
-
-    owners: dict[nn.Parameter, int] = {}
-    for path, module in trial.named_modules():
-        for parameter in module.parameters(recurse=False):
-            owners[parameter] = owners.get(parameter, 0) + 1
-        own = "weight" in module._parameters and module.get_parameter("weight").requires_grad
-        if isinstance(module, nn.Linear | _ConvNd) and not isinstance(module, _ConvTransposeNd) and own:
-            module.register_forward_hook(record(path))
-    with torch.no_grad():
-        trial(probe)
+    modules = dict(network.named_modules())
+    owners = Counter(
+        parameter for module in modules.values() for parameter in module.parameters(recurse=False)
+    )
+    paths = [
+        path
+        for path, module in modules.items()
+        if isinstance(module, nn.Linear | _ConvNd)
+        and not isinstance(module, _ConvTransposeNd)
+        and "weight" in module._parameters
+        and module.weight.requires_grad
+    ]
+    places = count_places(network, paths, probe)
     layers = []
     for path, found in places.items():
-        module = trial.get_submodule(path)
+        module = modules[path]
         weight = module.get_parameter("weight")
         if len(found) == 1 and owners[weight] == 1:
             n_all = sum(parameter.numel() for parameter in module.parameters(recurse=False))

@@ -11,7 +11,7 @@ CONSTRAIN = ("both", "weights", "gates")
 
 # Shares of the epochs. What a criterion does not need goes to the fine-tuning.
 _DENSE, _LOTTERY = 0.25, 0.5
-# Gates of single weights are many, and no refit makes up for a poor choice: Adult at 98 %, .8659 to .8724.
+# Gates of single weights are many, and no refit makes up for a poor choice (docs/design_notes.md).
 _BILEVEL = {"unit": 0.1, "weight": 0.3}
 
 

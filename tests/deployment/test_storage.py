@@ -276,8 +276,21 @@ def test_tensors_of_another_program_are_a_clear_error(tmp_path, metadata):
 
 def test_a_newer_format_is_a_clear_error(saved):
     path, tensors, metadata, _ = saved
-    safetensors.torch.save_file(tensors, path, {**metadata, "skfairprune": "2"})
-    _refuses(path, r"is of format 2, and this version of skfairprune reads up to 1\. Update skfairprune")
+    safetensors.torch.save_file(tensors, path, {**metadata, "skfairprune": "3"})
+    _refuses(path, r"is of format 3, and this version of skfairprune reads up to 2\. Update skfairprune")
+
+
+def test_a_file_of_the_first_format_loads(saved, fitted, fresh):
+    path, tensors, _, content = saved
+    for name in ("_example", "_example_joint", "_dense_shapes"):
+        del content["fitted"][name]
+    for name in ("granularity", "weight_pattern"):
+        del content["params"][name]
+    del content["own"]
+    _forge(path, tensors, content)
+    loaded = FairPrunedClassifier.load(path)
+    assert_array_equal(loaded.predict_proba(fresh.X), fitted.predict_proba(fresh.X))
+    loaded.to_torch()
 
 
 @pytest.mark.parametrize("place", [0, 100, 0.3, 0.9, -1])
