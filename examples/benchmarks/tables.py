@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from methods import METHODS
+from methods import CRITERIA, METHODS
 from summary import compare, find_reference, frontier, gap_column, mean_error, paired, whole_seeds
 
 __all__ = ["TABLES", "label", "markdown", "value"]
@@ -18,6 +18,7 @@ _TITLES = {
     "degradation_parity": "degradation parity",
     "none": "unconstrained",
 }
+_PUBLISHED = "_published"
 _MARKS = "† reads the group to predict; ‡ decides at random, one draw a split."
 
 
@@ -29,8 +30,8 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def label(name: str) -> str:
     """Return the label of a method with its marks."""
-    method = METHODS[name]
-    return method.label + method.mark
+    method = METHODS[name.removesuffix(_PUBLISHED)]
+    return method.label + method.mark + (", as published" if name.endswith(_PUBLISHED) else "")
 
 
 def value(mean: float, error: float, digits: int = 4, sign: bool = False) -> str:
@@ -87,12 +88,19 @@ def _accuracy_at(points: pd.DataFrame, gap: float) -> str:
     return f"{within.max():.4f}" if len(within) else "-"
 
 
+def _as_published(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the criteria without a constraint and its rule, as their authors have them: one point each."""
+    rows = rows[rows["method"].isin(CRITERIA) & (rows["constraint"] == "none")]
+    return rows.assign(method=rows["method"] + _PUBLISHED, tolerance=0.0)
+
+
 def _frontier_table(frame: pd.DataFrame, references: pd.DataFrame, constraint: str) -> str:
     gap = gap_column(constraint)
     reference = find_reference(references, gap)
     # A method of several tolerances that was run at one only has no frontier.
     n_points = frame.groupby("method")["tolerance"].nunique()
-    whole = [name for name, n in n_points.items() if n > 1 or METHODS[name].tolerances == "exact"]
+    exact = {name for name, method in METHODS.items() if method.tolerances == "exact"}
+    whole = [name for name, n in n_points.items() if n > 1 or name in exact or name.endswith(_PUBLISHED)]
     frame = whole_seeds(frame[frame["method"].isin(whole)])
     points = frontier(frame[frame["tolerance"].notna()], gap)
     lines = []
@@ -121,11 +129,12 @@ def frontiers(frame: pd.DataFrame) -> str:
         "Hypervolume of the mean (accuracy, gap) points over the tolerances, in per cent of the rectangle "
         "between the reference point and boosting's accuracy at gap 0, with 95 % bootstrap intervals over "
         "the seeds; differences are paired by seed. The reference point is the accuracy of the majority "
-        "class and the mean gap of unconstrained boosting. " + _MARKS
+        "class and the mean gap of unconstrained boosting. Pruning criteria get the constraint and the rule of "
+        "ours; as published they have neither. " + _MARKS
     ]
     for dataset, rows in frame.groupby("dataset"):
         for constraint in [name for name in _constraints(rows) if name != "none"]:
-            held = rows[rows["constraint"] == constraint]
+            held = pd.concat([rows[rows["constraint"] == constraint], _as_published(rows)])
             parts += [f"## {dataset}, {_TITLES[constraint]}", _frontier_table(held, rows, constraint)]
     return "\n\n".join(parts)
 
