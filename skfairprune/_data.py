@@ -12,7 +12,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
-from skfairprune._validation import encode_sensitive, show_labels
+from skfairprune._labels import encode_sensitive, show_labels
 
 __all__ = [
     "FitData",
@@ -20,7 +20,6 @@ __all__ = [
     "check_held_out_data",
     "check_inputs",
     "concatenate",
-    "encode_classes",
 ]
 
 _FLOATS = [np.float64, np.float32]
@@ -224,45 +223,6 @@ def _explain_columns(X: Any, error: Exception) -> None:
         raise ValueError(
             f"X has columns with missing values (NaN): {show_labels(missing)}. Impute them {cure}"
         ) from error
-
-
-def encode_classes(
-    y: NDArray, classes: NDArray, pos_label: Hashable
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Encode labels as codes, the positive one of a binary problem as 1.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples,)
-        Labels, all of them in ``classes``.
-    classes : ndarray of shape (n_classes,)
-        The sorted classes, at least two.
-    pos_label : object
-        The positive class; None means ``classes[1]``.
-
-    Returns
-    -------
-    codes : ndarray of shape (n_samples,)
-        Codes in [0, n_classes).
-    order : ndarray of shape (n_classes,)
-        The code of each class.
-
-    Raises
-    ------
-    ValueError
-        If ``pos_label`` is not a class, or there are more than two classes.
-    """
-    order = np.arange(len(classes))
-    if pos_label is not None:
-        if len(classes) > 2:
-            raise ValueError(
-                f"pos_label={pos_label!r} is for two classes, and y has {len(classes)}; leave it None."
-            )
-        if pos_label not in classes.tolist():
-            raise ValueError(f"pos_label={pos_label!r} is not a class of y: {classes.tolist()}.")
-        if pos_label == classes[0]:
-            order = order[::-1]
-    return order[np.searchsorted(classes, y)], order
 
 
 def _dense(X: Any) -> NDArray[np.floating]:

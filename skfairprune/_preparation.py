@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn.utils import compute_class_weight
 
 from skfairprune._cells import cover_cells, require_held_out_cells
-from skfairprune._data import FitData, encode_classes
+from skfairprune._data import FitData
+from skfairprune._labels import encode_classes
 from skfairprune.constraints import get_constraint
 from skfairprune.modules import find_knots
 from skfairprune.moments import take_over

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skfairprune._validation import encode_sensitive, show_labels
+from skfairprune._labels import encode_sensitive, show_labels
 from skfairprune.constraints import Floats
 from skfairprune.decision import condition_on_group
 from skfairprune.frontier import RuleFrontier
