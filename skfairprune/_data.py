@@ -20,6 +20,7 @@ __all__ = [
     "check_held_out_data",
     "check_inputs",
     "concatenate",
+    "find_classes",
 ]
 
 _FLOATS = [np.float64, np.float32]
@@ -85,6 +86,23 @@ def check_fit_data(
         rows, classes, weight = rows[counted], classes[counted], weight[counted]
     weight = weight / weight.max()  # only ratios count, and squares must not overflow
     return FitData(_dense(rows), classes, weight, group, group_labels, stratum, stratum_labels)
+
+
+def find_classes(y: NDArray) -> NDArray:
+    """Return the sorted classes of labels.
+
+    Raises
+    ------
+    ValueError
+        If there is only one.
+    """
+    classes = np.unique(y)
+    if len(classes) < 2:
+        raise ValueError(
+            f"y has one class only, {classes.tolist()[0]!r} (rows of weight 0 do not count); "
+            "a classifier needs at least two classes."
+        )
+    return classes
 
 
 def _encode(
