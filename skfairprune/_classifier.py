@@ -1,4 +1,4 @@
-"""The estimator: parameters, validation of the data, one fit, and prediction."""
+"""The estimator: its parameters, what a fit checks first, and its seed."""
 
 import threading
 import warnings
@@ -7,74 +7,37 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from fairlearn.reductions import Moment, UtilityParity
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from skorch import NeuralNet
 
-from skfairprune._data import FitData, check_fit_data, check_held_out_data, concatenate
-from skfairprune._fitted import FittedMixin, choose_example
-from skfairprune._network import DenseNetwork, built_in_network, by_weights, own_network, unread_columns
-from skfairprune._parameters import (
-    GRANULARITIES,
-    check_granularity,
-    check_module,
-    check_plan,
-    check_sizes,
-    gate_schedule,
-)
-from skfairprune._preparation import (
-    Targets,
-    choose_knots,
-    encode_targets,
-    output_weights,
-    resolve_device,
-    resolve_dtype,
-    resolve_lengths,
-    share_rows,
-)
-from skfairprune._reporting import (
-    describe_rows,
-    find_problem,
-    sparsity_path,
-)
-from skfairprune._rules import AwareRules, frontier_table
+from skfairprune._assembly import run_fit
+from skfairprune._data import check_fit_data, check_held_out_data, find_classes
+from skfairprune._export import ExportMixin
+from skfairprune._parameters import GRANULARITIES, check_parameters, resolve_device
+from skfairprune._problems import find_problems
+from skfairprune._targets import resolve_constraint
 from skfairprune.constraints import CONSTRAINTS
-from skfairprune.modules import ACTIVATIONS, DecisionNetwork
-from skfairprune.moments import check_moment
-from skfairprune.networks.template import Recipe, take_over
-from skfairprune.pruning.budget import MEASURES, Chain
+from skfairprune.modules import ACTIVATIONS
+from skfairprune.pruning.budget import MEASURES
 from skfairprune.pruning.criteria import CRITERIA
-from skfairprune.pruning.layout import NetworkLayout
-from skfairprune.pruning.report import network_report, pruning_report, weight_report
-from skfairprune.pruning.weights import WeightLayout
-from skfairprune.training.batches import Rows
 from skfairprune.training.distillation import TEACHERS
 from skfairprune.training.hypergradient import HYPERGRADIENTS
-from skfairprune.training.lagrangian import Lagrangian
-from skfairprune.training.levels import Levels
 from skfairprune.training.objective import SURROGATES
-from skfairprune.training.phases import PhaseRunner
-from skfairprune.training.plan import CONSTRAIN, ORDERS, Plan, make_plan
-from skfairprune.training.progress import ProgressBar
-from skfairprune.training.pruner import Pruner
+from skfairprune.training.plan import CONSTRAIN, ORDERS
 from skfairprune.training.schedules import REMOVALS
-from skfairprune.training.search import Trial, geometric_budgets
-from skfairprune.training.splits import LevelSplit, is_tiny
-from skfairprune.training.trainer import Outcome, Trainer
 
 __all__ = ["FairPrunedClassifier"]
 
 _ONE_FIT = threading.RLock()
-_PROBE_ROWS = 32  # on which a network that is brought along is tried
 
 
-class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
+class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
     """A small neural classifier for tabular data whose group gaps keep within a bound.
 
     One fit trains a network, prunes its hidden units by bi-level optimisation with a group-fairness
@@ -526,22 +489,14 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
             If the bound is not met on held-out data, all held-out rows get the same class, or
             ``sparsity="auto"`` finds no smaller network.
         """
-        check_sizes(self.hidden_layer_sizes)
-        check_plan(**self.get_params(deep=False))
-        check_module(self)
-        check_granularity(**self.get_params(deep=False))
+        check_parameters(self)
         device = resolve_device(self.device)
         # What the checks of the data set would not fit the old model: a fit that fails from here leaves none.
         if hasattr(self, "module_"):
             del self.module_
         data = check_fit_data(self, X, y, sample_weight, sensitive_features, control_features)
-        classes = np.unique(data.y)
-        if len(classes) < 2:
-            raise ValueError(
-                f"y has one class only, {classes.tolist()[0]!r} (rows of weight 0 do not count); "
-                "a classifier needs at least two classes."
-            )
-        constraint = self._resolve_constraint(data)
+        classes = find_classes(data.y)
+        constraint = resolve_constraint(self.constraint, data, self.difference_bound)
         held_out = check_held_out_data(
             self,
             X_val,
@@ -556,255 +511,11 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
         # The networks draw from the generator of all threads: one fit at a time.
         with _ONE_FIT, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            self._fit(data, held_out, classes, constraint, seed, device)
+            result = run_fit(self, data, held_out, classes, constraint, seed, device)
+            self._store(result, data.X, classes)
+        for problem in find_problems(result, self.difference_bound, self.max_accuracy_drop):
+            warnings.warn(problem, ConvergenceWarning, stacklevel=3)
         return self
-
-    def _resolve_constraint(self, data: FitData) -> str | UtilityParity | None:
-        """Return the constraint that is in force on these data."""
-        constraint = self.constraint
-        if isinstance(constraint, Moment):
-            check_moment(constraint, self.difference_bound)
-        if constraint == "auto":
-            constraint = None if data.group is None else "demographic_parity"
-        if constraint is None:
-            return None
-        if data.group is None:
-            raise ValueError(
-                f"constraint={constraint!r} needs sensitive_features in fit, and got none. Inside a "
-                "search, cross-validation or ensemble they arrive only with metadata routing: call "
-                "sklearn.set_config(enable_metadata_routing=True) and pass sensitive_features to the "
-                "outer fit. In a pipeline without routing pass "
-                "fairprunedclassifier__sensitive_features (the step's name, two underscores)."
-            )
-        return constraint
-
-    def _fit(
-        self,
-        data: FitData,
-        held_out: FitData | None,
-        classes: NDArray,
-        constraint: str | UtilityParity | None,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        """Encode the rows, run the phases and store what they leave."""
-        rows = data if held_out is None else concatenate(data, held_out)
-        n_train, rng, tiny = len(data.y), np.random.RandomState(seed), is_tiny(data.X)
-        targets = encode_targets(
-            data,
-            rows,
-            classes,
-            constraint,
-            feature_names=getattr(self, "feature_names_in_", None),
-            bound=self.difference_bound,
-            with_rule=self.decision_rule,
-            min_cell_size=self.min_cell_size,
-            pos_label=self.pos_label,
-            class_weight=self.class_weight,
-        )
-        split = share_rows(targets, n_train, tiny, self.validation_fraction, rng)
-        if self.sparsity == "auto" and not split.disjoint:
-            raise ValueError(
-                f"sparsity='auto' compares accuracies on held-out rows, and {n_train} rows, few of them "
-                "distinct, are too few to hold some out. Give more rows, X_val and y_val, or a sparsity."
-            )
-        if self.module is None:
-            knots = choose_knots(data, self.n_bins, rng)
-            dtype = resolve_dtype(self.dtype, knots, tiny)
-            dense = built_in_network(
-                knots,
-                tuple(self.hidden_layer_sizes),
-                targets.n_joint,
-                self.activation,
-                self.dropout,
-                measure=self.sparsity_measure,
-                prune_inputs=bool(self.prune_inputs),
-            )
-        else:
-            dtype = torch.float64 if self.dtype == "float64" else torch.float32
-            probe = torch.tensor(data.X[:: max(n_train // _PROBE_ROWS, 1)][:_PROBE_ROWS], dtype=dtype)
-            # The outputs of a network are in the order of classes_, whatever the codes of the labels are.
-            class_of = output_weights(targets)[targets.order].argmax(axis=0).tolist()
-            dense = own_network(
-                self.module,
-                probe,
-                class_of,
-                len(classes),
-                measure=self.sparsity_measure,
-                prunes=self.sparsity != 0 and self.granularity == "unit",
-                by_refit=self.criterion == "obs",
-            )
-        if self.granularity == "weight":
-            probe = torch.tensor(data.X[:_PROBE_ROWS], dtype=next(dense.network.parameters()).dtype)
-            dense = by_weights(dense, probe, self.sparsity_measure, self.weight_pattern)
-        layout = dense.structure.layout
-        budget = None if self.sparsity == "auto" else layout.budget(float(self.sparsity))
-        tensors = Rows(
-            torch.tensor(rows.X, dtype=dtype, device=device),
-            torch.tensor(targets.joint, device=device),
-            torch.tensor(targets.weight / targets.weight[:n_train].mean(), dtype=dtype, device=device),
-            torch.arange(len(rows.y), device=device),
-        )
-        recipe = self._recipe()
-        batch_size, max_epochs = resolve_lengths(n_train, tiny, recipe.batch_size, recipe.max_epochs)
-        plan = make_plan(max_epochs, self.criterion, self.order, self.constrain, self.granularity)
-        runner = PhaseRunner(
-            batch_size=batch_size,
-            lr=recipe.lr,
-            n_iter_no_change=self.n_iter_no_change,
-            generator=torch.Generator().manual_seed(seed),
-            optimizer=recipe.optimizer,
-            optimizer_params=recipe.optimizer_params,
-            callbacks=recipe.callbacks,
-            progress=ProgressBar(plan.n_epochs if budget is not None else None) if self.verbose else None,
-        )
-        trainer = self._make_trainer(Levels.from_split(tensors, split), runner, plan, targets, split, seed)
-        try:
-            network = dense.network.to(device, dtype)
-            trials: list[Trial] = []
-            if budget is not None:
-                outcome = trainer.fit(network, dense.structure, budget)
-            else:
-                least = layout.resized([1] * len(layout.widths)).cost()
-                budgets = geometric_budgets(layout.cost(), least)
-                outcome, trials = trainer.fit_smallest(
-                    network, dense.structure, budgets, self.max_accuracy_drop
-                )
-        finally:
-            if runner.progress is not None:
-                runner.progress.bar.close()
-        self.classes_ = classes
-        self._example = None if self.module is None else choose_example(data.X)
-        self.constraint_ = None if targets.task is None else targets.task.constraint.name
-        self.history_ = pd.DataFrame(runner.history)
-        self.n_iter_ = len(self.history_)
-        self._store_network(outcome, dense, targets)
-        self.sparsity_path_ = sparsity_path(trials, layout) if trials else None
-        self._store_fairness(outcome, targets, split)
-        self._warn(outcome, targets, split, trials)
-
-    def _recipe(self) -> Recipe:
-        """Return how the network is trained."""
-        if isinstance(self.module, NeuralNet):
-            return take_over(self.module)
-        params = {"weight_decay": self.weight_decay, "fused": True}
-        return Recipe(self.lr, self.max_epochs, self.batch_size, torch.optim.AdamW, params)
-
-    def _warn(self, outcome: Outcome, targets: Targets, split: LevelSplit, trials: list[Trial]) -> None:
-        """Warn of what is wrong with the fit, once all of it is stored."""
-        if sum(trial.within for trial in trials) == 1:
-            warnings.warn(
-                f"None of the {len(trials) - 1} smaller networks that were tried is within "
-                f"max_accuracy_drop={self.max_accuracy_drop} of the dense one and the bound: the dense one "
-                "is kept. sparsity_path_ shows them; allow a larger drop, or give more rows.",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
-        problem = find_problem(outcome, targets, self.difference_bound, self.n_iter_, split)
-        if problem is not None:
-            warnings.warn(problem, ConvergenceWarning, stacklevel=5)
-
-    def _make_trainer(
-        self,
-        levels: Levels,
-        runner: PhaseRunner,
-        plan: Plan,
-        targets: Targets,
-        split: LevelSplit,
-        seed: int,
-    ) -> Trainer:
-        """Put the parts of a fit together."""
-        lagrangian = Lagrangian(
-            task=targets.task,
-            upper=levels.upper,
-            constrained=plan.constrained,
-            strength=self.constraint_strength,
-            temperature=self.surrogate_temperature,
-            surrogate=self.surrogate,
-        )
-        pruner = Pruner(
-            levels=levels,
-            runner=runner,
-            plan=plan,
-            lagrangian=lagrangian,
-            criterion=self.criterion,
-            n_groups=1 if targets.task is None else targets.task.n_groups,
-            hypergradient=self.hypergradient,
-            damping=self.hypergradient_damping,
-            schedule=gate_schedule(self.sparsity_schedule, self.gate_temperature),
-        )
-        teacher = (self.distill, seed)
-        return Trainer(
-            *(levels, split.rule_fold, runner, plan, lagrangian, pruner, *teacher, self.attribute_aware)
-        )
-
-    def _store_network(self, outcome: Outcome, dense: DenseNetwork, targets: Targets) -> None:
-        """Set the attributes that describe the network."""
-        network, rule, frontier = outcome.network.cpu(), outcome.rule, outcome.frontier
-        dtype = next(network.parameters()).dtype
-
-        # The rows of a last layer, the rule's or the network's own, are in the order of classes_.
-        def layer(weights: NDArray[np.float64]) -> torch.Tensor:
-            return torch.tensor(weights[targets.order], dtype=dtype)
-
-        own = output_weights(targets)
-        self._own_weights = own[targets.order]
-        weights = own if rule is None else rule.rule.output_weights()
-        rules: tuple[torch.Tensor, ...] = ()
-        if frontier is not None:
-            layers = [layer(rule.fit.rule.output_weights()) for rule in frontier.rules]
-            rules = (torch.tensor(frontier.bounds, dtype=dtype), torch.stack(layers))
-        self.module_ = DecisionNetwork(network, layer(weights), *rules).eval()
-        self.module_.requires_grad_(False)
-        self.dense_module_ = None
-        if outcome.dense is not None:
-            self.dense_module_ = DecisionNetwork(outcome.dense.cpu(), layer(own)).eval().requires_grad_(False)
-        self._dense_shapes = self._example_joint = None
-        if self.module is not None:
-            self._example_joint = self.module_.joint_proba(self.example_rows()).numpy()
-            whole = dense.network.get_submodule("module").named_parameters()
-            self._dense_shapes = {name: tuple(parameter.shape) for name, parameter in whole}
-        layout = dense.structure.layout
-        prunes_inputs = isinstance(layout, Chain) and layout.prune_inputs
-        self.masks_ = outcome.masks[1:] if prunes_inputs else outcome.masks
-        names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
-        self._unread = unread_columns(network, self.n_features_in_)
-        self.dropped_columns_ = [names[position] for position in self._unread]
-        small = layout.resized([int(mask.sum()) for mask in outcome.masks])
-        self.sparsity_ = 1 - small.cost() / layout.cost() if layout.cost() else 0.0
-        if isinstance(layout, WeightLayout):
-            assert isinstance(small, WeightLayout)
-            self.pruning_report_ = weight_report(dense.network, layout, small)
-        elif isinstance(layout, Chain):
-            assert isinstance(small, Chain)
-            self.pruning_report_ = pruning_report(layout, small)
-        else:
-            assert isinstance(layout, NetworkLayout)
-            assert isinstance(small, NetworkLayout)
-            inner = dense.network.get_submodule("module")
-            names_of_layers = [layer.name for layer in dense.structure.layers]
-            self.pruning_report_ = network_report(inner, layout, small, names_of_layers, dense.left_out)
-
-    def _store_fairness(self, outcome: Outcome, targets: Targets, split: LevelSplit) -> None:
-        """Set the attributes that describe the constraint."""
-        self.groups_ = targets.group_labels
-        self.bound_ = None
-        self.multipliers_ = None
-        self.validation_gap_ = None
-        self.event_gaps_ = None
-        self.frontier_ = None
-        self._frontier, self._aware = outcome.frontier, None
-        task = targets.task
-        if task is not None and outcome.rule is not None:
-            self._events = task.constraint.events
-            # On which rows the rules are measured that carry over from the copies, and the others.
-            how = (split, task.with_rule, self.sparsity == "auto")
-            self._rows = {carried: describe_rows(*how, carried) for carried in (True, False)}
-            self._describe(task.bound, outcome.rule.multipliers, outcome.event_gaps, outcome.strayed is None)
-        if outcome.frontier is not None:
-            self.frontier_ = frontier_table(outcome.frontier)
-        if outcome.aware is not None:
-            self._aware = AwareRules(outcome.aware, targets.group_codes, targets.order)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

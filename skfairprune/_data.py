@@ -12,7 +12,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
-from skfairprune._validation import encode_sensitive, show_labels
+from skfairprune._labels import encode_sensitive, show_labels
 
 __all__ = [
     "FitData",
@@ -20,7 +20,7 @@ __all__ = [
     "check_held_out_data",
     "check_inputs",
     "concatenate",
-    "encode_classes",
+    "find_classes",
 ]
 
 _FLOATS = [np.float64, np.float32]
@@ -86,6 +86,23 @@ def check_fit_data(
         rows, classes, weight = rows[counted], classes[counted], weight[counted]
     weight = weight / weight.max()  # only ratios count, and squares must not overflow
     return FitData(_dense(rows), classes, weight, group, group_labels, stratum, stratum_labels)
+
+
+def find_classes(y: NDArray) -> NDArray:
+    """Return the sorted classes of labels.
+
+    Raises
+    ------
+    ValueError
+        If there is only one.
+    """
+    classes = np.unique(y)
+    if len(classes) < 2:
+        raise ValueError(
+            f"y has one class only, {classes.tolist()[0]!r} (rows of weight 0 do not count); "
+            "a classifier needs at least two classes."
+        )
+    return classes
 
 
 def _encode(
@@ -224,45 +241,6 @@ def _explain_columns(X: Any, error: Exception) -> None:
         raise ValueError(
             f"X has columns with missing values (NaN): {show_labels(missing)}. Impute them {cure}"
         ) from error
-
-
-def encode_classes(
-    y: NDArray, classes: NDArray, pos_label: Hashable
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Encode labels as codes, the positive one of a binary problem as 1.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples,)
-        Labels, all of them in ``classes``.
-    classes : ndarray of shape (n_classes,)
-        The sorted classes, at least two.
-    pos_label : object
-        The positive class; None means ``classes[1]``.
-
-    Returns
-    -------
-    codes : ndarray of shape (n_samples,)
-        Codes in [0, n_classes).
-    order : ndarray of shape (n_classes,)
-        The code of each class.
-
-    Raises
-    ------
-    ValueError
-        If ``pos_label`` is not a class, or there are more than two classes.
-    """
-    order = np.arange(len(classes))
-    if pos_label is not None:
-        if len(classes) > 2:
-            raise ValueError(
-                f"pos_label={pos_label!r} is for two classes, and y has {len(classes)}; leave it None."
-            )
-        if pos_label not in classes.tolist():
-            raise ValueError(f"pos_label={pos_label!r} is not a class of y: {classes.tolist()}.")
-        if pos_label == classes[0]:
-            order = order[::-1]
-    return order[np.searchsorted(classes, y)], order
 
 
 def _dense(X: Any) -> NDArray[np.floating]:

@@ -1,6 +1,5 @@
-"""The fitted estimator: the decisions of its network, and the bound that they keep."""
+"""The fitted estimator: its attributes, the decisions of its network, and the bound that they keep."""
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from numbers import Real
@@ -12,25 +11,34 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
+from skfairprune._assembly import Result
 from skfairprune._data import check_inputs
-from skfairprune._reporting import ValidationGap, event_gap_table, multiplier_table, validation_gap
-from skfairprune._rules import AwareRules
-from skfairprune.deployment.onnx import save_onnx
-from skfairprune.deployment.storage import read_estimator, write_estimator
-from skfairprune.deployment.torch_network import plain_network
+from skfairprune._network import unread_columns
+from skfairprune._reporting import (
+    ValidationGap,
+    describe_rows,
+    event_gap_table,
+    frontier_table,
+    multiplier_table,
+    sparsity_path,
+    validation_gap,
+)
+from skfairprune._rules import AwareRules, merge_rules
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import Gap, is_within
 from skfairprune.modules import DecisionNetwork
+from skfairprune.pruning.budget import Chain
+from skfairprune.pruning.report import removal_report
+from skfairprune.pruning.structure import Masks
 
-__all__ = ["FittedMixin", "choose_example"]
+__all__ = ["FittedMixin"]
 
 _EXAMPLE_ROWS = 9
 _PREDICT_ROWS = 4096  # rows a batch in predict: their encoding stays in the cache
 
 
-def choose_example(X: NDArray[np.floating]) -> NDArray[np.float64]:
+def _choose_example(X: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return quantiles of each column, in another order in each: see :meth:`FittedMixin.example_rows`."""
     levels = np.linspace(0, 1, _EXAMPLE_ROWS)
     values = np.quantile(X, levels, axis=0, method="nearest")
@@ -38,19 +46,28 @@ def choose_example(X: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 class FittedMixin:
-    """What a fitted estimator does: it decides, and sets its bound."""
+    """What a fitted estimator has and does: it decides, and sets its bound."""
 
+    module: Any
     decision_rule: bool
     classes_: NDArray
-    constraint_: str | None
     n_features_in_: int
     module_: DecisionNetwork
+    dense_module_: DecisionNetwork | None
+    masks_: Masks
+    dropped_columns_: list[Any]
+    sparsity_: float
+    sparsity_path_: pd.DataFrame | None
+    pruning_report_: pd.DataFrame
+    constraint_: str | None
     groups_: list[Any] | None
     bound_: float | None
     multipliers_: pd.DataFrame | None
     validation_gap_: ValidationGap | None
     event_gaps_: pd.DataFrame | None
     frontier_: pd.DataFrame | None
+    history_: pd.DataFrame
+    n_iter_: int
     _frontier: RuleFrontier | None
     _aware: AwareRules | None
     _events: tuple[str, ...]
@@ -60,6 +77,62 @@ class FittedMixin:
     _example: NDArray[np.float64] | None
     _example_joint: NDArray[np.floating] | None
     _dense_shapes: dict[str, tuple[int, ...]] | None
+
+    def _store(self, result: Result, X: NDArray[np.floating], classes: NDArray) -> None:
+        """Set all fitted attributes but those of the columns: what a fit on the rows X left."""
+        self.classes_ = classes
+        self.history_ = pd.DataFrame(result.history)
+        self.n_iter_ = len(self.history_)
+        self._store_network(result)
+        self._store_example(result, X)
+        self._store_sizes(result)
+        self._store_rules(result)
+
+    def _store_network(self, result: Result) -> None:
+        """Set the attributes that decide."""
+        self.module_, self.dense_module_ = merge_rules(result.outcome, result.targets)
+        self._own_weights = result.targets.output_weights
+        self._unread = unread_columns(self.module_.network, self.n_features_in_)
+        names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
+        self.dropped_columns_ = [names[position] for position in self._unread]
+
+    def _store_example(self, result: Result, X: NDArray[np.floating]) -> None:
+        """Set the attributes by which a network of the user's own is exported and known again."""
+        self._example = self._example_joint = self._dense_shapes = None
+        if self.module is not None:
+            self._example = _choose_example(X)
+            self._example_joint = self.module_.joint_proba(self.example_rows()).numpy()
+            whole = result.dense.network.get_submodule("module").named_parameters()
+            self._dense_shapes = {name: tuple(parameter.shape) for name, parameter in whole}
+
+    def _store_sizes(self, result: Result) -> None:
+        """Set the attributes that tell what was removed."""
+        dense, masks = result.dense, result.outcome.masks
+        layout = dense.structure.layout
+        small = layout.resized([int(mask.sum()) for mask in masks])
+        prunes_inputs = isinstance(layout, Chain) and layout.prune_inputs
+        self.masks_ = masks[1:] if prunes_inputs else masks
+        self.sparsity_ = 1 - small.cost() / layout.cost() if layout.cost() else 0.0
+        self.pruning_report_ = removal_report(dense.network, dense.structure, small, dense.left_out)
+        self.sparsity_path_ = sparsity_path(result.trials, layout) if result.trials else None
+
+    def _store_rules(self, result: Result) -> None:
+        """Set the attributes that describe the constraint and its rules."""
+        outcome, targets, task = result.outcome, result.targets, result.targets.task
+        self.constraint_ = None if task is None else task.constraint.name
+        self.groups_ = targets.group_labels
+        self.bound_ = self.multipliers_ = self.validation_gap_ = self.event_gaps_ = None
+        if task is not None and outcome.rule is not None:
+            self._events = task.constraint.events
+            # On which rows the rules are measured that carry over from the copies, and the others.
+            how = (result.split, task.with_rule, bool(result.trials))
+            self._rows = {carried: describe_rows(*how, carried) for carried in (True, False)}
+            self._describe(task.bound, outcome.rule.multipliers, outcome.event_gaps, outcome.strayed is None)
+        self._frontier, self.frontier_, self._aware = outcome.frontier, None, None
+        if outcome.frontier is not None:
+            self.frontier_ = frontier_table(outcome.frontier)
+        if outcome.aware is not None:
+            self._aware = AwareRules(outcome.aware, targets.group_codes, targets.order)
 
     def _describe(
         self, bound: float, multipliers: NDArray[np.float64], event_gaps: Sequence[Gap], carried: bool
@@ -242,93 +315,3 @@ class FittedMixin:
             return torch.tensor(self._example, dtype=dtype)
         generator = torch.Generator().manual_seed(0)
         return torch.randn(_EXAMPLE_ROWS, self.n_features_in_, dtype=dtype, generator=generator)
-
-    def to_torch(self) -> nn.Module:
-        """Return the fitted network as a module that runs and loads without this package.
-
-        Returns
-        -------
-        torch.nn.Module
-            Maps finite rows of shape (n_samples, n_features_in_), in the network's dtype, to the
-            probabilities of :meth:`predict_proba`, under the bound in force; on the CPU, without gradients.
-            A ``torch.nn.Sequential`` where layers of torch.nn are enough, in eval mode, where it must stay;
-            else the module of a ``torch.export`` program.
-
-        Raises
-        ------
-        NotFittedError
-            If the estimator is not fitted.
-        """
-        check_is_fitted(self, "module_")
-        return plain_network(self.module_, self.example_rows())
-
-    def to_onnx(self, path: str | os.PathLike[str], *, quantize: bool = False) -> None:
-        """Write the fitted network as an ONNX model, under the bound in force.
-
-        Its input ``X`` has the shape (N, n_features_in_), in float32, or in float64 where the network is; its
-        outputs are ``label``, of shape (N,), int64 or string, and ``probabilities``, of shape
-        (N, n_classes): those of :meth:`predict` and :meth:`predict_proba`. N is free.
-
-        Parameters
-        ----------
-        path : str or path
-            The file to write.
-        quantize : bool, default=False
-            Whether the weights of the network's layers are stored and multiplied as int8. Decisions change
-            by that: measure accuracy and gap again.
-
-        Raises
-        ------
-        NotFittedError
-            If the estimator is not fitted.
-        ImportError
-            If the extra ``onnx`` is not installed.
-        ValueError
-            If the labels are neither whole numbers nor strings, if a float64 network is to be quantised, or
-            if onnxruntime cannot run the model.
-        """
-        check_is_fitted(self, "module_")
-        save_onnx(self.module_, self.example_rows(), self.classes_, path, quantize)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted estimator as one file of data: JSON and tensors (safetensors), no pickle.
-
-        Parameters
-        ----------
-        path : str or path
-            The file to write.
-
-        Raises
-        ------
-        NotFittedError
-            If the estimator is not fitted.
-        ValueError
-            If a parameter is an object (a callable, a moment, a random generator; the error says what to
-            set instead), or a label is no number, string, boolean or tuple of these.
-        """
-        check_is_fitted(self, "module_")
-        write_estimator(path, self)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], module: Any = None) -> Self:
-        """Read a fitted estimator that :meth:`save` wrote; nothing in the file is run.
-
-        Parameters
-        ----------
-        path : str or path
-            The file.
-        module : nn.Module, callable or NeuralNet, default=None
-            The dense network, for an estimator that was fitted with a `module`: the file holds its numbers
-            and no code.
-
-        Returns
-        -------
-        FairPrunedClassifier
-            It predicts the same bits on the same machine; its network is on the CPU.
-
-        Raises
-        ------
-        ValueError
-            If the file is not one that :meth:`save` wrote, is damaged, or is of a newer version.
-        """
-        return read_estimator(path, cls, module)

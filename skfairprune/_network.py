@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from skfairprune._preparation import check_n_inputs
-from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork
+from skfairprune._data import FitData
+from skfairprune._targets import Targets
+from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork, find_knots
 from skfairprune.networks.template import make_network
 from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.graph import FoundUnits, find_coupled_units
@@ -18,7 +21,11 @@ from skfairprune.pruning.structure import Structure, UnitStructure
 from skfairprune.pruning.units import find_units, units_below
 from skfairprune.pruning.weights import WeightLayout, WeightStructure, find_weights
 
-__all__ = ["DenseNetwork", "built_in_network", "by_weights", "own_network", "unread_columns"]
+__all__ = ["DenseNetwork", "make_dense_network", "unread_columns"]
+
+_PROBE_ROWS = 32  # on which a network is tried
+_MOST_INPUTS = 10_000  # their Gram matrix: time grows with the cube, minutes here
+_KNOT_ROWS = 200_000  # quantiles of more rows cost time and move no knot
 
 
 class DenseNetwork(NamedTuple):
@@ -27,7 +34,9 @@ class DenseNetwork(NamedTuple):
     Attributes
     ----------
     network : nn.Module
-        Gives the logits of the joint classes.
+        Gives the logits of the joint classes, in ``dtype``.
+    dtype : torch.dtype
+        The precision of its rows.
     structure : Structure
         What can be removed of it.
     left_out : dict of str
@@ -35,17 +44,121 @@ class DenseNetwork(NamedTuple):
     """
 
     network: nn.Module
+    dtype: torch.dtype
     structure: Structure
     left_out: dict[str, str]
 
 
-def built_in_network(
+def make_dense_network(
+    params: BaseEstimator, data: FitData, targets: Targets, tiny: bool, rng: np.random.RandomState
+) -> DenseNetwork:
+    """Make the dense network, and find what is to be removed of it.
+
+    Parameters
+    ----------
+    params : BaseEstimator
+        The FairPrunedClassifier, of which only parameters are read.
+    data : FitData
+        The training rows.
+    targets : Targets
+        What the network learns.
+    tiny : bool
+        Whether the rows are too few to be split between the levels.
+    rng : RandomState
+        Draws the rows of the knots.
+
+    Raises
+    ------
+    ValueError
+        If no such network can be made for these rows.
+    """
+    if params.module is None:
+        knots = _choose_knots(data, params.n_bins, rng)
+        dense = _built_in_network(
+            knots,
+            tuple(params.hidden_layer_sizes),
+            targets.n_joint,
+            params.activation,
+            params.dropout,
+            dtype=_resolve_dtype(params.dtype, knots, tiny),
+            measure=params.sparsity_measure,
+            prune_inputs=bool(params.prune_inputs),
+        )
+    else:
+        dtype = torch.float64 if params.dtype == "float64" else torch.float32
+        spread = data.X[:: max(len(data.X) // _PROBE_ROWS, 1)][:_PROBE_ROWS]
+        dense = _own_network(
+            params.module,
+            torch.tensor(spread, dtype=dtype),
+            targets.output_weights.argmax(axis=0).tolist(),
+            len(targets.order),
+            measure=params.sparsity_measure,
+            prunes=params.sparsity != 0 and params.granularity == "unit",
+            by_refit=params.criterion == "obs",
+        )
+    if params.granularity == "weight":
+        probe = torch.tensor(data.X[:_PROBE_ROWS], dtype=dense.dtype)
+        return _by_weights(dense, probe, params.sparsity_measure, params.weight_pattern)
+    return dense
+
+
+def _choose_knots(data: FitData, n_bins: int, rng: np.random.RandomState) -> list[NDArray[np.float64]]:
+    """Choose the knots of every column.
+
+    Raises
+    ------
+    ValueError
+        If all columns are constant.
+    """
+    X, weight = data.X, data.weight
+    if len(X) > _KNOT_ROWS:
+        rows = np.sort(rng.permutation(len(X))[:_KNOT_ROWS])
+        X, weight = X[rows], weight[rows]
+    knots = [find_knots(column, weight, n_bins) for column in X.T]
+    if all(len(k) == 1 for k in knots):
+        raise ValueError(
+            f"Every one of the {len(knots)} columns of X is constant; at least one must vary to learn from."
+        )
+    return knots
+
+
+def _resolve_dtype(name: str, knots: list[NDArray[np.float64]], tiny: bool) -> torch.dtype:
+    """Return the precision of the computations."""
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.float64
+    # Lost in single precision: bins that are narrow beside their own values, and its range.
+    fine = any(
+        np.any(np.diff(k) < 1e-4 * np.abs(k[1:])) or np.diff(k).min() < 1e-30 or not np.ptp(k) < 1e30
+        for k in knots
+        if len(k) > 1
+    )
+    return torch.float64 if tiny or fine else torch.float32
+
+
+def _check_n_inputs(n_inputs: int, n_columns: int) -> None:
+    """Refuse to prune among more inputs than can be compared with each other.
+
+    Raises
+    ------
+    ValueError
+        If there are more than ``_MOST_INPUTS``.
+    """
+    if n_inputs > _MOST_INPUTS:
+        raise ValueError(
+            f"prune_inputs=True compares every two of the encoded inputs, and the {n_columns} columns have "
+            f"{n_inputs:,} of them; at most {_MOST_INPUTS:,} are feasible. Choose fewer n_bins, select "
+            "columns before, or leave prune_inputs=False."
+        )
+
+
+def _built_in_network(
     knots: list[NDArray[np.float64]],
     sizes: tuple[int, ...],
     n_joint: int,
     activation: str,
     dropout: float,
     *,
+    dtype: torch.dtype,
     measure: str,
     prune_inputs: bool,
 ) -> DenseNetwork:
@@ -61,42 +174,21 @@ def built_in_network(
         The outputs.
     activation, dropout
         As in :class:`skfairprune.modules.TabularNetwork`.
+    dtype : torch.dtype
+        The precision.
     measure, prune_inputs
         As in :class:`skfairprune.pruning.budget.Chain`.
     """
     encoding = PiecewiseLinearEncoding(knots)
     if prune_inputs:
-        check_n_inputs(encoding.n_outputs, encoding.n_columns)
+        _check_n_inputs(encoding.n_outputs, encoding.n_columns)
     layout = Chain(encoding.n_outputs, sizes, n_joint, measure, prune_inputs)
     network = TabularNetwork(encoding, sizes, n_joint, activation, dropout)
-    return DenseNetwork(network, UnitStructure(find_units(network, prune_inputs), layout), {})
+    structure = UnitStructure(find_units(network, prune_inputs), layout)
+    return DenseNetwork(network.to(dtype), dtype, structure, {})
 
 
-def by_weights(
-    dense: DenseNetwork, probe: Tensor, measure: str, pattern: Sequence[int] | None
-) -> DenseNetwork:
-    """Return the network with its single weights as the prunable parts.
-
-    Parameters
-    ----------
-    dense : DenseNetwork
-        The network.
-    probe : Tensor of shape (n_samples, n_features)
-        Some rows.
-    measure : {"parameters", "macs"}
-        What sparsity is counted in.
-    pattern : (int, int) or None
-        As in :class:`skfairprune.pruning.weights.WeightStructure`.
-    """
-    layers = find_weights(dense.network, probe)
-    sizes = tuple(layer.n_units for layer in layers)
-    inner = getattr(dense.network, "module", dense.network)
-    n_outputs = dense.structure.layout.n_outputs
-    layout = WeightLayout(type(inner).__name__, layers, sizes, n_outputs, measure)
-    return DenseNetwork(dense.network, WeightStructure(layers, layout, pattern), {})
-
-
-def own_network(
+def _own_network(
     template: Any,
     probe: Tensor,
     class_of: Sequence[int],
@@ -135,7 +227,31 @@ def own_network(
             "convolutions, or layers without a bias, do. Choose another criterion."
         )
     layers = units_below(found.layers, "module")
-    return DenseNetwork(network, UnitStructure(layers, layout), found.left_out)
+    return DenseNetwork(network, probe.dtype, UnitStructure(layers, layout), found.left_out)
+
+
+def _by_weights(
+    dense: DenseNetwork, probe: Tensor, measure: str, pattern: Sequence[int] | None
+) -> DenseNetwork:
+    """Return the network with its single weights as the prunable parts.
+
+    Parameters
+    ----------
+    dense : DenseNetwork
+        The network.
+    probe : Tensor of shape (n_samples, n_features)
+        Some rows.
+    measure : {"parameters", "macs"}
+        What sparsity is counted in.
+    pattern : (int, int) or None
+        As in :class:`skfairprune.pruning.weights.WeightStructure`.
+    """
+    layers = find_weights(dense.network, probe)
+    sizes = tuple(layer.n_units for layer in layers)
+    inner = getattr(dense.network, "module", dense.network)
+    n_outputs = dense.structure.layout.n_outputs
+    layout = WeightLayout(type(inner).__name__, layers, sizes, n_outputs, measure)
+    return dense._replace(structure=WeightStructure(layers, layout, pattern), left_out={})
 
 
 def unread_columns(network: nn.Module, n_features: int) -> list[int]:

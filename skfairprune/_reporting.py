@@ -1,4 +1,4 @@
-"""What a fit says about the constraint: the held-out gap, which rows it saw, and warnings."""
+"""What a fit reports on held-out rows: gaps and what saw the rows, multipliers, frontier and sizes."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,27 +6,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from skfairprune._preparation import Targets
-from skfairprune.gaps import Gap, is_within, largest_gap, upper_limit
+from skfairprune.frontier import RuleFrontier
+from skfairprune.gaps import Gap, largest_gap, upper_limit
 from skfairprune.pruning.budget import Layout
 from skfairprune.training.search import Trial
 from skfairprune.training.splits import LevelSplit
-from skfairprune.training.trainer import Outcome
 
 __all__ = [
     "ValidationGap",
     "describe_rows",
     "event_gap_table",
-    "find_problem",
+    "frontier_table",
     "multiplier_table",
     "sparsity_path",
     "validation_gap",
 ]
-
-# Standard errors above the bound from which on the network's gap under its copies' rule is a problem.
-_FAR_ASTRAY = 3
-# The share of one class from which on the most accurate network may well be constant.
-_MOSTLY_ONE = 0.9
 
 
 class ValidationGap(NamedTuple):
@@ -114,6 +108,30 @@ def event_gap_table(event_gaps: Sequence[Gap], events: tuple[str, ...], labels: 
     )
 
 
+def multiplier_table(multipliers: Any, events: tuple[str, ...], labels: list[Any]) -> pd.DataFrame:
+    """Tabulate multipliers, events by groups."""
+    return pd.DataFrame(
+        multipliers[:, : len(labels)],
+        index=pd.Index(events, name="event"),
+        columns=pd.Index([str(label) for label in labels], name="group"),
+    )
+
+
+def frontier_table(frontier: RuleFrontier) -> pd.DataFrame:
+    """Tabulate what the rule of each bound reaches on held-out rows."""
+    rules = frontier.rules
+    return pd.DataFrame(
+        {
+            "bound": frontier.bounds,
+            "gap": [rule.gap.value for rule in rules],
+            "gap_standard_error": [rule.gap.standard_error for rule in rules],
+            "gap_upper": [upper_limit(rule.event_gaps) for rule in rules],
+            "accuracy": [rule.accuracy for rule in rules],
+            "blind": [rule.strayed is None for rule in rules],
+        }
+    )
+
+
 def sparsity_path(trials: list[Trial], dense: Layout) -> pd.DataFrame:
     """Tabulate the sizes that were tried for ``sparsity="auto"``, the dense network first."""
     # The bisection's last success.
@@ -135,64 +153,3 @@ def sparsity_path(trials: list[Trial], dense: Layout) -> pd.DataFrame:
         },
         index=pd.RangeIndex(len(trials), name="trial"),
     )
-
-
-def multiplier_table(multipliers: Any, events: tuple[str, ...], labels: list[Any]) -> pd.DataFrame:
-    """Tabulate multipliers, events by groups."""
-    return pd.DataFrame(
-        multipliers[:, : len(labels)],
-        index=pd.Index(events, name="event"),
-        columns=pd.Index([str(label) for label in labels], name="group"),
-    )
-
-
-def find_problem(
-    outcome: Outcome, targets: Targets, bound: float, n_epochs: int, split: LevelSplit
-) -> str | None:
-    """Return what is wrong with a fit, or None.
-
-    Parameters
-    ----------
-    outcome : Outcome
-        The fit.
-    targets : Targets
-        Its constraint.
-    bound : float
-        The bound asked for.
-    n_epochs : int
-        The epochs run.
-    split : LevelSplit
-        The rows of the levels.
-    """
-    n_rows = len(split.upper)
-    gap, strayed = largest_gap(outcome.event_gaps), outcome.strayed
-    if targets.task is not None and outcome.event_gaps and not is_within(outcome.event_gaps, bound):
-        return (
-            f"{targets.task.constraint.name} is not within difference_bound={bound}: on held-out "
-            f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, after "
-            f"{n_epochs} epochs. Allow a larger bound, more epochs, or give more rows."
-        )
-    if strayed is not None and strayed.value - _FAR_ASTRAY * strayed.standard_error > bound:
-        return (
-            "The copies behind validation_gap_ learned too differently from the network: with their rule "
-            f"its gap would be {strayed.value:.3f}, with a standard error of "
-            f"{strayed.standard_error:.3f}. The rule was fitted on the network's own scores of rows "
-            "it has seen instead, and its gap on unseen rows may be larger. Train longer than "
-            f"{n_epochs} epochs, or give more rows."
-        )
-    if outcome.constant and targets.task is not None and outcome.frontier is not None:
-        return (
-            f"Only a constant decision keeps {targets.task.constraint.name} within "
-            f"difference_bound={bound} on the {n_rows} held-out rows: all get "
-            "the same class. Give more rows, allow a larger bound, or, if the network is constant without "
-            "a bound, too, train longer or ask for less sparsity."
-        )
-    if outcome.constant and targets.task is None:
-        shares = np.bincount(targets.joint[split.upper], targets.weight[split.upper])
-        if not split.disjoint or shares.max() > _MOSTLY_ONE * shares.sum():
-            return None
-        return (
-            f"The network gives all of the {n_rows} held-out rows the same class, after {n_epochs} epochs. "
-            "Train longer, ask for less sparsity, or, where one class is rare, set class_weight='balanced'."
-        )
-    return None

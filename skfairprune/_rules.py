@@ -1,35 +1,43 @@
-"""The fitted rules of an estimator: one for each bound, blind or told the group of each row."""
+"""The fitted rules of an estimator, one for each bound: merged into its network, or told the group."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import torch
 from numpy.typing import NDArray
 
-from skfairprune._validation import encode_sensitive, show_labels
+from skfairprune._labels import encode_sensitive, show_labels
+from skfairprune._targets import Targets
 from skfairprune.constraints import Floats
-from skfairprune.decision import condition_on_group
+from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.frontier import RuleFrontier
-from skfairprune.gaps import upper_limit
+from skfairprune.modules import DecisionNetwork
+from skfairprune.training.trainer import Outcome
 
-__all__ = ["AwareRules", "frontier_table"]
+__all__ = ["AwareRules", "merge_rules"]
 
 
-def frontier_table(frontier: RuleFrontier) -> pd.DataFrame:
-    """Tabulate what the rule of each bound reaches on held-out rows."""
-    rules = frontier.rules
-    return pd.DataFrame(
-        {
-            "bound": frontier.bounds,
-            "gap": [rule.gap.value for rule in rules],
-            "gap_standard_error": [rule.gap.standard_error for rule in rules],
-            "gap_upper": [upper_limit(rule.event_gaps) for rule in rules],
-            "accuracy": [rule.accuracy for rule in rules],
-            "blind": [rule.strayed is None for rule in rules],
-        }
-    )
+def merge_rules(outcome: Outcome, targets: Targets) -> tuple[DecisionNetwork, DecisionNetwork | None]:
+    """Return the small network with its rules merged in, and the dense one without a rule, if it was kept."""
+    network = outcome.network.cpu()
+    dtype = next(network.parameters()).dtype
+
+    # The rows of a last layer, a rule's or the network's own, are in the order of classes_.
+    def layer(rule: DecisionRule) -> torch.Tensor:
+        return torch.tensor(rule.output_weights()[targets.order], dtype=dtype)
+
+    own = torch.tensor(targets.output_weights, dtype=dtype)
+    weights = own if outcome.rule is None else layer(outcome.rule.rule)
+    rules: tuple[torch.Tensor, ...] = ()
+    if outcome.frontier is not None:
+        layers = [layer(rule.fit.rule) for rule in outcome.frontier.rules]
+        rules = (torch.tensor(outcome.frontier.bounds, dtype=dtype), torch.stack(layers))
+    small, dense = DecisionNetwork(network, weights, *rules), None
+    if outcome.dense is not None:
+        dense = DecisionNetwork(outcome.dense.cpu(), own).eval().requires_grad_(False)
+    return small.eval().requires_grad_(False), dense
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from sklearn import config_context
 from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils.validation import _check_sample_weight
 
-from skfairprune._validation import GroupCodes, align_labels, encode_labels, encode_sensitive
+from skfairprune._labels import GroupCodes, align_labels, encode_labels, encode_sensitive
 from skfairprune.constraints import Constraint, Floats, get_constraint
 from skfairprune.gaps import GroupCounts
 

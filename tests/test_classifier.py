@@ -958,7 +958,7 @@ def test_representations_name_the_class(fitted, small):
 
 def test_a_rule_that_does_not_carry_over_is_fitted_anew_and_told(small, train, monkeypatch):
     monkeypatch.setattr("skfairprune.frontier.is_within", lambda gaps, bound: False)
-    monkeypatch.setattr("skfairprune._reporting._FAR_ASTRAY", -1e9)
+    monkeypatch.setattr("skfairprune._problems._FAR_ASTRAY", -1e9)
     clf = small(difference_bound=0.03)
     with pytest.warns(ConvergenceWarning, match=r"learned too differently.*its gap would be 0\.\d+"):
         clf.fit(train.X, train.y, sensitive_features=train.sensitive_features)

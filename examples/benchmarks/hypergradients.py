@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.func import grad, jacrev
 from torch.nn.functional import cosine_similarity
 
-from skfairprune import FairPrunedClassifier, _classifier
+from skfairprune import FairPrunedClassifier, _assembly
 from skfairprune.training.hypergradient import Hypergradient, conjugate_gradient
 from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack
 from skfairprune.training.plan import make_plan
@@ -194,7 +194,7 @@ def instrumented(contestant: Contestant, n_epochs: int | None) -> Iterator[dict[
         mock.patch.object(BilevelNet, "__init__", make_bilevel),
         mock.patch.object(BilevelNet, "partial_fit", timed),
         mock.patch.object(FineTuneNet, "__init__", make_fine_tune),
-        mock.patch.object(_classifier, "make_plan", plan),
+        mock.patch.object(_assembly, "make_plan", plan),
     ):
         yield seen
 

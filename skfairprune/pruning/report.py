@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from skfairprune.pruning.budget import Chain
+from skfairprune.pruning.budget import Chain, Layout
 from skfairprune.pruning.layout import NetworkLayout
+from skfairprune.pruning.structure import Structure
 from skfairprune.pruning.weights import WeightLayout
 
-__all__ = ["network_report", "pruning_report", "weight_report"]
+__all__ = ["network_report", "pruning_report", "removal_report", "weight_report"]
 
 _FREE = "(free parameters)"
 _ZEROS = "zeros are stored: less memory and time only by compression or kernels that skip them"
@@ -166,3 +167,32 @@ def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) 
     table["sparsity"] = 1 - table[f"{dense.measure}_after"] / table[f"{dense.measure}_before"]
     table["note"] = [_ZEROS if name in ("total", "network") else "" for name in table.index]
     return table
+
+
+def removal_report(
+    network: nn.Module, structure: Structure, small: Layout, left_out: dict[str, str]
+) -> pd.DataFrame:
+    """Tabulate what was removed of a network, whatever its parts are.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The dense network; one of the user's own is its ``module``.
+    structure : Structure
+        Its parts.
+    small : Layout
+        Their numbers after, of the type of the structure's own layout.
+    left_out : dict of str
+        By the path of the layers whose outputs stay whole: why.
+    """
+    dense = structure.layout
+    if isinstance(dense, WeightLayout):
+        assert isinstance(small, WeightLayout)
+        return weight_report(network, dense, small)
+    if isinstance(dense, Chain):
+        assert isinstance(small, Chain)
+        return pruning_report(dense, small)
+    assert isinstance(dense, NetworkLayout)
+    assert isinstance(small, NetworkLayout)
+    names = [layer.name for layer in structure.layers]
+    return network_report(network.get_submodule("module"), dense, small, names, left_out)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skfairprune._validation import encode_labels, encode_sensitive
+from skfairprune._labels import encode_labels, encode_sensitive
 
 SEX = ["m", "f", "m", "f"]
 SENIOR = [1, 0, 0, 1]

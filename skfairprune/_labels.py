@@ -1,6 +1,6 @@
-"""From user input to codes: sensitive and control features to group codes, labels to 0, 1, ...
+"""From labels of any kind to codes: sensitive and control features to groups, classes to 0, 1, ...
 
-Every error message about the content of these features and of labels lives here.
+Every error message about values that cannot be labels lives here.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 __all__ = [
     "GroupCodes",
     "align_labels",
+    "encode_classes",
     "encode_labels",
     "encode_sensitive",
     "show_labels",
@@ -66,7 +67,7 @@ def encode_sensitive(sensitive_features: Any, n_samples: int, name: str = "sensi
 
     Examples
     --------
-    >>> from skfairprune._validation import encode_sensitive
+    >>> from skfairprune._labels import encode_sensitive
     >>> encode_sensitive(["f", "m", "f"], 3)
     GroupCodes(labels=('f', 'm'), codes=array([0, 1, 0]), names=None)
     >>> encode_sensitive({"sex": ["f", "m", "f"], "senior": [False, True, False]}, 3).labels
@@ -137,7 +138,7 @@ def encode_labels(
 
     Examples
     --------
-    >>> from skfairprune._validation import encode_labels
+    >>> from skfairprune._labels import encode_labels
     >>> encode_labels(["no", "yes", "no"], ["yes", "yes", "no"])
     (array([0, 1, 0]), array([1, 1, 0]), (0, 1))
     >>> encode_labels(["a", "b", "c"], ["a", "c", "c"])
@@ -167,6 +168,43 @@ def encode_labels(
         )
     positive = np.array([label == pos_label for label in found], dtype=np.intp)
     return positive[y], positive[decision], (0, 1)
+
+
+def encode_classes(y: NDArray, classes: NDArray, pos_label: Hashable) -> tuple[Codes, Codes]:
+    """Encode labels as codes, the positive one of a binary problem as 1.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        Labels, all of them in ``classes``.
+    classes : ndarray of shape (n_classes,)
+        The sorted classes, at least two.
+    pos_label : object
+        The positive class; None means ``classes[1]``.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples,)
+        Codes in [0, n_classes).
+    order : ndarray of shape (n_classes,)
+        The code of each class.
+
+    Raises
+    ------
+    ValueError
+        If ``pos_label`` is not a class, or there are more than two classes.
+    """
+    order = np.arange(len(classes))
+    if pos_label is not None:
+        if len(classes) > 2:
+            raise ValueError(
+                f"pos_label={pos_label!r} is for two classes, and y has {len(classes)}; leave it None."
+            )
+        if pos_label not in classes.tolist():
+            raise ValueError(f"pos_label={pos_label!r} is not a class of y: {classes.tolist()}.")
+        if pos_label == classes[0]:
+            order = order[::-1]
+    return order[np.searchsorted(classes, y)], order
 
 
 def align_labels(

@@ -1,38 +1,24 @@
-"""From checked data and parameters to what a fit starts from: targets, shares of the rows, knots."""
+"""What the network learns: joint classes under the constraint in force, and the rows of each level."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from fairlearn.reductions import UtilityParity
+from fairlearn.reductions import Moment, UtilityParity
 from numpy.typing import NDArray
 from sklearn.utils import compute_class_weight
 
 from skfairprune._cells import cover_cells, require_held_out_cells
-from skfairprune._data import FitData, encode_classes
+from skfairprune._data import FitData
+from skfairprune._labels import encode_classes
 from skfairprune.constraints import get_constraint
-from skfairprune.modules import find_knots
-from skfairprune.moments import take_over
+from skfairprune.moments import check_moment, take_over
 from skfairprune.training.fairtask import FairTask
 from skfairprune.training.splits import LevelSplit, split_levels
 
-__all__ = [
-    "Targets",
-    "check_n_inputs",
-    "choose_knots",
-    "encode_targets",
-    "output_weights",
-    "resolve_device",
-    "resolve_dtype",
-    "resolve_lengths",
-    "share_rows",
-]
+__all__ = ["Targets", "encode_targets", "resolve_constraint", "share_rows"]
 
 _N_FOLDS = 2
-_UPDATES = 1000  # of the weights, that max_epochs="auto" makes at least
-_MOST_INPUTS = 10_000  # their Gram matrix: time grows with the cube, minutes here
-_KNOT_ROWS = 200_000  # quantiles of more rows cost time and move no knot
 
 
 class Targets(NamedTuple):
@@ -63,6 +49,48 @@ class Targets(NamedTuple):
     task: FairTask | None
     group_labels: list[Any] | None
     group_codes: dict[Hashable, int]
+
+    @property
+    def output_weights(self) -> NDArray[np.float64]:
+        """The weights of shape (n_classes, n_joint) that sum the joint classes to classes, without a rule."""
+        weights = np.eye(self.n_joint) if self.task is None else self.task.unconstrained.output_weights()
+        return weights[self.order]
+
+
+def resolve_constraint(
+    constraint: str | Moment | None, data: FitData, bound: float
+) -> str | UtilityParity | None:
+    """Return the constraint that is in force on these rows.
+
+    Parameters
+    ----------
+    constraint : str, UtilityParity or None
+        What was asked for; "auto" depends on whether there are groups.
+    data : FitData
+        The training rows.
+    bound : float
+        The bound asked for.
+
+    Raises
+    ------
+    ValueError
+        If it needs groups and there are none, or is a moment that cannot be taken over.
+    """
+    if isinstance(constraint, Moment):
+        check_moment(constraint, bound)
+    if constraint == "auto":
+        constraint = None if data.group is None else "demographic_parity"
+    if constraint is None:
+        return None
+    if data.group is None:
+        raise ValueError(
+            f"constraint={constraint!r} needs sensitive_features in fit, and got none. Inside a "
+            "search, cross-validation or ensemble they arrive only with metadata routing: call "
+            "sklearn.set_config(enable_metadata_routing=True) and pass sensitive_features to the "
+            "outer fit. In a pipeline without routing pass "
+            "fairprunedclassifier__sensitive_features (the step's name, two underscores)."
+        )
+    return constraint
 
 
 def encode_targets(
@@ -123,11 +151,6 @@ def encode_targets(
     return Targets(task.joint, task.n_joint, weight, order, task, cells.labels, group_codes)
 
 
-def output_weights(targets: Targets) -> NDArray[np.float64]:
-    """Return the weights of shape (n_labels, n_joint) that sum the joint classes to labels."""
-    return np.eye(targets.n_joint) if targets.task is None else targets.task.unconstrained.output_weights()
-
-
 def _class_weights(given: dict | str | None, data: FitData, classes: NDArray) -> NDArray[np.float64]:
     """Return the weight of each class in the loss."""
     if isinstance(given, dict):
@@ -171,85 +194,3 @@ def share_rows(
             task.constraint, task.kind[upper], task.group[upper], task.included, labels, source
         )
     return split
-
-
-def check_n_inputs(n_inputs: int, n_columns: int) -> None:
-    """Refuse to prune among more inputs than can be compared with each other.
-
-    Raises
-    ------
-    ValueError
-        If there are more than ``_MOST_INPUTS``.
-    """
-    if n_inputs > _MOST_INPUTS:
-        raise ValueError(
-            f"prune_inputs=True compares every two of the encoded inputs, and the {n_columns} columns have "
-            f"{n_inputs:,} of them; at most {_MOST_INPUTS:,} are feasible. Choose fewer n_bins, select "
-            "columns before, or leave prune_inputs=False."
-        )
-
-
-def resolve_lengths(
-    n_train: int, tiny: bool, batch_size: int | str, max_epochs: int | str
-) -> tuple[int, int]:
-    """Return the batch size and the number of epochs."""
-    if batch_size == "auto":
-        batch_size = n_train if tiny else min(max(n_train // 64, 32), 512)
-    if max_epochs == "auto":
-        max_epochs = min(max(20, _UPDATES * int(batch_size) // n_train), 200)
-    return int(batch_size), int(max_epochs)
-
-
-def resolve_device(name: Any) -> torch.device:
-    """Return the device of that name.
-
-    Raises
-    ------
-    ValueError
-        If it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device={name!r} is not available here ({reason}); use 'auto', 'cpu' or an available GPU "
-            "such as 'cuda:0'."
-        ) from error
-    return device
-
-
-def resolve_dtype(name: str, knots: list[NDArray[np.float64]], tiny: bool) -> torch.dtype:
-    """Return the precision of the computations."""
-    if name != "auto":
-        return torch.float32 if name == "float32" else torch.float64
-    # Lost in single precision: bins that are narrow beside their own values, and its range.
-    fine = any(
-        np.any(np.diff(k) < 1e-4 * np.abs(k[1:])) or np.diff(k).min() < 1e-30 or not np.ptp(k) < 1e30
-        for k in knots
-        if len(k) > 1
-    )
-    return torch.float64 if tiny or fine else torch.float32
-
-
-def choose_knots(data: FitData, n_bins: int, rng: np.random.RandomState) -> list[NDArray[np.float64]]:
-    """Choose the knots of every column.
-
-    Raises
-    ------
-    ValueError
-        If all columns are constant.
-    """
-    X, weight = data.X, data.weight
-    if len(X) > _KNOT_ROWS:
-        rows = np.sort(rng.permutation(len(X))[:_KNOT_ROWS])
-        X, weight = X[rows], weight[rows]
-    knots = [find_knots(column, weight, n_bins) for column in X.T]
-    if all(len(k) == 1 for k in knots):
-        raise ValueError(
-            f"Every one of the {len(knots)} columns of X is constant; at least one must vary to learn from."
-        )
-    return knots

@@ -1,0 +1,77 @@
+"""What is wrong with a fit, and what to do about it: the texts of its warnings."""
+
+import numpy as np
+
+from skfairprune._assembly import Result
+from skfairprune.gaps import is_within, largest_gap
+
+__all__ = ["find_problems"]
+
+# Standard errors above the bound from which on the network's gap under its copies' rule is a problem.
+_FAR_ASTRAY = 3
+# The share of one class from which on the most accurate network may well be constant.
+_MOSTLY_ONE = 0.9
+
+
+def find_problems(result: Result, bound: float, max_accuracy_drop: float) -> list[str]:
+    """Return what is wrong with a fit.
+
+    Parameters
+    ----------
+    result : Result
+        The fit.
+    bound : float
+        The bound asked for.
+    max_accuracy_drop : float
+        Of the search for the smallest network.
+    """
+    problems = (_of_the_search(result, max_accuracy_drop), _of_the_decisions(result, bound))
+    return [problem for problem in problems if problem is not None]
+
+
+def _of_the_search(result: Result, max_accuracy_drop: float) -> str | None:
+    """Return whether no smaller network was good enough."""
+    if sum(trial.within for trial in result.trials) != 1:
+        return None
+    return (
+        f"None of the {len(result.trials) - 1} smaller networks that were tried is within "
+        f"max_accuracy_drop={max_accuracy_drop} of the dense one and the bound: the dense one "
+        "is kept. sparsity_path_ shows them; allow a larger drop, or give more rows."
+    )
+
+
+def _of_the_decisions(result: Result, bound: float) -> str | None:
+    """Return whether the decisions miss the bound, were fitted on rows that were seen, or are all alike."""
+    outcome, targets, split = result.outcome, result.targets, result.split
+    n_rows, n_epochs = len(split.upper), len(result.history)
+    gap, strayed = largest_gap(outcome.event_gaps), outcome.strayed
+    if targets.task is not None and outcome.event_gaps and not is_within(outcome.event_gaps, bound):
+        return (
+            f"{targets.task.constraint.name} is not within difference_bound={bound}: on held-out "
+            f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, after "
+            f"{n_epochs} epochs. Allow a larger bound, more epochs, or give more rows."
+        )
+    if strayed is not None and strayed.value - _FAR_ASTRAY * strayed.standard_error > bound:
+        return (
+            "The copies behind validation_gap_ learned too differently from the network: with their rule "
+            f"its gap would be {strayed.value:.3f}, with a standard error of "
+            f"{strayed.standard_error:.3f}. The rule was fitted on the network's own scores of rows "
+            "it has seen instead, and its gap on unseen rows may be larger. Train longer than "
+            f"{n_epochs} epochs, or give more rows."
+        )
+    if outcome.constant and targets.task is not None and outcome.frontier is not None:
+        return (
+            f"Only a constant decision keeps {targets.task.constraint.name} within "
+            f"difference_bound={bound} on the {n_rows} held-out rows: all get "
+            "the same class. Give more rows, allow a larger bound, or, if the network is constant without "
+            "a bound, too, train longer or ask for less sparsity."
+        )
+    if outcome.constant and targets.task is None:
+        shares = np.bincount(targets.joint[split.upper], targets.weight[split.upper])
+        if not split.disjoint or shares.max() > _MOSTLY_ONE * shares.sum():
+            return None
+        return (
+            f"The network gives all of the {n_rows} held-out rows the same class, after {n_epochs} epochs. "
+            "Train longer, ask for less sparsity, or, where one class is rare, set class_weight='balanced'."
+        )
+    return None
