@@ -85,6 +85,13 @@ class Constraint:
         """The number of decisions: the classes."""
         return self.utilities.shape[2]
 
+    @property
+    def prices_errors(self) -> bool:
+        """Whether, within an event, what a decision is priced at depends on the label, as for error rates."""
+        steps = self.utilities - self.utilities[:, :, :1]
+        events = zip(self.members > 0, steps, strict=True)
+        return any(bool(np.ptp(step[inside], axis=0).any()) for inside, step in events if inside.any())
+
     def cell_sums(self, table: ArrayLike) -> Floats:
         """Sum a table by kind over the kinds of each event.
 

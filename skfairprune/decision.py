@@ -28,8 +28,7 @@ def condition_on_group(proba: Floats, group: NDArray[np.intp]) -> Floats:
     """Return the scores of rows whose groups are known: those of the own group, of sum 1.
 
     The rule fitted on them is attribute-aware: it needs the group of every row it decides, and is a
-    threshold for each group. For error-rate parity that is no use: within a known group a price on errors
-    moves no threshold until it outweighs accuracy, and then turns all decisions round.
+    threshold for each group.
 
     Parameters
     ----------

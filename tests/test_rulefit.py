@@ -19,7 +19,7 @@ from skfairprune.datasets import make_biased_classification
 from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.gaps import Gap
 from skfairprune.multipliers import ScoredRows
-from skfairprune.rulefit import RuleFit, RuleProblem, _select
+from skfairprune.rulefit import LEAN, RuleFit, RuleProblem, _select
 
 EQUAL = np.ones(2)
 every_constraint = pytest.mark.parametrize(
@@ -168,10 +168,37 @@ def test_class_weights_tilt_scores_and_gain_alike(name):
     fit = _fit(ScoredRows(tilted, rows.kind, rows.group, rows.weight), name, 0.04, class_weight)
     constraint = get_constraint(name)
     share = rows.counts(constraint, rows.kind).counts.sum(axis=2) / len(rows.kind)
+    if name == "error_rate_parity":
+        constraint.utilities[:, :, np.bincount(rows.kind).argmin()] += LEAN
     costs = constraint.costs(fit.multipliers, constraint.cell_sums(share))
     expected = np.einsum("iyg,ygd->id", rows.proba, np.diag(class_weight / 1.5)[:, None] - costs)
     sure = np.abs(expected[:, 1] - expected[:, 0]) > 1e-9
     assert_array_equal(fit.rule.decide(tilted)[sure], expected.argmax(axis=1)[sure])
+
+
+@pytest.mark.parametrize("rare", [0, 1])
+def test_errors_that_a_group_must_be_given_carry_over_to_unseen_rows(rare):
+    """One group is hard to decide, the scores all but know it, and the other one has to err as often.
+
+    The network that is deployed is a little surer of the group than the copies that the rule is fitted on.
+    """
+    rng = np.random.RandomState(0)
+
+    def draw(n, doubt):
+        group = (rng.rand(n) < 0.1).astype(np.intp)
+        score = np.where(group, rng.uniform(0.1, 0.7, n), rng.beta(0.3, 2.7, n))
+        label = (rng.rand(n) < score).astype(np.intp)
+        noisy = 1 / (1 + np.exp(-np.log(score / (1 - score)) - rng.normal(0, 0.3, n)))
+        member = group * 0.98 + doubt * np.exp(rng.normal(0, 1, n))
+        label, noisy = (label, noisy) if rare == 1 else (1 - label, 1 - noisy)
+        proba = np.stack([1 - noisy, noisy], 1)[:, :, None] * np.stack([1 - member, member], 1)[:, None]
+        return ScoredRows(proba.clip(0), label, group, np.ones(n))
+
+    fit = _fit(draw(20_000, 0.002), "error_rate_parity", 0.05)
+    unseen = draw(100_000, 0.0015)
+    decision = fit.rule.decide(unseen.proba)
+    assert _gap(unseen, "error_rate_parity", unseen.proba.sum(axis=2).argmax(axis=1)) > 0.15
+    assert _gap(unseen, "error_rate_parity", decision) <= 0.05
 
 
 def test_class_weights_without_a_constraint_move_the_threshold():
