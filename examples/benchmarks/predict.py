@@ -42,6 +42,8 @@ GOALS = (
     (HGB, f"{PRUNED}, onnxruntime", 1, 20.0, True),
     (f"{PRUNED}, onnxruntime", LOGISTIC, 1, 1.5, False),
     (f"{DENSE}, onnxruntime", f"{PRUNED}, onnxruntime", 100_000, 3.0, True),
+    # Not met so far: docs/deployment.md tells what bounds it.
+    (f"{DENSE}, onnxruntime", f"{PRUNED}, onnxruntime", 100_000, 8.0, True),
     (f"{DENSE}, torch", f"{PRUNED}, torch", 100_000, 3.0, True),
 )
 

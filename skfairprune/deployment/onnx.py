@@ -52,7 +52,9 @@ def load_extra(*names: str) -> list[Any]:
 class _ColumnwiseEncoding(nn.Module):
     """The encoding with columns first: onnxruntime copies whole columns, where it would copy single numbers.
 
-    Measured on Adult at 90 % sparsity and batches of 1,024, the network is four times as fast by it.
+    Measured on Adult at 90 % sparsity and batches of 1,024, the network is four times as fast by it. It
+    multiplies by 1 / width, which takes half the time of a division and moves a value by one rounding; where
+    a width is so small that this is not finite in the network's dtype, all are divided.
     """
 
     def __init__(self, encoding: PiecewiseLinearEncoding) -> None:
@@ -60,10 +62,17 @@ class _ColumnwiseEncoding(nn.Module):
         self.register_buffer("columns", encoding.columns)
         self.register_buffer("left", encoding.left[:, None])
         self.register_buffer("width", encoding.width[:, None])
+        self.register_buffer("per_width", 1 / encoding.width[:, None])
+        self.divides = not bool(self.get_buffer("per_width").isfinite().all())
 
     def forward(self, x: Tensor) -> Tensor:
-        values = x.T.index_select(0, self.get_buffer("columns"))
-        return values.sub(self.get_buffer("left")).div(self.get_buffer("width")).clamp(0, 1).T
+        """Encode rows of shape (n_samples, n_columns) into (n_samples, n_outputs), in [0, 1]."""
+        steps = x.T.index_select(0, self.get_buffer("columns")).sub(self.get_buffer("left"))
+        if self.divides:
+            steps = steps.div(self.get_buffer("width"))
+        else:
+            steps = steps.mul(self.get_buffer("per_width"))
+        return steps.clamp(0, 1).T
 
 
 class _Decisions(nn.Module):
@@ -153,6 +162,7 @@ def onnx_model(network: DecisionNetwork, example: Tensor, classes: NDArray) -> A
     """
     onnx, _ = load_extra("onnx", "onnxscript")
     labels = onnx_labels(classes)
+    named = labels != list(range(len(labels)))  # else a label is its own position
     decisions = _Decisions(network).eval()
     rows = example[:2]
     try:
@@ -166,7 +176,7 @@ def onnx_model(network: DecisionNetwork, example: Tensor, classes: NDArray) -> A
                 (),
                 dynamo=True,
                 input_names=["X"],
-                output_names=["position", "probabilities"],
+                output_names=["position" if named else "label", "probabilities"],
                 verbose=False,
             )
     except Exception as error:  # of the exporter, or of the user's own forward pass
@@ -178,8 +188,9 @@ def onnx_model(network: DecisionNetwork, example: Tensor, classes: NDArray) -> A
     model = program.model_proto
     graph = model.graph
     kind = onnx.TensorProto.STRING if isinstance(labels[0], str) else onnx.TensorProto.INT64
-    graph.initializer.append(onnx.helper.make_tensor("classes", kind, [len(labels)], labels))
-    graph.node.append(onnx.helper.make_node("Gather", ["classes", "position"], ["label"], name="label"))
+    if named:
+        graph.initializer.append(onnx.helper.make_tensor("classes", kind, [len(labels)], labels))
+        graph.node.append(onnx.helper.make_node("Gather", ["classes", "position"], ["label"], name="label"))
     graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("label", kind, ["N"]))
     for value in (graph.input[0], graph.output[1]):
         value.type.tensor_type.shape.dim[0].dim_param = "N"

@@ -94,6 +94,75 @@ def test_what_stands_in_an_unread_column_does_not_matter():
     assert_allclose(proba, network(rows), atol=1e-6)
 
 
+# A column without a bin, of two values, of a huge scale, and of narrow bins far from 0 and beside wide ones.
+_KNOTS = [
+    np.array([3.0]),
+    np.array([0.0, 1.0]),
+    np.array([-1e6, 1e6, 1.5e6]),
+    np.array([0.0, 3103.0, 3103.001, 99999.0]),
+    np.array([1990.0, 1990.001, 2003.0]),
+]
+# Of a width that is not 0 in float32, and whose inverse is infinite.
+_TINIEST = np.array([0.0, 1e-40])
+
+
+def _rows_about_knots(knots, dtype, n_rows):
+    """Rows at every knot, beside it, within the bins, and far outside."""
+    rng = np.random.default_rng(0)
+    columns = []
+    for own in knots:
+        middles = (own[1:] + own[:-1]) / 2
+        special = [
+            own,
+            np.nextafter(own, -np.inf),
+            np.nextafter(own, np.inf),
+            middles,
+            [-1e30, -1e7, 1e7, 1e30],
+        ]
+        columns.append(rng.choice(np.concatenate(special), n_rows))
+    return torch.tensor(np.column_stack(columns), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("knots", [_KNOTS, [*_KNOTS, _TINIEST]], ids=["ordinary", "tiniest"])
+def test_the_exported_encoding_is_the_encoding(knots, dtype):
+    encoding = PiecewiseLinearEncoding(knots).to(dtype)
+    # The network is the encoding: the probabilities of each class tell one encoded value.
+    inner = TabularNetwork(encoding, (), encoding.n_outputs).to(dtype)
+    with torch.no_grad():
+        inner.layers[0].weight.copy_(4 * torch.eye(encoding.n_outputs))
+    network = DecisionNetwork(inner, torch.eye(encoding.n_outputs, dtype=dtype)).eval().requires_grad_(False)
+    rows = _rows_about_knots(knots, dtype, 1000)
+    assert all(len(set(column.tolist())) > 2 for column in encoding(rows).T[1:])
+    session = _session(onnx_model(network, rows, np.arange(encoding.n_outputs)).SerializeToString())
+    for n_rows in (1, 9, 1000):
+        _, proba = session.run(None, {"X": rows[:n_rows].numpy()})
+        assert_allclose(proba, network(rows[:n_rows]), rtol=0, atol=3e-7 if dtype == torch.float32 else 1e-14)
+
+
+def test_the_export_of_pruned_inputs_reads_the_bins_that_stayed(small, fitted, train, fresh, tmp_path):
+    clf = small(prune_inputs=True, sparsity=0.8)
+    clf.fit(train.X, train.y, sensitive_features=train.sensitive_features)
+    assert clf.module_.network.encoding.n_outputs < fitted.module_.network.encoding.n_outputs
+    clf.to_onnx(tmp_path / "model.onnx")
+    for rows in (fresh.X, 1e4 * fresh.X):
+        label, proba = _session(tmp_path / "model.onnx").run(None, {"X": rows.astype(np.float32)})
+        assert_allclose(proba, clf.predict_proba(rows), atol=1e-5)
+        assert_array_equal(label, clf.predict(rows))
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 2], [1, 2, 0], [False, True], ["0", "1", "2"]])
+def test_the_label_is_the_class_of_the_largest_probability(classes):
+    torch.manual_seed(0)
+    classes = np.array(classes)
+    network = DecisionNetwork(nn.Linear(4, 3), torch.eye(len(classes), 3)).eval().requires_grad_(False)
+    rows = 5 * torch.randn(50, 4)
+    model = onnx_model(network, rows, classes)
+    label, proba = _session(model.SerializeToString()).run(["label", "probabilities"], {"X": rows.numpy()})
+    assert_array_equal(label, np.array(onnx_labels(classes))[proba.argmax(axis=1)])
+    assert len(set(label)) > 1
+
+
 def test_a_network_that_counts_its_rows_is_a_clear_error():
     class Counts(nn.Module):
         def forward(self, x):
