@@ -6,11 +6,11 @@ at, and within a twentieth of a standard error the target is met. Where the erro
 thus costs no more accuracy than half the bound would, and an unconstrained rule within its target stays as
 it is.
 
-Where errors have a price, as under error-rate parity, a group whose errors have to rise to those of another is
-left with next to no gain from being decided right. Any decision on its rows is then as good as another, the
-noise of the scores takes its pick, and on other rows it picks otherwise: on bank marketing rules for a bound
-of .02 had a mean gap of .09 on unseen rows. So the price of an error leans to one kind, decisions for the
-rarest label: the errors are then those of a lower threshold for it, and carry over (.02).
+Where errors have a price, as under error-rate parity, a group whose errors have to rise to those of another
+is left with next to no gain from being decided right. Any decision on its rows is then as good as another,
+the noise of the scores takes its pick, and on other rows it picks otherwise: on bank marketing rules for a
+bound of .02 had a mean gap of .09 on unseen rows. So the price of an error leans to one kind, decisions for
+the rarest label: the errors are then those of a lower threshold for it, and carry over (.01).
 
 To shrink the observed rates towards those that the scores imply, by their errors (James and Stein), was
 tried and left out: on unseen rows it kept bounds no better, and worse where scores are not calibrated.
@@ -235,7 +235,7 @@ class RuleProblem:
 
 
 def _leaning(constraint: Constraint, rows: ScoredRows) -> Constraint:
-    """Return the constraint whose errors are priced higher where the decision is the rarest label of the rows.
+    """Return the constraint with a higher price on errors whose decision is the rarest label of the rows.
 
     The rates that it implies differ from the true ones; the fit's rounds correct for that as for any error of
     the scores. Constraints that price decisions whatever the label are left as they are.

@@ -129,8 +129,8 @@ def frontiers(frame: pd.DataFrame) -> str:
         "Hypervolume of the mean (accuracy, gap) points over the tolerances, in per cent of the rectangle "
         "between the reference point and boosting's accuracy at gap 0, with 95 % bootstrap intervals over "
         "the seeds; differences are paired by seed. The reference point is the accuracy of the majority "
-        "class and the mean gap of unconstrained boosting. Pruning criteria get the constraint and the rule of "
-        "ours; as published they have neither. " + _MARKS
+        "class and the mean gap of unconstrained boosting. Pruning criteria get the constraint and the rule "
+        "of ours; as published they have neither. " + _MARKS
     ]
     for dataset, rows in frame.groupby("dataset"):
         for constraint in [name for name in _constraints(rows) if name != "none"]:
