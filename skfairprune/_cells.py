@@ -113,7 +113,7 @@ def cover_cells(
             f"{len(small)} cell(s) have fewer than min_cell_size={min_cell_size} samples and are left "
             f"out of {constraint.name}: {_list(small)}.{dropped} The bound says nothing about them.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
     covered: NDArray[np.bool_] = np.logical_or.reduce(included, axis=0)
     if covered.all():

@@ -95,7 +95,7 @@ def check_moment(moment: Any, difference_bound: float) -> None:
             f"rate. What counts is difference_bound={difference_bound} of the estimator, on the largest "
             "difference between two groups. Set that one, and leave the moment's out.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=5,
         )
 
 

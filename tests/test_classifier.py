@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fairlearn.reductions import DemographicParity
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
@@ -431,6 +432,16 @@ def test_a_bound_out_of_reach_warns_with_the_figures(small):
     ):
         assert figure in message
     assert caught[0].filename == __file__
+
+
+def test_warnings_about_what_was_given_point_at_the_call_of_fit(small, train):
+    group = np.where(np.arange(len(train.y)) < 5, "tiny", train.sensitive_features)
+    clf = small(constraint=DemographicParity(difference_bound=0.03), max_epochs=3)
+    with pytest.warns(UserWarning) as caught:
+        clf.fit(train.X, train.y, sensitive_features=group)
+    messages = {str(warning.message).split(" of ")[0]: warning.filename for warning in caught}
+    assert messages["difference_bound=0.03"] == __file__
+    assert messages["1 cell(s) have fewer than min_cell_size=30 samples and are left out"] == __file__
 
 
 @pytest.mark.parametrize("constraint", ["demographic_parity", "equalized_odds"])

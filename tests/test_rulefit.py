@@ -201,6 +201,16 @@ def test_errors_that_a_group_must_be_given_carry_over_to_unseen_rows(rare):
     assert _gap(unseen, "error_rate_parity", decision) <= 0.05
 
 
+def test_told_the_group_errors_are_evened_out_by_thresholds():
+    rows, unseen = (_rows(12_000, seed=seed, base_rates=(0.5, 0.1)) for seed in (8, 9))
+    told = condition_on_group(rows.proba, rows.group)
+    fit = _fit(ScoredRows(told, rows.kind, rows.group, rows.weight), "error_rate_parity", 0.03)
+    scores = condition_on_group(unseen.proba, unseen.group)
+    assert _gap(unseen, "error_rate_parity", scores.sum(axis=2).argmax(axis=1)) > 0.06
+    assert _gap(unseen, "error_rate_parity", fit.rule.decide(scores)) <= 0.04
+    assert not fit.constant
+
+
 def test_class_weights_without_a_constraint_move_the_threshold():
     rows, class_weight = _rows(), np.array([1.0, 3.0])
     tilted = rows.proba * class_weight[:, None]
