@@ -47,6 +47,7 @@ from skfairprune._rules import AwareRules, frontier_table
 from skfairprune.constraints import CONSTRAINTS
 from skfairprune.modules import ACTIVATIONS, DecisionNetwork
 from skfairprune.moments import check_moment
+from skfairprune.networks.rows import check_rows
 from skfairprune.networks.template import Recipe, take_over
 from skfairprune.pruning.budget import MEASURES, Chain
 from skfairprune.pruning.criteria import CRITERIA
@@ -634,6 +635,8 @@ class FairPrunedClassifier(FittedMixin, ClassifierMixin, BaseEstimator):
                 prunes=self.sparsity != 0 and self.granularity == "unit",
                 by_refit=self.criterion == "obs",
             )
+            names = getattr(self, "feature_names_in_", range(self.n_features_in_))
+            check_rows(dense.network, rows.X, n_train, probe, names)
         if self.granularity == "weight":
             probe = torch.tensor(data.X[:_PROBE_ROWS], dtype=next(dense.network.parameters()).dtype)
             dense = by_weights(dense, probe, self.sparsity_measure, self.weight_pattern)
