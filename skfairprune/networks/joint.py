@@ -1,6 +1,7 @@
 """A network of the user's, made to give the logits of the joint classes (label and group)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from skfairprune.networks.trial import (
     flip_signs,
     forward_quietly,
     kind,
+    magnify,
     run_as_given,
     run_trial,
     trial_of,
@@ -19,7 +21,13 @@ __all__ = ["JointNetwork", "check_outputs", "widen_outputs"]
 
 _LINKS = ("logits", "probability", "sigmoid", "log_sigmoid")
 _TOLERANCE = 1e-5  # of class probabilities
-_N_TRIALS = 10  # with random signs, by which bounded outputs are told from logits that are small by chance
+# Changes of the weights, by which what always holds for the outputs is told from what holds by chance: larger
+# ones (of which those that must be positive remain so), then random signs, with some noise and with much.
+_DISTURBANCES: tuple[Callable[[nn.Module, torch.Generator], None], ...] = (
+    magnify,
+    *[partial(flip_signs, noise=0.1)] * 6,
+    *[partial(flip_signs, noise=1.0)] * 4,
+)
 _ADVICE = (
     "Return the output of the last nn.Linear, or its softmax, log_softmax or, of one output, sigmoid; or "
     "give module as a function (n_features_in, n_outputs) -> nn.Module whose module returns n_outputs logits."
@@ -156,11 +164,11 @@ def widen_outputs(module: nn.Module, class_of: Sequence[int], n_classes: int, pr
 def check_outputs(module: nn.Module, n_joint: int, probe: Tensor) -> JointNetwork:
     """Find what a network with an output for each joint class gives, and make logits of it.
 
-    The outputs are probabilities if they are not negative and sum to 1 in every row, and logits (or
-    log-probabilities, which are logits) if any is outside [0, 1]. Since logits may be in [0, 1] by
-    chance, this is also tried with random signs of the network's weights, in evaluation and in training.
-    Outputs that stay in [0, 1] and do not sum to 1, such as a sigmoid of each, are refused: they are no
-    probabilities of classes one of which is true.
+    The outputs are probabilities if they are not negative and sum to 1 in every row, log-probabilities, which
+    are logits, if their exponentials are so, and logits if they are bounded on no side and sum to nothing
+    fixed. Since logits may be in [0, 1] by chance, this is tried with other weights, too, in evaluation and
+    in training. All else is refused, since it can be more than one thing: a sigmoid or logsigmoid of each,
+    percentages, losses, a tanh, log-odds.
 
     Parameters
     ----------
@@ -180,7 +188,7 @@ def check_outputs(module: nn.Module, n_joint: int, probe: Tensor) -> JointNetwor
     ------
     ValueError
         If the network cannot be copied for the trials, fails on the probe or changes it, or if its outputs
-        are not a finite tensor of that shape, are something else in training, or sigmoids.
+        are not a finite tensor of that shape, are something else in training, or none of these.
     """
     outputs = run_as_given(module, probe)
     if outputs.shape != (len(probe), n_joint):
@@ -210,26 +218,41 @@ def _other_in_training(module: nn.Module) -> ValueError:
 
 
 def _link_by_values(module: nn.Module, n_outputs: int, probe: Tensor, training: bool) -> str:
-    """Return "logits" or "probability" by the range and the sums of the outputs, whatever the weights."""
+    """Return "logits" or "probability" by what holds for the outputs whatever the weights are."""
     generator = torch.Generator().manual_seed(0)
-    is_probability = True
-    for number in range(_N_TRIALS + 1):
+    parts = []
+    for disturb in (None, *_DISTURBANCES):
         trial = trial_of(module, training)
-        if number > 0:
-            flip_signs(trial, generator)
+        if disturb is not None:
+            disturb(trial, generator)
         outputs = run_trial(trial, probe)
         if outputs.shape != (len(probe), n_outputs):
             raise _other_in_training(module)
-        outputs = outputs[outputs.isfinite().all(dim=1)]
-        if not ((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all():
-            return "logits"
-        is_probability &= bool(((outputs.sum(dim=1) - 1).abs() <= 1e-4).all())
-    if is_probability:
-        return "probability"
+        parts.append(outputs[outputs.isfinite().all(dim=1)])
+    found = torch.cat(parts)
+    sums, largest = found.sum(dim=1), found.abs().amax(dim=1)
+    # Large outputs have lost digits of what they sum to.
+    is_fixed = (sums - sums.median()).abs() <= 1e-3 * largest.clamp(min=1)
+    if ((found >= -1e-6) & (found <= 1 + 1e-6)).all():
+        if ((sums - 1).abs() <= 1e-4).all():
+            return "probability"
+        reason = "are between 0 and 1 and do not sum to 1 in a row, as a sigmoid of each gives"
+    elif (found.logsumexp(dim=1).abs() <= 1e-2 + 1e-5 * largest).all():
+        return "logits"  # log-probabilities
+    elif (found <= 0).all():
+        reason = "are never above 0, and their exponentials do not sum to 1, as a logsigmoid of each gives"
+    elif (found >= 0).all():
+        reason = "are never below 0, as percentages are, or losses, or what a ReLU gives"
+    elif (largest <= 1).all():
+        reason = "are never beyond -1 and 1, as a tanh of each gives"
+    elif is_fixed.double().mean() > 0.5:
+        reason = f"sum to {float(sums.median()):.3g} in every row, as log-odds of two classes do"
+    else:
+        return "logits"
     raise ValueError(
-        f"The outputs of the network {kind(module)} are between 0 and 1 and do not sum to 1 in a row, as a "
-        "sigmoid of each gives: they are neither logits nor probabilities of classes one of which is true. "
-        "Leave out the sigmoid, or replace it by a softmax."
+        f"The outputs of the network {kind(module)} {reason}. They can be more than one thing, and are not "
+        "taken for logits. Return the output of the last nn.Linear, or its softmax; or, if they are scores "
+        "whose softmax is the classes' probabilities, append nn.LogSoftmax(dim=1), which says so."
     )
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "flip_signs",
     "forward_quietly",
     "kind",
+    "magnify",
     "run_as_given",
     "run_trial",
     "trial_of",
@@ -113,10 +114,18 @@ def run_as_given(module: nn.Module, probe: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def flip_signs(trial: nn.Module, generator: torch.Generator) -> None:
+def flip_signs(trial: nn.Module, generator: torch.Generator, noise: float = 0.1) -> None:
     """Flip the signs of half of the weights, and disturb them, since some may be 0."""
     for parameter in trial.parameters():
         if parameter.is_floating_point():
             signs = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
             parameter.mul_(signs.to(parameter.device))
-            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=0.1)
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=noise)
+
+
+@torch.no_grad()
+def magnify(trial: nn.Module, generator: torch.Generator) -> None:
+    """Multiply every weight by a factor of 2 to 8."""
+    for parameter in trial.parameters():
+        if parameter.is_floating_point():
+            parameter.mul_(2 + 6 * torch.rand(parameter.shape, generator=generator).to(parameter))
