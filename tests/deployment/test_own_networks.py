@@ -94,7 +94,6 @@ def test_int8_that_leaves_nothing_of_a_network_is_refused(tmp_path):
     inner[0].bias.data += 30
     network = DecisionNetwork(JointNetwork(inner, "logits", 4), torch.eye(4)).eval().requires_grad_(False)
     network = _spread(network)
-    save_onnx(network, _rows(9), np.arange(4), tmp_path / "float.onnx")
     with pytest.raises(ValueError, match="does not bear quantize=True"):
         save_onnx(network, _rows(9), np.arange(4), tmp_path / "int8.onnx", quantize=True)
     assert not (tmp_path / "int8.onnx").exists()
