@@ -110,7 +110,7 @@ def run_fit(
             f"sparsity='auto' compares accuracies on held-out rows, and {n_train} rows, few of them "
             "distinct, are too few to hold some out. Give more rows, X_val and y_val, or a sparsity."
         )
-    dense = make_dense_network(params, data, targets, tiny, rng)
+    dense = make_dense_network(params, data, rows, targets, tiny, rng)
     budget = None if params.sparsity == "auto" else dense.structure.layout.budget(float(params.sparsity))
     tensors = Rows(
         torch.tensor(rows.X, dtype=dense.dtype, device=device),

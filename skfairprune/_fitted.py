@@ -28,6 +28,7 @@ from skfairprune._rules import AwareRules, merge_rules
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import Gap, is_within
 from skfairprune.modules import DecisionNetwork
+from skfairprune.networks.rows import logits_by_batch
 from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.report import removal_report
 from skfairprune.pruning.structure import Masks
@@ -35,7 +36,6 @@ from skfairprune.pruning.structure import Masks
 __all__ = ["FittedMixin"]
 
 _EXAMPLE_ROWS = 9
-_PREDICT_ROWS = 4096  # rows a batch in predict: their encoding stays in the cache
 
 
 def _choose_example(X: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -202,11 +202,10 @@ class FittedMixin:
 
     def _joint_proba(self, rows: NDArray[np.floating]) -> Iterator[torch.Tensor]:
         """Yield the joint probabilities of checked rows, a batch at a time."""
+        names = getattr(self, "feature_names_in_", range(self.n_features_in_))
         dtype = self.module_.output_weights.dtype
-        for start in range(0, len(rows), _PREDICT_ROWS):
-            batch = torch.tensor(rows[start : start + _PREDICT_ROWS], dtype=dtype)
-            with torch.inference_mode():
-                yield torch.softmax(self.module_.network(batch).double(), dim=1)
+        for logits in logits_by_batch(self.module_.network, rows, dtype, self._example, names):
+            yield torch.softmax(logits.double(), dim=1)
 
     def predict_proba(self, X: ArrayLike, *, sensitive_features: Any = None) -> NDArray[np.floating]:
         """Predict class probabilities, after the decision rule.
@@ -226,6 +225,11 @@ class FittedMixin:
         -------
         ndarray of shape (n_samples, n_classes)
             Probabilities in the order of ``classes_``.
+
+        Raises
+        ------
+        ValueError
+            If the rows are not like those of `fit`, or a network of one's own fails on one of them.
         """
         check_is_fitted(self, "module_")
         rows = check_inputs(self, X, self._unread)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from skfairprune._data import FitData
 from skfairprune._targets import Targets
 from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork, find_knots
+from skfairprune.networks.rows import check_rows
 from skfairprune.networks.template import make_network
 from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.graph import FoundUnits, find_coupled_units
@@ -50,16 +51,21 @@ class DenseNetwork(NamedTuple):
 
 
 def make_dense_network(
-    params: BaseEstimator, data: FitData, targets: Targets, tiny: bool, rng: np.random.RandomState
+    params: BaseEstimator,
+    data: FitData,
+    rows: FitData,
+    targets: Targets,
+    tiny: bool,
+    rng: np.random.RandomState,
 ) -> DenseNetwork:
     """Make the dense network, and find what is to be removed of it.
 
     Parameters
     ----------
     params : BaseEstimator
-        The FairPrunedClassifier, of which only parameters are read.
-    data : FitData
-        The training rows.
+        The FairPrunedClassifier, of which only parameters and the columns' names are read.
+    data, rows : FitData
+        The training rows; the same with held-out rows behind them.
     targets : Targets
         What the network learns.
     tiny : bool
@@ -70,7 +76,7 @@ def make_dense_network(
     Raises
     ------
     ValueError
-        If no such network can be made for these rows.
+        If no such network can be made for these rows, or it fails on one of them.
     """
     if params.module is None:
         knots = _choose_knots(data, params.n_bins, rng)
@@ -86,16 +92,18 @@ def make_dense_network(
         )
     else:
         dtype = torch.float64 if params.dtype == "float64" else torch.float32
-        spread = data.X[:: max(len(data.X) // _PROBE_ROWS, 1)][:_PROBE_ROWS]
+        probe = torch.tensor(data.X[:: max(len(data.X) // _PROBE_ROWS, 1)][:_PROBE_ROWS], dtype=dtype)
         dense = _own_network(
             params.module,
-            torch.tensor(spread, dtype=dtype),
+            probe,
             targets.output_weights.argmax(axis=0).tolist(),
             len(targets.order),
             measure=params.sparsity_measure,
             prunes=params.sparsity != 0 and params.granularity == "unit",
             by_refit=params.criterion == "obs",
         )
+        names = getattr(params, "feature_names_in_", range(data.X.shape[1]))
+        check_rows(dense.network, rows.X, len(data.X), probe, names)
     if params.granularity == "weight":
         probe = torch.tensor(data.X[:_PROBE_ROWS], dtype=dense.dtype)
         return _by_weights(dense, probe, params.sparsity_measure, params.weight_pattern)

@@ -437,7 +437,8 @@ def test_a_bound_out_of_reach_warns_with_the_figures(small):
 def test_warnings_about_what_was_given_point_at_the_call_of_fit(small, train):
     group = np.where(np.arange(len(train.y)) < 5, "tiny", train.sensitive_features)
     clf = small(constraint=DemographicParity(difference_bound=0.03), max_epochs=3)
-    with pytest.warns(UserWarning) as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         clf.fit(train.X, train.y, sensitive_features=group)
     messages = {str(warning.message).split(" of ")[0]: warning.filename for warning in caught}
     assert messages["difference_bound=0.03"] == __file__

@@ -15,7 +15,8 @@ class HeadAttention(nn.Module):
     the outputs :math:`[h d, (h + 1) d)` of ``query``, ``key`` and ``value`` and the inputs of the same
     positions of ``out``, with :math:`d` the ``head_dim``. The number of heads follows from the layers'
     sizes: to remove a head, remove these rows and columns and set the layers' ``out_features`` and
-    ``in_features``.
+    ``in_features``. The attributes of ``nn.MultiheadAttention`` can be read as there. ``in_proj_weight`` and
+    ``in_proj_bias`` are copies: to change them changes nothing.
 
     The weights are computed one operation at a time: the fused kernels of
     ``torch.nn.functional.scaled_dot_product_attention`` have no second derivatives, no forward-mode ones, and
@@ -40,10 +41,13 @@ class HeadAttention(nn.Module):
         If the sizes do not go together.
     """
 
-    # A transformer layer of torch reads these. Without a packed bias it calls this module in evaluation, too,
-    # where it would otherwise hand the packed weights to a fused kernel.
-    in_proj_bias = None
+    # A transformer layer of torch reads this, and calls the module in evaluation, too, where it would
+    # otherwise hand the packed weights to a fused kernel.
     _qkv_same_embed_dim = False
+
+    # What is true of every attention that can be written so.
+    bias_k = bias_v = None
+    add_zero_attn = False
 
     def __init__(
         self,
@@ -109,6 +113,53 @@ class HeadAttention(nn.Module):
     def num_heads(self) -> int:
         """The number of heads."""
         return self.query.out_features // self.head_dim
+
+    @property
+    def embed_dim(self) -> int:
+        """The number of features of a query: that of ``num_heads`` heads, as long as none is removed."""
+        return self.query.in_features
+
+    @property
+    def kdim(self) -> int:
+        """The number of features of a key."""
+        return self.key.in_features
+
+    @property
+    def vdim(self) -> int:
+        """The number of features of a value."""
+        return self.value.in_features
+
+    @property
+    def out_proj(self) -> nn.Linear:
+        """The output projection."""
+        return self.out
+
+    @property
+    def in_proj_weight(self) -> Tensor | None:
+        """The weights of query, key and value below each other; None if their inputs differ in number."""
+        weights = (self.query.weight, self.key.weight, self.value.weight)
+        return torch.cat(weights) if self.embed_dim == self.kdim == self.vdim else None
+
+    @property
+    def in_proj_bias(self) -> Tensor | None:
+        """The biases of query, key and value one after the other; None without biases."""
+        biases = (self.query.bias, self.key.bias, self.value.bias)
+        return None if any(bias is None for bias in biases) else torch.cat(biases)
+
+    @property
+    def q_proj_weight(self) -> Tensor:
+        """The weight of the query, also where there is an ``in_proj_weight``."""
+        return self.query.weight
+
+    @property
+    def k_proj_weight(self) -> Tensor:
+        """The weight of the key, also where there is an ``in_proj_weight``."""
+        return self.key.weight
+
+    @property
+    def v_proj_weight(self) -> Tensor:
+        """The weight of the value, also where there is an ``in_proj_weight``."""
+        return self.value.weight
 
     def _split(self, x: Tensor) -> Tensor:
         """Split (batch, tokens, features) into (batch, heads, tokens, head_dim)."""

@@ -1,18 +1,33 @@
 """A network of the user's, made to give the logits of the joint classes (label and group)."""
 
-import copy
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+
+from skfairprune.networks.trial import (
+    copied,
+    flip_signs,
+    forward_quietly,
+    kind,
+    magnify,
+    run_as_given,
+    run_trial,
+    trial_of,
+)
 
 __all__ = ["JointNetwork", "check_outputs", "widen_outputs"]
 
 _LINKS = ("logits", "probability", "sigmoid", "log_sigmoid")
 _TOLERANCE = 1e-5  # of class probabilities
-_N_TRIALS = 10  # with random signs, by which bounded outputs are told from logits that are small by chance
+# Changes of the weights, by which what always holds for the outputs is told from what holds by chance: larger
+# ones (of which those that must be positive remain so), then random signs, with some noise and with much.
+_DISTURBANCES: tuple[Callable[[nn.Module, torch.Generator], None], ...] = (
+    magnify,
+    *[partial(flip_signs, noise=0.1)] * 6,
+    *[partial(flip_signs, noise=1.0)] * 4,
+)
 _ADVICE = (
     "Return the output of the last nn.Linear, or its softmax, log_softmax or, of one output, sigmoid; or "
     "give module as a function (n_features_in, n_outputs) -> nn.Module whose module returns n_outputs logits."
@@ -127,13 +142,13 @@ def widen_outputs(module: nn.Module, class_of: Sequence[int], n_classes: int, pr
     classes = [int(c) for c in class_of]
     if set(classes) != set(range(n_classes)):
         raise ValueError(f"class_of must name each of the classes 0 to {n_classes - 1}, got {classes}.")
-    network = _copy(module)
-    outputs = _first_run(network, probe)
+    network = copied(module)
+    outputs = run_as_given(network, probe)
     n_outputs = 1 if outputs.ndim == 1 else outputs.shape[1]
     if n_outputs != n_classes and not (n_outputs == 1 and n_classes == 2):
         expected = "1 or 2" if n_classes == 2 else str(n_classes)
         raise ValueError(
-            f"The network {_name(network)} gives outputs of shape {tuple(outputs.shape)} for {len(probe)} "
+            f"The network {kind(network)} gives outputs of shape {tuple(outputs.shape)} for {len(probe)} "
             f"rows, and y has {n_classes} classes: give a network with {expected} outputs, or a function "
             "(n_features_in, n_outputs) -> nn.Module whose module returns n_outputs logits."
         )
@@ -149,11 +164,11 @@ def widen_outputs(module: nn.Module, class_of: Sequence[int], n_classes: int, pr
 def check_outputs(module: nn.Module, n_joint: int, probe: Tensor) -> JointNetwork:
     """Find what a network with an output for each joint class gives, and make logits of it.
 
-    The outputs are probabilities if they are not negative and sum to 1 in every row, and logits (or
-    log-probabilities, which are logits) if any is outside [0, 1]. Since logits may be in [0, 1] by
-    chance, this is also tried with random signs of the network's weights, in evaluation and in training.
-    Outputs that stay in [0, 1] and do not sum to 1, such as a sigmoid of each, are refused: they are no
-    probabilities of classes one of which is true.
+    The outputs are probabilities if they are not negative and sum to 1 in every row, log-probabilities, which
+    are logits, if their exponentials are so, and logits if they are bounded on no side and sum to nothing
+    fixed. Since logits may be in [0, 1] by chance, this is tried with other weights, too, in evaluation and
+    in training. All else is refused, since it can be more than one thing: a sigmoid or logsigmoid of each,
+    percentages, losses, a tanh, log-odds.
 
     Parameters
     ----------
@@ -173,90 +188,16 @@ def check_outputs(module: nn.Module, n_joint: int, probe: Tensor) -> JointNetwor
     ------
     ValueError
         If the network cannot be copied for the trials, fails on the probe or changes it, or if its outputs
-        are not a finite tensor of that shape, are something else in training, or sigmoids.
+        are not a finite tensor of that shape, are something else in training, or none of these.
     """
-    outputs = _first_run(module, probe)
+    outputs = run_as_given(module, probe)
     if outputs.shape != (len(probe), n_joint):
         raise ValueError(
             f"The function given as module was asked for n_outputs={n_joint}, and its network "
-            f"{_name(module)} gives outputs of shape {tuple(outputs.shape)} for {len(probe)} rows: it must "
+            f"{kind(module)} gives outputs of shape {tuple(outputs.shape)} for {len(probe)} rows: it must "
             f"return n_outputs values a row, of shape ({len(probe)}, {n_joint}), also for two classes."
         )
     return JointNetwork(module, _find_link(module, n_joint, probe), n_joint)
-
-
-def _name(module: nn.Module) -> str:
-    return type(module).__name__
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:  # whatever the user's module raises
-        raise ValueError(
-            f"The network {_name(module)} cannot be copied: {type(error).__name__}: {error}. Use parameters, "
-            "buffers and plain attributes that copy.deepcopy can copy."
-        ) from error
-
-
-def _trial(module: nn.Module, training: bool = False) -> nn.Module:
-    """Return a copy to run, in evaluation or in training."""
-    return _copy(module).train(training)
-
-
-@torch.no_grad()
-def _forward(trial: nn.Module, rows: Tensor) -> Tensor:
-    """Run a trial without a trace in torch's random numbers."""
-    with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
-        return trial(rows)
-
-
-def _run(trial: nn.Module, probe: Tensor) -> Tensor:
-    """Return the outputs, of shape (n_samples,) or (n_samples, n_outputs)."""
-    rows = probe.clone()
-    fed = f"rows of {probe.dtype} and shape {tuple(probe.shape)}"
-    try:
-        outputs = _forward(trial, rows)
-    except Exception as error:  # whatever the user's code raises
-        raise ValueError(
-            f"The network {_name(trial)} fails on {fed}: {type(error).__name__}: {error}. Give one that "
-            "takes tensors of the rows' numbers, of shape (n_samples, n_features)."
-        ) from error
-    if not isinstance(outputs, Tensor):
-        raise ValueError(
-            f"The network {_name(trial)} returned a {type(outputs).__name__} and not a tensor. Wrap it in a "
-            "module that returns only the class outputs, of shape (n_samples, n_outputs)."
-        )
-    if outputs.ndim not in (1, 2) or len(outputs) != len(probe) or not outputs.is_floating_point():
-        raise ValueError(
-            f"The network {_name(trial)} returned {outputs.dtype} of shape {tuple(outputs.shape)} for {fed}. "
-            "It must return floats of shape (n_samples, n_outputs), or (n_samples,) for a single output."
-        )
-    if not torch.allclose(rows, probe, rtol=0, atol=0, equal_nan=True):
-        raise ValueError(
-            f"The network {_name(trial)} changes its input in place, and with it the training rows. Leave "
-            "out inplace=True in its first layer, or start with x = x.clone()."
-        )
-    return outputs
-
-
-def _first_run(module: nn.Module, probe: Tensor) -> Tensor:
-    """Return the outputs of the network as it is."""
-    tensors = chain(module.named_parameters(), module.named_buffers())
-    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
-    if lazy:
-        raise ValueError(
-            f"The network {_name(module)} has lazy layers without a size, {lazy}. Run it once on some rows, "
-            "or give the layers their sizes."
-        )
-    outputs = _run(_trial(module), probe)
-    finite = outputs.reshape(len(probe), -1).isfinite().all(dim=1)
-    if not finite.all():
-        raise ValueError(
-            f"The network {_name(module)} gives infinite or NaN outputs for {int((~finite).sum())} of "
-            f"{len(probe)} rows. Scale the columns, and look for NaN in the network's weights."
-        )
-    return outputs
 
 
 def _find_link(module: nn.Module, n_outputs: int, probe: Tensor) -> str:
@@ -270,50 +211,55 @@ def _find_link(module: nn.Module, n_outputs: int, probe: Tensor) -> str:
 def _other_in_training(module: nn.Module) -> ValueError:
     """Return the error of a network whose outputs depend on its mode."""
     return ValueError(
-        f"The network {_name(module)} gives something else in training than in evaluation, such as a softmax "
+        f"The network {kind(module)} gives something else in training than in evaluation, such as a softmax "
         "only in evaluation, or dropout after its output layer. Return the same in both, best the output of "
         "the last nn.Linear."
     )
 
 
 def _link_by_values(module: nn.Module, n_outputs: int, probe: Tensor, training: bool) -> str:
-    """Return "logits" or "probability" by the range and the sums of the outputs, whatever the weights."""
+    """Return "logits" or "probability" by what holds for the outputs whatever the weights are."""
     generator = torch.Generator().manual_seed(0)
-    is_probability = True
-    for number in range(_N_TRIALS + 1):
-        trial = _trial(module, training)
-        if number > 0:
-            _flip_signs(trial, generator)
-        outputs = _run(trial, probe)
+    parts = []
+    for disturb in (None, *_DISTURBANCES):
+        trial = trial_of(module, training)
+        if disturb is not None:
+            disturb(trial, generator)
+        outputs = run_trial(trial, probe)
         if outputs.shape != (len(probe), n_outputs):
             raise _other_in_training(module)
-        outputs = outputs[outputs.isfinite().all(dim=1)]
-        if not ((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all():
-            return "logits"
-        is_probability &= bool(((outputs.sum(dim=1) - 1).abs() <= 1e-4).all())
-    if is_probability:
-        return "probability"
+        parts.append(outputs[outputs.isfinite().all(dim=1)])
+    found = torch.cat(parts)
+    sums, largest = found.sum(dim=1), found.abs().amax(dim=1)
+    # Large outputs have lost digits of what they sum to.
+    is_fixed = (sums - sums.median()).abs() <= 1e-3 * largest.clamp(min=1)
+    if ((found >= -1e-6) & (found <= 1 + 1e-6)).all():
+        if ((sums - 1).abs() <= 1e-4).all():
+            return "probability"
+        reason = "are between 0 and 1 and do not sum to 1 in a row, as a sigmoid of each gives"
+    elif (found.logsumexp(dim=1).abs() <= 1e-2 + 1e-5 * largest).all():
+        return "logits"  # log-probabilities
+    elif (found <= 0).all():
+        reason = "are never above 0, and their exponentials do not sum to 1, as a logsigmoid of each gives"
+    elif (found >= 0).all():
+        reason = "are never below 0, as percentages are, or losses, or what a ReLU gives"
+    elif (largest <= 1).all():
+        reason = "are never beyond -1 and 1, as a tanh of each gives"
+    elif is_fixed.double().mean() > 0.5:
+        reason = f"sum to {float(sums.median()):.3g} in every row, as log-odds of two classes do"
+    else:
+        return "logits"
     raise ValueError(
-        f"The outputs of the network {_name(module)} are between 0 and 1 and do not sum to 1 in a row, as a "
-        "sigmoid of each gives: they are neither logits nor probabilities of classes one of which is true. "
-        "Leave out the sigmoid, or replace it by a softmax."
+        f"The outputs of the network {kind(module)} {reason}. They can be more than one thing, and are not "
+        "taken for logits. Return the output of the last nn.Linear, or its softmax; or, if they are scores "
+        "whose softmax is the classes' probabilities, append nn.LogSoftmax(dim=1), which says so."
     )
-
-
-@torch.no_grad()
-def _flip_signs(trial: nn.Module, generator: torch.Generator) -> None:
-    """Flip the signs of half of the weights, and disturb them, since some may be 0."""
-    for parameter in trial.parameters():
-        if parameter.is_floating_point():
-            signs = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
-            parameter.mul_(signs.to(parameter.device))
-            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=0.1)
 
 
 def _find_output_layer(module: nn.Module, n_outputs: int, probe: Tensor) -> tuple[str, str]:
     """Return the path of the layer whose outputs are the network's, and their link."""
     generator = torch.Generator().manual_seed(0)
-    trial = _trial(module)
+    trial = trial_of(module)
     with torch.no_grad():
         for parameter in trial.parameters():
             if parameter.is_floating_point():  # what must be positive remains so
@@ -330,19 +276,19 @@ def _find_output_layer(module: nn.Module, n_outputs: int, probe: Tensor) -> tupl
         found.append((path, link, n_calls))
     if not found:
         raise ValueError(
-            f"The output of the network {_name(module)} is not that of one nn.Linear with {n_outputs} "
+            f"The output of the network {kind(module)} is not that of one nn.Linear with {n_outputs} "
             "outputs, nor its softmax, log_softmax or, of one output, sigmoid, so that it cannot be given "
             f"outputs for groups. {_ADVICE}"
         )
     if len(found) > 1:
         raise ValueError(
-            f"Several layers of the network {_name(module)} explain its output: "
+            f"Several layers of the network {kind(module)} explain its output: "
             f"{', '.join(path for path, *_ in found)}. {_ADVICE}"
         )
     ((path, link, n_calls),) = found
     if n_outputs > 1 and link in ("sigmoid", "log_sigmoid"):
         raise ValueError(
-            f"The network {_name(module)} gives a {link} of each of {n_outputs} outputs, which are no "
+            f"The network {kind(module)} gives a {link} of each of {n_outputs} outputs, which are no "
             "probabilities of classes one of which is true. Leave it out, or replace it by a softmax."
         )
     _check_replaceable(module, path, n_calls)
@@ -360,7 +306,7 @@ def _link_through(
         return drawn[-1]
 
     handle = layer.register_forward_hook(replace)
-    outputs = _run(trial, probe).reshape(len(probe), -1)
+    outputs = run_trial(trial, probe).reshape(len(probe), -1)
     handle.remove()
     links = (_explain(outputs, scores) for scores in drawn)
     return next((link for link in links if link is not None), None), len(drawn)
@@ -388,7 +334,7 @@ def _explain(outputs: Tensor, scores: Tensor) -> str | None:
 def _check_replaceable(module: nn.Module, path: str, n_calls: int) -> None:
     """Raise if a layer with other weights would change more than the network's outputs."""
     layer = module.get_submodule(path)
-    what = f"The output layer {path or '(the network itself)'} of the network {_name(module)}"
+    what = f"The output layer {path or '(the network itself)'} of the network {kind(module)}"
     if n_calls > 1:
         raise ValueError(f"{what} is called {n_calls} times in a forward pass. Call it once. {_ADVICE}")
     if layer._parameters.get("weight") is None:
@@ -436,9 +382,9 @@ def _class_probabilities(outputs: Tensor, link: str) -> Tensor:
 
 def _check_probabilities(joint: JointNetwork, classes: list[int], expected: Tensor, probe: Tensor) -> None:
     """Raise unless the widened network gives these class probabilities on the probe."""
-    what = f"The network {_name(joint.module)} with {joint.n_joint} outputs, one for each class and group,"
+    what = f"The network {kind(joint.module)} with {joint.n_joint} outputs, one for each class and group,"
     try:
-        logits = _forward(_trial(joint), probe.clone())
+        logits = forward_quietly(trial_of(joint), probe.clone())
     except Exception as error:  # whatever the user's code raises
         raise ValueError(
             f"{what} fails: {type(error).__name__}: {error}. What comes after the output layer must do with "

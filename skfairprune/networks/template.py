@@ -1,19 +1,29 @@
 """The network that a user brings: a module, a function that makes one, or a skorch net."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, Checkpoint, ParamMapper
+from skorch.callbacks import (
+    Callback,
+    Checkpoint,
+    InputShapeSetter,
+    LoadInitState,
+    ParamMapper,
+    PassthroughScoring,
+    ProgressBar,
+    TrainEndCheckpoint,
+)
 from skorch.callbacks.scoring import ScoringBase
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from skfairprune.networks.attention import replace_attention
+from skfairprune.networks.contract import check_behaviour, check_modules
 from skfairprune.networks.joint import JointNetwork, check_outputs, widen_outputs
+from skfairprune.networks.trial import copied
 
 __all__ = ["Recipe", "make_module", "make_network", "name_of", "take_over"]
 
@@ -21,6 +31,29 @@ __all__ = ["Recipe", "make_module", "make_network", "name_of", "take_over"]
 _LOG_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
 # What a subclass of a net can change of a step.
 _STEPS = ("get_loss", "train_step", "train_step_single", "infer", "get_split_datasets", "get_iterator")
+# Callbacks that are not taken over, and why.
+_REFUSED: tuple[tuple[tuple[type[Callback], ...], str], ...] = (
+    (
+        (ParamMapper, Checkpoint, TrainEndCheckpoint, LoadInitState),
+        "reads or writes parameters or files by name, and a fit has several phases, on networks of other "
+        "sizes. Remove it: a parameter of a module with requires_grad=False is not trained, and every phase "
+        "returns to its best epoch.",
+    ),
+    (
+        (ScoringBase, PassthroughScoring),
+        "scores within an epoch, by scikit-learn or by what a step of the net's own wrote down, and batches "
+        "of tensors have neither. Remove it; history_ has the losses of every epoch.",
+    ),
+    (
+        (InputShapeSetter,),
+        "makes the module anew when a phase starts. Remove it, and set the module__ parameter for the number "
+        "of columns; or give module as a function (n_features_in, n_outputs) -> nn.Module, which is told it.",
+    ),
+    (
+        (ProgressBar,),
+        "counts rows of another kind of data set. Remove it, and use the estimator's verbose=1.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -133,17 +166,9 @@ def _callbacks(net: NeuralNet) -> tuple[tuple[str, Callback], ...]:
     for number, given in enumerate(net.callbacks):
         name, callback = given if isinstance(given, tuple) else (f"own_{number}", given)
         callback = callback() if isinstance(callback, type) else callback
-        if isinstance(callback, ParamMapper | Checkpoint):
-            raise ValueError(
-                f"The net's callback {type(callback).__name__} reads or writes parameters or files by name, "
-                "and a fit has several phases, on networks of other sizes. Remove it: a parameter of a "
-                "module with requires_grad=False is not trained, and every phase returns to its best epoch."
-            )
-        if isinstance(callback, ScoringBase):
-            raise ValueError(
-                f"The net's callback {type(callback).__name__} scores by scikit-learn within an epoch, which "
-                "batches of tensors do not have. Remove it; history_ has the losses of every epoch."
-            )
+        for kinds, reason in _REFUSED:
+            if isinstance(callback, kinds):
+                raise ValueError(f"The net's callback {type(callback).__name__} {reason}")
         found.append((name, callback))
     return tuple(found)
 
@@ -170,7 +195,7 @@ def make_network(
     Raises
     ------
     ValueError
-        If the network does not give outputs for these classes.
+        If the network does not give outputs for these classes, or cannot be trained or taken apart.
     TypeError
         If the function does not return a module.
     """
@@ -180,6 +205,7 @@ def make_network(
     if strange:
         raise ValueError(f"The module's parameters {strange} are no real numbers: use floating-point ones.")
     module = module.to(probe.dtype)
+    check_behaviour(module, probe)
     if fresh:
         network = check_outputs(module, len(class_of), probe)
     else:
@@ -213,7 +239,7 @@ def make_module(template: Any, n_features: int, n_outputs: int) -> nn.Module:
                 f"{sorted(given)}: {error}."
             ) from error
     if isinstance(template, nn.Module):
-        return copy.deepcopy(template)
+        return _copy(template)
     make: Callable[[int, int], Any] = template
     try:
         made = make(n_features, n_outputs)
@@ -228,4 +254,14 @@ def make_module(template: Any, n_features: int, n_outputs: int) -> nn.Module:
             f"module(n_features_in, n_outputs) must return a torch.nn.Module; it returned {made!r}."
         )
     # A function can return one and the same module every time; a fit must not change it.
-    return copy.deepcopy(made)
+    return _copy(made)
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """Return a copy of a module that can be taken apart, with gradients that any optimizer takes."""
+    check_modules(module)
+    module = copied(module)
+    for layer in module.modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            layer.sparse = False
+    return module

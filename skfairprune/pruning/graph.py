@@ -22,6 +22,14 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from skfairprune.networks.attention import HeadAttention
 from skfairprune.pruning.gates import GatedNetwork
+from skfairprune.pruning.opaque import (
+    Choice,
+    OpaqueNetwork,
+    Part,
+    PartPruner,
+    is_recurrent,
+    is_recurrent_or_splits,
+)
 from skfairprune.pruning.shrink import is_depthwise, shrink
 from skfairprune.pruning.units import Side, UnitLayer
 
@@ -86,7 +94,7 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
         calls = _count_calls(trial, rows)
     layers: list[UnitLayer] = []
     left_out: dict[str, str] = {}
-    candidates = [*_trace(trial, rows), *_heads(trial), *_embeddings(trial, rows)]
+    candidates = [*_trace(trial, rows), *_heads(trial), *_embeddings(trial, rows), *_recurrent(trial)]
     order = {path: number for number, (path, _) in enumerate(network.named_modules())}
     for names, make in sorted(candidates, key=lambda candidate: order[candidate[0][0]]):
         try:
@@ -143,7 +151,7 @@ def _count_calls(network: nn.Module, rows: Tensor) -> Counter[str]:
 
 
 def _trace(network: nn.Module, rows: Tensor) -> Iterator[_Candidate]:
-    """Yield the candidates that the dependency graph knows."""
+    """Yield the candidates that the dependency graph knows, and the layers that it does not."""
     import torch_pruning
 
     kinds = (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR)
@@ -154,21 +162,14 @@ def _trace(network: nn.Module, rows: Tensor) -> Iterator[_Candidate]:
         if isinstance(attention, HeadAttention)
         for module in (attention.query, attention.key, attention.value)
     }
+    unknown = {module for module in paths if isinstance(module, kinds)} - inside
+    reason = "no differentiable operation leads from its outputs to those of the network"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of free parameters, which are refused here
-            graph = torch_pruning.DependencyGraph().build_dependency(
-                network, rows, forward_fn=lambda module, inputs: module(inputs), verbose=False
-            )
-            groups = list(graph.get_all_groups(root_module_types=kinds))
-        if not groups and any(isinstance(module, kinds) for module in paths):
-            raise RuntimeError("no layer of it is part of the graph of its outputs")
+        graph, groups = _dependencies(network, rows, kinds)
     except Exception as error:  # whatever torch-pruning comes to on a network that it does not understand
-        raise ValueError(
-            f"The network {type(network).__name__} cannot be traced for what its units are coupled with: "
-            f"{type(error).__name__}: {error}. Use layers of torch.nn whose outputs depend on each other "
-            "through differentiable operations, or sparsity=0."
-        ) from error
+        groups = []
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"torch-pruning cannot follow the network's operations ({told})"
     for group in groups:
         root = group[0].dep.target.module
         if root not in inside:
@@ -177,8 +178,41 @@ def _trace(network: nn.Module, rows: Tensor) -> Iterator[_Candidate]:
                 module = item.dep.target.module
                 if isinstance(module, kinds) and graph.is_out_channel_pruning_fn(item.dep.handler):
                     made += [module] if module not in made else []
+            unknown -= set(made)
             names = [paths[module] for module in made]
             yield names, lambda group=group, name=names[0]: _layer(graph, group, name, paths)
+    for module in unknown:
+        yield [paths[module]], lambda: _leave_out(reason)
+
+
+def _dependencies(network: nn.Module, rows: Tensor, kinds: tuple[type, ...]) -> tuple[Any, list[Any]]:
+    """Return the dependency graph and its groups of what leaves together.
+
+    Recurrent layers are no part of it. Where torch-pruning fails, splits are none, either: it loses the
+    places of their channels.
+    """
+    import torch_pruning
+
+    def find(is_opaque: Choice) -> tuple[Any, list[Any]]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of free parameters, which are refused here
+            graph = torch_pruning.DependencyGraph().build_dependency(
+                OpaqueNetwork(network, rows, is_opaque),
+                rows,
+                forward_fn=lambda module, inputs: module(inputs),
+                customized_pruners={Part: PartPruner()},
+                verbose=False,
+            )
+            return graph, list(graph.get_all_groups(root_module_types=kinds))
+
+    try:
+        return find(is_recurrent)
+    except Exception:  # of torch-pruning
+        return find(is_recurrent_or_splits)
+
+
+def _leave_out(reason: str) -> UnitLayer:
+    raise _LeftOutError(reason)
 
 
 def _layer(graph: Any, group: Any, name: str, paths: dict[nn.Module, str]) -> UnitLayer:
@@ -192,7 +226,7 @@ def _layer(graph: Any, group: Any, name: str, paths: dict[nn.Module, str]) -> Un
         module, handler = item.dep.target.module, item.dep.handler
         if isinstance(module, torch_pruning.ops._OutputOp):
             raise _LeftOutError("its outputs are those of the network")
-        if module not in paths and not isinstance(module, nn.Parameter):
+        if module not in paths and not isinstance(module, nn.Parameter | Part):
             continue  # an operation without weights
         role = _role(module, graph.is_out_channel_pruning_fn(handler))
         if role is None:
@@ -219,6 +253,9 @@ def _layer(graph: Any, group: Any, name: str, paths: dict[nn.Module, str]) -> Un
 
 def _role(module: nn.Module, makes: bool) -> str | None:
     """Return which side of a layer of units a module is on; None if it holds nothing of them."""
+    if isinstance(module, Part):
+        verb = "is coupled with" if makes else "reads"
+        raise _LeftOutError(f"the function {module.function} {verb} its outputs")
     if isinstance(module, nn.Parameter):
         raise _LeftOutError("a parameter that is no layer's is coupled with its outputs")
     if isinstance(module, _ConvTransposeNd):
@@ -315,6 +352,13 @@ def _embeddings(network: nn.Module, rows: Tensor) -> Iterator[_Candidate]:
 
     for path in embeddings:
         yield [path], lambda path=path: make(path)
+
+
+def _recurrent(network: nn.Module) -> Iterator[_Candidate]:
+    """Yield the recurrent layers, which stay whole."""
+    for path, module in network.named_modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            yield [path], lambda: _leave_out("recurrent layers stay whole")
 
 
 def _check_modules(network: nn.Module, layer: UnitLayer, calls: Counter[str]) -> None:

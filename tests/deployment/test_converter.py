@@ -5,14 +5,18 @@ import onnxruntime
 import pandas as pd
 import pytest
 import skl2onnx
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from skl2onnx.common.data_types import FloatTensorType
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder, StandardScaler
 
+from skfairprune import FairPrunedClassifier
 from skfairprune.datasets import load_benchmark, make_biased_classification, make_preprocessor
 from skfairprune.deployment import onnx_inputs, onnx_types, register_onnx_converter
+from tests.networks.zoo import EmbeddingNetwork, PlainMLP
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +110,42 @@ def test_the_pipeline_on_adult_gives_the_same_label_on_every_test_row(small):
     assert_array_equal(label, model.predict(test))
     assert_allclose(proba, model.predict_proba(test), atol=1e-5)
     assert len(label) == 16281
+
+
+def test_a_pipeline_with_a_network_of_ones_own():
+    data = make_biased_classification(600, base_rates=(0.6, 0.2), random_state=0)
+    clf = FairPrunedClassifier(PlainMLP, sparsity=0.5, constraint=None, max_epochs=3, random_state=0)
+    model = make_pipeline(StandardScaler(), clf).fit(data.X, data.y)
+    session = _convert(model, [("X", FloatTensorType([None, data.X.shape[1]]))])
+    rows = data.X.astype(np.float32)
+    label, proba = session.run(None, {"X": rows})
+    assert_array_equal(label, model.predict(rows))
+    assert_allclose(proba, model.predict_proba(rows), atol=1e-5)
+
+
+class _WithUnknown(EmbeddingNetwork):
+    """Codes from -1: the first row of each embedding is for what is unknown."""
+
+    def __init__(self, n_features, n_outputs):
+        super().__init__(n_features, n_outputs, cardinalities=(4, 6))
+
+    def forward(self, x):
+        return super().forward(torch.cat([x[:, :2] + 1, x[:, 2:]], dim=1))
+
+
+def test_a_pipeline_with_codes_of_categories():
+    data = make_biased_classification(600, base_rates=(0.6, 0.2), random_state=0)
+    frame = pd.DataFrame(data.X, columns=[f"x{number}" for number in range(data.X.shape[1])])
+    numbers = list(frame.columns)
+    frame.insert(0, "job", np.array(["clerk", "none", "nurse"])[np.arange(600) % 3])
+    frame.insert(1, "town", np.array(list("abcde"))[np.arange(600) % 5])
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    columns = ColumnTransformer([("codes", encoder, ["job", "town"]), ("numbers", StandardScaler(), numbers)])
+    clf = FairPrunedClassifier(_WithUnknown, sparsity=0.5, constraint=None, max_epochs=3, random_state=0)
+    model = make_pipeline(columns, clf).fit(frame, np.where(data.y == 1, "yes", "no"))
+    session = _convert(model, onnx_types(frame))
+    frame.loc[::10, "job"] = "pilot"
+    label, proba = session.run(None, onnx_inputs(frame))
+    assert set(label) == {"no", "yes"}
+    assert_array_equal(label, model.predict(frame))
+    assert_allclose(proba, model.predict_proba(frame), atol=1e-5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from torch import nn
 
 from skfairprune.deployment.onnx import save_onnx
 from skfairprune.deployment.torch_network import plain_network
@@ -14,6 +15,7 @@ from skfairprune.pruning.graph import find_coupled_units
 from skfairprune.pruning.shrink import shrink
 from tests.networks import zoo
 
+onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
@@ -27,7 +29,10 @@ def _small(made):
     """Return a pruned network with a rule, as a fit leaves it."""
     torch.manual_seed(0)
     network = replace_attention(made(64, 4))
-    network(_rows(50))  # the norms' statistics
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None  # the statistics are those of the rows, so that no signal vanishes
+    network(_rows(50))
     layers, _ = find_coupled_units(network, _rows(9))
     rng = np.random.default_rng(0)
     masks = [rng.permutation(layer.n_units) < max(1, layer.n_units // 2) for layer in layers]
@@ -51,3 +56,44 @@ def test_exports_give_the_same_probabilities(made, tmp_path):
         assert_allclose(proba, expected, atol=1e-5)
         assert_array_equal(label, np.array(["no", "yes"])[proba.argmax(axis=1)])
         assert_allclose(plain(rows), expected, atol=1e-5)
+
+
+def _spread(network):
+    """Widen the scores of a network to a standard deviation of 2, so that its decisions differ."""
+    *_, last = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    scores = network.network(_rows(1000))
+    factor = 2 / scores.std(dim=0)
+    last.weight.mul_(factor[:, None])
+    last.bias.sub_(scores.mean(dim=0)).mul_(factor)
+    return network
+
+
+@pytest.mark.parametrize("made", zoo.NETWORKS)
+def test_int8_is_near(made, tmp_path):
+    network = _spread(_small(made))
+    save_onnx(network, _rows(9), np.array([0, 1]), tmp_path / "int8.onnx", quantize=True)
+    model = onnx.load(tmp_path / "int8.onnx")
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    integer = [node for node in model.graph.node if node.op_type in ("MatMulInteger", "ConvInteger")]
+    assert len(integer) == len(layers)
+    session = onnxruntime.InferenceSession(tmp_path / "int8.onnx", providers=["CPUExecutionProvider"])
+    for n_rows in (1, 9, 1000):
+        expected = network(_rows(n_rows)).numpy()
+        label, proba = session.run(None, {"X": _rows(n_rows).numpy()})
+        assert_array_equal(label, proba.argmax(axis=1))
+        assert proba.shape == expected.shape
+        assert np.abs(proba - expected).mean() < 0.1
+    assert np.ptp(expected) > 0.8
+    assert np.mean(label != expected.argmax(axis=1)) < 0.1
+
+
+def test_int8_that_leaves_nothing_of_a_network_is_refused(tmp_path):
+    """The outputs of the first layer are near 30, and int8 rounds away how they differ."""
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
+    inner[0].bias.data += 30
+    network = DecisionNetwork(JointNetwork(inner, "logits", 4), torch.eye(4)).eval().requires_grad_(False)
+    network = _spread(network)
+    with pytest.raises(ValueError, match="does not bear quantize=True"):
+        save_onnx(network, _rows(9), np.arange(4), tmp_path / "int8.onnx", quantize=True)
+    assert not (tmp_path / "int8.onnx").exists()

@@ -80,6 +80,53 @@ def test_outputs_and_weights_are_those_of_torch(need_weights, batch_first, sizes
         _assert_same(heads(*inputs, **options), attention(*inputs, **options))
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("sizes", [{}, {"kdim": 7, "vdim": 6}, {"kdim": 7}])
+@pytest.mark.parametrize("bias", [True, False])
+def test_attributes_are_those_of_torch(batch_first, sizes, bias):
+    attention = _attention(batch_first=batch_first, bias=bias, dropout=0.1, **sizes)
+    heads = HeadAttention.from_multihead(attention)
+    for name in ("embed_dim", "num_heads", "head_dim", "kdim", "vdim", "dropout", "batch_first"):
+        assert getattr(heads, name) == getattr(attention, name), name
+    for name in ("bias_k", "bias_v", "add_zero_attn"):
+        assert getattr(heads, name) is getattr(attention, name)
+    names = ["in_proj_weight", "in_proj_bias"]
+    names += [f"{letter}_proj_weight" for letter in "qkv"] if sizes else []
+    _assert_same([getattr(heads, n) for n in names], [getattr(attention, n) for n in names], atol=0)
+    _assert_same(heads.out_proj.parameters(), attention.out_proj.parameters(), atol=0)
+    assert set(heads.state_dict()) == {
+        f"{layer}.{name}"
+        for layer in ("query", "key", "value", "out")
+        for name in ("weight", "bias")[: 1 + bias]
+    }
+
+
+def test_a_forward_pass_that_reads_attributes():
+    """As of networks that compute attention by the functional form, with an attention's weights."""
+
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = _attention(batch_first=False)
+
+        def forward(self, x):
+            attention = self.attention
+            assert x.shape[-1] == attention.embed_dim == attention.kdim
+            return nn.functional.multi_head_attention_forward(
+                *(x, x, x, attention.embed_dim, attention.num_heads),
+                *(attention.in_proj_weight, attention.in_proj_bias, attention.bias_k, attention.bias_v),
+                *(attention.add_zero_attn, attention.dropout),
+                *(attention.out_proj.weight, attention.out_proj.bias),
+                training=self.training,
+            )
+
+    network, (x, *_) = Reads(), _inputs(batch_first=False)
+    expected = network(x)
+    replaced = replace_attention(network)
+    assert isinstance(replaced.attention, HeadAttention)
+    _assert_same(replaced(x), expected)
+
+
 def test_in_single_precision():
     torch.manual_seed(0)
     attention = nn.MultiheadAttention(64, 8, batch_first=True)
@@ -222,6 +269,8 @@ def test_removing_a_head_equals_silencing_it(head):
     others = [h for h in range(HEADS) if h != head]
     _assert_same(found, (expected[0], expected[1][:, others]))
     assert small.num_heads == HEADS - 1
+    assert small.embed_dim == attention.embed_dim
+    assert len(small.in_proj_weight) == 3 * (HEADS - 1) * HEAD_DIM
     assert (found[0] - dense).abs().max() > 0.01
 
 

@@ -14,7 +14,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 from skorch import NeuralNetClassifier
-from skorch.callbacks import EarlyStopping, EpochScoring, LRScheduler
+from skorch.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    EpochScoring,
+    InputShapeSetter,
+    LoadInitState,
+    LRScheduler,
+    PassthroughScoring,
+    ProgressBar,
+    TrainEndCheckpoint,
+)
 from torch import nn
 
 from skfairprune import FairPrunedClassifier
@@ -324,6 +334,11 @@ def test_nested_parameters_are_searched_in_a_pipeline():
         (NeuralNetClassifier(Net, iterator_train=list), "iterator_train is"),
         (NeuralNetClassifier(Net, criterion__weight=torch.ones(2)), r"criterion__weight.*class_weight"),
         (NeuralNetClassifier(Net, callbacks=[EpochScoring("accuracy")]), "EpochScoring scores"),
+        (NeuralNetClassifier(Net, callbacks=[PassthroughScoring("loss")]), "PassthroughScoring scores"),
+        (NeuralNetClassifier(Net, callbacks=[InputShapeSetter]), "InputShapeSetter makes.*set the module__"),
+        (NeuralNetClassifier(Net, callbacks=[TrainEndCheckpoint()]), "TrainEndCheckpoint reads or writes"),
+        (NeuralNetClassifier(Net, callbacks=[LoadInitState(Checkpoint())]), "LoadInitState reads or writes"),
+        (NeuralNetClassifier(Net, callbacks=[("bar", ProgressBar())]), "ProgressBar counts.*verbose=1"),
     ],
 )
 def test_what_cannot_be_taken_over_is_refused(net, match):

@@ -294,7 +294,7 @@ def test_logits_within_0_and_1_by_chance(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_sigmoids_of_each_joint_class_are_refused(seed):
     for network in (Network(4, torch.sigmoid, seed=seed), nn.Sequential(nn.Linear(6, 4), nn.Sigmoid())):
-        with pytest.raises(ValueError, match=r"do not sum to 1.*Leave out the sigmoid"):
+        with pytest.raises(ValueError, match=r"do not sum to 1.*append nn.LogSoftmax"):
             check_outputs(network, 4, _rows())
 
 
@@ -602,3 +602,58 @@ def test_double_precision():
     joint = widen_outputs(network, (0, 1, 1), 2, _rows().double())
     assert {p.dtype for p in joint.parameters()} == {torch.float64}
     assert_allclose(_class_sums(joint, _rows().double(), (0, 1, 1)), _expected(network, _rows()), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("post", "reason"),
+    [
+        (torch.sigmoid, "between 0 and 1 and do not sum to 1"),
+        (nn.functional.logsigmoid, "never above 0, and their exponentials do not sum to 1"),
+        (lambda scores: scores.log_softmax(1) / np.log(2), "never above 0"),
+        (lambda scores: -scores.softmax(1), "never above 0"),
+        (lambda scores: -scores.log_softmax(1), "never below 0"),
+        (lambda scores: 100 * scores.softmax(1), "never below 0"),
+        (torch.relu, "never below 0"),
+        (torch.tanh, "never beyond -1 and 1"),
+        (lambda scores: scores.softmax(1).logit(), "sum to .* in every row"),
+        (lambda scores: scores - scores.mean(dim=1, keepdim=True), "sum to .* in every row"),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_outputs_that_can_be_several_things_are_refused(post, reason, seed):
+    network = Network(2, post, seed=seed)
+    for make in (
+        lambda: check_outputs(network, 2, _rows()),
+        lambda: widen_outputs(network, (0, 1), 2, _rows()),
+    ):
+        with pytest.raises(ValueError, match=rf"{reason}.*can be more than one thing.*nn.LogSoftmax"):
+            make()
+
+
+@pytest.mark.parametrize("post", [nn.functional.logsigmoid, torch.relu, torch.tanh])
+def test_a_log_softmax_says_that_scores_are_scores(post):
+    def log_softmax(scores):
+        return post(scores).log_softmax(1)
+
+    network = Network(3, log_softmax)
+    joint = check_outputs(network, 3, _rows())
+    assert joint.link == "logits"
+    assert_allclose(joint(_rows()).exp().sum(dim=1).detach(), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_outputs", [2, 4])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+@pytest.mark.parametrize(
+    ("post", "link"),
+    [(nn.Identity(), "logits"), (nn.Softmax(dim=1), "probability"), (nn.LogSoftmax(dim=1), "logits")],
+)
+def test_links_are_told_at_any_scale_of_the_rows(n_outputs, scale, post, link):
+    assert check_outputs(Network(n_outputs, post), n_outputs, scale * _rows()).link == link
+
+
+def test_outputs_whose_rows_sum_to_one_by_chance_are_logits():
+    network = Network(2, nn.Identity())
+    with torch.no_grad():
+        network.head.weight[:] = 0
+        network.head.bias[:] = torch.tensor([0.25, 0.75])
+    assert check_outputs(network, 2, _rows()).link == "logits"

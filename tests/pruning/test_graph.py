@@ -251,7 +251,7 @@ def test_a_network_without_units_is_refused():
         find_coupled_units(nn.Sequential(nn.Linear(64, 4)), _rows())
 
 
-def test_a_network_that_cannot_be_traced_is_refused():
+def test_a_network_without_a_graph_is_refused():
     class Cut(nn.Module):
         def __init__(self):
             super().__init__()
@@ -260,8 +260,116 @@ def test_a_network_that_cannot_be_traced_is_refused():
         def forward(self, x):
             return torch.from_numpy(self.a(x).detach().numpy())
 
-    with pytest.raises(ValueError, match="Cut cannot be traced"):
+    with pytest.raises(ValueError, match=r"Cut has no unit.*: a: no differentiable operation"):
         find_coupled_units(Cut(), _rows())
+
+
+class _Chunks(nn.Module):
+    """The features of tokens are split and concatenated, where torch-pruning fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.wide = nn.Linear(4, 8), nn.Linear(8, 16)
+        self.mid, self.head = nn.Linear(16, 12), nn.Linear(12, 4)
+
+    def forward(self, x):
+        a, b = self.wide(torch.relu(self.first(x.unflatten(1, (16, 4))))).chunk(2, dim=-1)
+        return self.head(torch.relu(self.mid(torch.cat([a, torch.relu(b)], dim=-1))).mean(dim=1))
+
+
+class _Recurrent(nn.Module):
+    def __init__(self, kind, **params):
+        super().__init__()
+        self.before, self.first = nn.Linear(4, 8), nn.Linear(8, 6)
+        self.recurrent = kind(6, 5, batch_first=True, **params)
+        self.mid, self.head = nn.Linear(10 if params.get("bidirectional") else 5, 12), nn.Linear(12, 4)
+
+    def forward(self, x):
+        outputs, _ = self.recurrent(self.first(torch.relu(self.before(x.unflatten(1, (16, 4))))))
+        return self.head(torch.relu(self.mid(outputs[:, -1])))
+
+
+class _Cells(nn.Module):
+    """One cell for two steps, on which torch-pruning does not end."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.first, self.cell = nn.Linear(64, 8), nn.Linear(8, 6), nn.LSTMCell(6, 6)
+        self.mid, self.head = nn.Linear(6, 12), nn.Linear(12, 4)
+
+    def forward(self, x):
+        state = self.cell(self.first(torch.relu(self.before(x))))
+        state = self.cell(state[0], state)
+        return self.head(torch.relu(self.mid(state[0])))
+
+
+@pytest.mark.parametrize(
+    ("network", "names", "whole"),
+    [
+        (_Chunks(), ["first", "mid"], {"wide": "the function chunk reads its outputs"}),
+        (_Cells(), ["before", "mid"], {"first": "lstm_cell reads", "cell": "recurrent layers stay whole"}),
+        *(
+            (_Recurrent(kind, **params), ["before", "mid"], {"first": told, "recurrent": "stay whole"})
+            for kind, told in ((nn.GRU, "function gru reads"), (nn.LSTM, "LSTM"), (nn.RNN, "rnn_tanh reads"))
+            for params in ({}, {"bidirectional": True}, {"num_layers": 2})
+        ),
+    ],
+)
+def test_where_torch_pruning_fails_only_what_it_touches_stays_whole(network, names, whole):
+    found, left_out = find_coupled_units(network, _rows())
+    assert [layer.name for layer in found] == names
+    for path, reason in whole.items():
+        assert reason in left_out[path]
+    assert set(left_out) == {*whole, "head"}
+    masks = _masks(found, 0.5, 0)
+    gated = GatedNetwork(network, found)
+    masked = gated(_rows(), torch.from_numpy(np.concatenate(masks)).float()).detach()
+    gated.release()
+    assert_allclose(shrink(network, found, masks)(_rows()).detach(), masked, atol=1e-5)
+
+
+def test_parts_of_a_concatenation_keep_their_places():
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.tokens = nn.Linear(64, 8), nn.Linear(4, 4)
+            self.recurrent = nn.GRU(4, 5, batch_first=True)
+            self.head = nn.Linear(13, 4)
+
+        def forward(self, x):
+            h = torch.relu(self.first(x))
+            _, state = self.recurrent(self.tokens(x.unflatten(1, (16, 4))))
+            return self.head(torch.cat([state[0], h], dim=1))
+
+    (layer,), _ = find_coupled_units(Beside(), _rows())
+    assert layer.consumers[0].positions.ravel().tolist() == list(range(5, 13))
+
+
+def test_a_network_of_a_recurrent_layer_alone_is_refused():
+    class Alone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrent, self.head = nn.GRU(64, 5), nn.Linear(5, 4)
+
+        def forward(self, x):
+            return self.head(self.recurrent(x)[0])
+
+    with pytest.raises(
+        ValueError, match=r"recurrent: recurrent layers stay whole.*Give a network with hidden"
+    ):
+        find_coupled_units(Alone(), _rows())
+
+
+def test_where_all_else_fails_the_heads_are_left(monkeypatch):
+    import torch_pruning
+
+    def fail(*args, **kwargs):
+        raise TypeError("lost")
+
+    monkeypatch.setattr(torch_pruning.DependencyGraph, "build_dependency", fail)
+    layers, left_out = find_coupled_units(_network(zoo.FTTransformer), _rows())
+    assert [layer.name for layer in layers] == ["blocks.0.attention", "blocks.1.attention"]
+    assert "torch-pruning cannot follow the network's operations (TypeError: lost)" in left_out["head"]
 
 
 def test_dimensions_of_embeddings_are_units():

@@ -1,0 +1,137 @@
+"""What is asked of a network before it is trained: plain modules, and rows that do not know each other."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from skfairprune.networks.trial import (
+    flip_signs,
+    forward_quietly,
+    kind,
+    run_as_given,
+    run_trial,
+    trial_of,
+)
+
+__all__ = ["check_behaviour", "check_modules"]
+
+_TOLERANCE = 1e-3  # of the largest output: far above the rounding of float32
+
+
+def check_modules(network: nn.Module) -> None:
+    """Refuse modules whose layers cannot be reached.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+
+    Raises
+    ------
+    ValueError
+        If it has a scripted or a compiled module.
+    """
+    for path, module in network.named_modules():
+        where = f" at {path!r}" if path else ""
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"The network has a scripted or traced module{where}, whose layers cannot be taken apart. "
+                "Give the nn.Module that was passed to torch.jit.script or torch.jit.trace."
+            )
+        if type(module).__name__ == "OptimizedModule":  # its class would take the import of the compiler
+            raise ValueError(
+                f"The network has a module that torch.compile returned{where}, whose layers cannot be taken "
+                "apart. Give the nn.Module that was compiled, which is its _orig_mod; what fit leaves can be "
+                "compiled again."
+            )
+
+
+def check_behaviour(network: nn.Module, probe: Tensor) -> None:
+    """Run copies of a network, and refuse what cannot be trained or would decide by chance.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network. It stays as it is.
+    probe : Tensor of shape (n_samples, n_features)
+        Some rows, at least two.
+
+    Raises
+    ------
+    ValueError
+        If it fails on the rows, or gives no finite outputs of a known shape; if in evaluation a row's outputs
+        depend on the other rows; or if the backward pass fails or runs layers again.
+    """
+    run_as_given(network, probe)
+    for trial in _as_given_and_disturbed(network):
+        _check_rows_alone(trial, probe)
+    _check_backward(network, probe)
+
+
+def _as_given_and_disturbed(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield a copy, and one with other weights, as some may be 0 and hide what follows them."""
+    yield trial_of(network)
+    disturbed = trial_of(network)
+    flip_signs(disturbed, torch.Generator().manual_seed(0))
+    yield disturbed
+
+
+def _check_rows_alone(trial: nn.Module, probe: Tensor) -> None:
+    """Refuse a network that gives a row other outputs alone than among others."""
+    together = run_trial(trial, probe).reshape(len(probe), -1)
+    finite = together[together.isfinite()]
+    tolerance = _TOLERANCE * float(finite.abs().max()) if len(finite) else 0.0
+    norms = [
+        path
+        for path, module in trial.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is None
+    ]
+    cause = (
+        f"The batch norms {', '.join(norms)} have no running statistics: leave out track_running_stats=False."
+        if norms
+        else "Look for a mean, a norm or a softmax over rows (dim=0), for statistics of the batch, for "
+        "shapes that only fit some numbers of rows, and for dropout that does not heed self.training."
+    )
+    for position in sorted({0, len(probe) // 2, len(probe) - 1}):
+        try:
+            alone = forward_quietly(trial, probe[position : position + 1].clone()).reshape(1, -1)
+        except Exception as error:  # of the user's own forward pass
+            raise ValueError(
+                f"The network {kind(trial)} runs on {len(probe)} rows and fails on one row alone: "
+                f"{type(error).__name__}: {error}. In evaluation it must treat every row for itself. {cause}"
+            ) from error
+        expected = together[position : position + 1]
+        if alone.shape != expected.shape or not torch.allclose(
+            alone, expected, rtol=0, atol=tolerance, equal_nan=True
+        ):
+            raise ValueError(
+                f"The network {kind(trial)} in evaluation gives a row other outputs alone than among "
+                f"{len(probe)} rows: {alone[0].tolist()} and {expected[0].tolist()}. A decision must not "
+                f"depend on who else is in the batch. {cause}"
+            )
+
+
+def _check_backward(network: nn.Module, probe: Tensor) -> None:
+    """Refuse a network that runs its layers again in the backward pass, when the gates are gone."""
+    trial = trial_of(network, training=True)
+    again: list[str] = []
+    try:
+        with torch.random.fork_rng(devices=[]):
+            outputs = trial(probe.clone().requires_grad_())
+            for path, module in trial.named_modules():
+                module.register_forward_pre_hook(lambda _, args, path=path: again.append(path))
+            if outputs.requires_grad:
+                outputs.sum().backward()
+    except Exception as error:  # of the user's own code
+        raise ValueError(
+            f"The network {kind(network)} cannot be trained, since a pass forward and back in training "
+            f"mode fails: {type(error).__name__}: {error}"
+        ) from error
+    if again:
+        raise ValueError(
+            f"The network {kind(network)} runs {', '.join(dict.fromkeys(again))} again in the backward pass, "
+            "as torch.utils.checkpoint does to save memory. The gates of units are only there in the forward "
+            "pass: switch checkpointing off."
+        )

@@ -1,0 +1,153 @@
+"""Rows through a network, a batch at a time, and what is said of a row that it fails on."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skfairprune.networks.trial import trial_of
+
+__all__ = ["check_rows", "logits_by_batch"]
+
+_BATCH_ROWS = 4096  # the encoding of so many stays in the cache
+_ADVICE = (
+    "Give it numbers that its forward pass takes. A category that is not in the training rows needs a code "
+    "that an embedding has: OrdinalEncoder(handle_unknown='use_encoded_value', unknown_value=-1) before the "
+    "network, and in it self.embedding(x[:, 0].long() + 1), with one row for what is unknown."
+)
+
+
+def logits_by_batch(
+    network: nn.Module,
+    rows: NDArray[np.floating],
+    dtype: torch.dtype,
+    known: NDArray[np.floating] | None = None,
+    names: Sequence[Any] | None = None,
+    source: str = "X",
+) -> Iterator[Tensor]:
+    """Yield the logits of rows.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network, on the CPU.
+    rows : ndarray of shape (n_samples, n_features)
+        The rows.
+    dtype : torch.dtype
+        Of the network.
+    known : ndarray of shape (n_known, n_features), default=None
+        Rows that it runs on, with the lowest and the highest number of each column there.
+    names : sequence of length n_features, default=None
+        The columns' names.
+    source : str, default="X"
+        Where the rows come from.
+
+    Yields
+    ------
+    Tensor of shape (n_batch, n_joint)
+
+    Raises
+    ------
+    ValueError
+        If the network raises an error on a row, or its logits are not finite there.
+    """
+    for start in range(0, len(rows), _BATCH_ROWS):
+        batch = torch.tensor(rows[start : start + _BATCH_ROWS], dtype=dtype)
+        try:
+            with torch.inference_mode():
+                logits = network(batch)
+        except Exception as error:  # of the user's own forward pass
+            position = _first_failure(network, batch)
+            if position is None:  # such as too little memory
+                raise
+            where = _describe(rows, start + position, known, names, source)
+            raise ValueError(
+                f"The network fails on {where}: {type(error).__name__}: {error} {_ADVICE}"
+            ) from error
+        if known is not None and not logits.isfinite().all():
+            position = int((~logits.isfinite()).any(dim=1).nonzero()[0])
+            where = _describe(rows, start + position, known, names, source)
+            raise ValueError(f"The network gives infinite or NaN outputs for {where}. Scale the columns.")
+        yield logits
+
+
+def check_rows(
+    network: nn.Module,
+    rows: NDArray[np.floating],
+    n_train: int,
+    probe: Tensor,
+    names: Sequence[Any],
+) -> None:
+    """Refuse rows on which a network fails, before it is trained.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network, which stays as it is.
+    rows : ndarray of shape (n_total, n_features)
+        The training rows, then the held-out rows.
+    n_train : int
+        The number of training rows.
+    probe : Tensor of shape (n_samples, n_features)
+        Rows that it runs on.
+    names : sequence of length n_features
+        The columns' names.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`logits_by_batch`.
+    """
+    trial, train, held_out = trial_of(network), rows[:n_train], rows[n_train:]
+    parts = (
+        (train, probe.numpy(), "X (rows of weight 0 are not counted)"),
+        (held_out, train, "X_val"),
+    )
+    for part, known, source in parts:
+        for _ in logits_by_batch(trial, part, probe.dtype, known, names, source):
+            pass
+
+
+def _first_failure(network: nn.Module, batch: Tensor) -> int | None:
+    """Return the position of the first row that the network fails on; None if it fails on no row alone."""
+    low, high = 0, len(batch)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _fails(network, batch[low:middle]):
+            high = middle
+        elif _fails(network, batch[middle:high]):
+            low = middle
+        else:
+            return None
+    return low
+
+
+def _fails(network: nn.Module, batch: Tensor) -> bool:
+    try:
+        with torch.inference_mode():
+            network(batch)
+    except Exception:  # of the user's own forward pass
+        return True
+    return False
+
+
+def _describe(
+    rows: NDArray[np.floating],
+    position: int,
+    known: NDArray[np.floating] | None,
+    names: Sequence[Any] | None,
+    source: str,
+) -> str:
+    """Name a row, and where it is outside of the known ones."""
+    told = f"row {position} of {source}"
+    if known is None or names is None:
+        return told
+    row, lowest, highest = rows[position], known.min(axis=0), known.max(axis=0)
+    outside = [
+        f"column {names[column]!r} is {row[column]:g}, and {lowest[column]:g} to {highest[column]:g} there"
+        for column in np.flatnonzero((row < lowest) | (row > highest)).tolist()
+    ]
+    return f"{told}, which is outside of the rows it ran on ({'; '.join(outside)})" if outside else told

@@ -1,0 +1,141 @@
+"""Operations that the dependency graph does not look into: what makes or reads their channels stays whole."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+__all__ = ["Choice", "OpaqueNetwork", "Part", "PartPruner", "is_recurrent", "is_recurrent_or_splits"]
+
+#: The functions that torch's recurrent layers call.
+_RECURRENT = {"gru", "lstm", "rnn_tanh", "rnn_relu"}
+
+#: Takes the name of a function and those of its outputs that need a gradient; tells whether it is opaque.
+Choice = Callable[[str, Sequence[Tensor]], bool]
+
+
+def is_recurrent(name: str, outputs: Sequence[Tensor]) -> bool:
+    """Tell whether a function is that of a recurrent layer."""
+    return name.removesuffix("_cell") in _RECURRENT
+
+
+def is_recurrent_or_splits(name: str, outputs: Sequence[Tensor]) -> bool:
+    """Tell whether a function is that of a recurrent layer, or has several outputs: chunk, split, unbind."""
+    return is_recurrent(name, outputs) or len(outputs) > 1
+
+
+class _Unexplained(torch.autograd.Function):
+    """An output that depends on some inputs, without telling how."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, *inputs: Tensor) -> Tensor:
+        """Return the output."""
+        return output.clone()
+
+
+class Part(nn.Module):
+    """The node of one output of an opaque function.
+
+    Attributes
+    ----------
+    function : str
+        The name of the function.
+    n_channels : int
+        The channels of the output.
+    """
+
+    function: str
+    n_channels: int
+
+    def forward(self, function: str, output: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the output, as something that depends on the inputs."""
+        self.function = function
+        # Along the one dimension that a split changes; features of recurrent layers are last.
+        pairs = zip(output.shape, inputs[0].shape, strict=False)
+        changed = [size for size, before in pairs if size != before]
+        self.n_channels = changed[0] if len(changed) == 1 else output.shape[-1]
+        return _Unexplained.apply(output.detach(), *inputs)
+
+
+class PartPruner:
+    """What torch-pruning asks about a :class:`Part`. Its caller sees to it that nothing is pruned there."""
+
+    pruning_dim: Any = None
+
+    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        """Stand for the removal of outputs."""
+        raise NotImplementedError
+
+    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        """Stand for the removal of inputs, which does not trigger that of outputs."""
+        raise NotImplementedError
+
+    def get_out_channels(self, layer: Part) -> int:
+        """Return the channels of a part."""
+        return layer.n_channels
+
+    def get_in_channels(self, layer: Part) -> None:
+        """Return None: what a part reads is not told."""
+
+
+class OpaqueNetwork(nn.Module):
+    """A network in whose graph a :class:`Part` stands for each output of an opaque function.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; shared, not copied.
+    rows : Tensor of shape (n_samples, n_features)
+        Some rows, by which the functions are found.
+    is_opaque : Choice
+        Which functions are opaque.
+    """
+
+    def __init__(self, network: nn.Module, rows: Tensor, is_opaque: Choice) -> None:
+        super().__init__()
+        self.network = network
+        self.is_opaque = is_opaque
+        self.parts = nn.ModuleList()
+        self(rows)  # makes the parts, so that torch-pruning finds them among the modules
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's outputs."""
+        with _Replace(self.parts, self.is_opaque):
+            return self.network(x)
+
+
+class _Replace(TorchFunctionMode):
+    """Put parts in place of what opaque functions give, in the order of their calls."""
+
+    def __init__(self, parts: nn.ModuleList, is_opaque: Choice) -> None:
+        super().__init__()
+        self.parts = parts
+        self.is_opaque = is_opaque
+        self.n_used = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        values, spec = tree_flatten(result)
+        inputs = [x for x in tree_flatten((args, kwargs))[0] if _has_graph(x)]
+        outputs = [value for value in values if _has_graph(value)]
+        function = getattr(func, "__name__", "")
+        if not inputs or not outputs or not self.is_opaque(function, outputs):
+            return result
+        replaced = [
+            self._next_part()(function, value, inputs) if _has_graph(value) else value for value in values
+        ]
+        return tree_unflatten(replaced, spec)
+
+    def _next_part(self) -> nn.Module:
+        if self.n_used == len(self.parts):
+            self.parts.append(Part())
+        self.n_used += 1
+        return self.parts[self.n_used - 1]
+
+
+def _has_graph(value: Any) -> bool:
+    """Whether a value is a tensor that was computed from parameters."""
+    return isinstance(value, Tensor) and value.grad_fn is not None
