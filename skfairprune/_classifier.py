@@ -184,15 +184,16 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         The rows of a batch. "auto" is a sixty-fourth of the data, from 32 to 512; with at most 200
         distinct rows, all of them.
 
-    n_iter_no_change : int or None, default=8
-        The epochs without a better held-out loss after which the dense phase and the fine-tuning stop;
-        they then return to their best epoch. None never stops early.
+    n_iter_no_change : int or None, default=None
+        The epochs without a better held-out loss after which the dense phase and the fine-tuning stop. With
+        None they never stop early: while the learning rate is high losses rise, and where it ends they are
+        often least. In either case the weights are those of the epoch of least held-out loss.
 
     validation_fraction : float, default=0.5
         The share in (0, 1) of the training rows that the weights do not see before the fine-tuning: the
-        gates, the multipliers, the rule and early stopping read them. The fine-tuning is on all rows. Not
-        used when `X_val` is given, nor in an unconstrained fit on at most 200 distinct rows, where all
-        rows serve both levels and nothing stops early.
+        gates, the multipliers, the rule and the choice of the epoch read them. The fine-tuning is on all
+        rows. Not used when `X_val` is given, nor in an unconstrained fit on at most 200 distinct rows,
+        where all rows serve both levels and no epoch is chosen.
 
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the loss. They do not count in the constraint's rates.
@@ -387,7 +388,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         weight_decay: float = 0.1,
         max_epochs: int | str = "auto",
         batch_size: int | str = "auto",
-        n_iter_no_change: int | None = 8,
+        n_iter_no_change: int | None = None,
         validation_fraction: float = 0.5,
         class_weight: dict | str | None = None,
         dtype: str = "auto",
@@ -466,8 +467,8 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
             Strata, such as a job category: groups are compared within each, and the bound is on the largest
             gap over them. Not needed to predict.
         X_val, y_val : array-like, default=None
-            Held-out rows for the upper level, the rule and early stopping, in place of a part of `X`. The
-            weights never learn from them.
+            Held-out rows for the upper level, the rule and the choice of the epoch, in place of a part of
+            `X`. The weights never learn from them.
         sensitive_features_val : like sensitive_features, default=None
             The groups of the held-out rows, needed with them under a constraint.
         control_features_val : like sensitive_features, default=None

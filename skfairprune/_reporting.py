@@ -75,7 +75,7 @@ def describe_rows(split: LevelSplit, with_rule: bool, searched: bool, carried: b
         rows = f"{len(split.upper)} training rows, each decided by a network that did not see its fold"
     else:
         rows = f"{len(split.upper)} rows of X_val, which the weights did not see, each decided by {rule}"
-    saw = ["the choice of the units", "the multipliers of the training", "early stopping"]
+    saw = ["the choice of the units", "the multipliers of the training", "the choice of the epoch"]
     if searched:
         saw.insert(0, "the choice of the size")
     return f"{rows}; {', '.join(saw[:-1])} and {saw[-1]} saw them"

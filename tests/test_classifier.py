@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import accuracy_score, brier_score_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, roc_auc_score
 from torch import nn
 
 from skfairprune import FairPrunedClassifier
@@ -179,13 +179,24 @@ def test_history_has_the_documented_columns(fitted):
     ("max_epochs", "n_rows"), [*((n, 100) for n in range(3, 13)), (3, 700), (7, 700), (12, 700)]
 )
 def test_max_epochs_is_the_total_over_all_phases(small, train, max_epochs, n_rows):
-    clf = small(max_epochs=max_epochs, n_iter_no_change=None).fit(train.X[:n_rows], train.y[:n_rows])
+    clf = small(max_epochs=max_epochs).fit(train.X[:n_rows], train.y[:n_rows])
     assert clf.n_iter_ == max_epochs
 
 
-def test_early_stopping_ends_before_max_epochs(small, train):
+def test_early_stopping_ends_before_max_epochs_if_asked_for(small, train):
     clf = small(max_epochs=60, n_iter_no_change=2, lr=0.05).fit(train.X, train.y)
     assert clf.n_iter_ < 60
+
+
+def test_a_phase_ends_with_its_best_epoch(small, train, fresh):
+    """On 150 rows at a high rate the last epoch of forty is far from the best, with patience or without."""
+    clf = small(max_epochs=40, lr=0.03, sparsity=0, constraint=None)
+    clf.fit(train.X[:150], train.y[:150], X_val=fresh.X, y_val=fresh.y)
+    losses = clf.history_.loc[clf.history_["phase"] == "fine-tune", "valid_loss"].to_numpy()
+    assert len(losses) > 20
+    assert losses[-1] > 1.3 * losses.min()
+    proba = clf.predict_uncorrected_proba(fresh.X)
+    assert_allclose(log_loss(fresh.y, proba), losses.min(), rtol=1e-3)
 
 
 def test_the_network_is_ready_to_deploy(fitted):
@@ -231,9 +242,7 @@ def test_the_pickle_does_not_grow_with_the_rows(small):
     sizes = []
     for n in (1000, 4000):
         data = make_biased_classification(n, random_state=0)
-        clf = small(n_iter_no_change=None, sparsity=0).fit(
-            data.X, data.y, sensitive_features=data.sensitive_features
-        )
+        clf = small(sparsity=0).fit(data.X, data.y, sensitive_features=data.sensitive_features)
         sizes.append(len(pickle.dumps(clf)))
     assert abs(sizes[1] - sizes[0]) < 500
 
@@ -782,15 +791,14 @@ def test_held_out_rows_without_a_constraint(small, train, fresh):
 
 
 def test_weights_do_not_learn_from_held_out_rows(small, train, fresh):
-    # Nothing is pruned and nothing stops early: only the rule reads the held-out labels.
+    # Nothing is pruned, and each phase has one epoch, so that the held-out labels choose none.
     models = [
-        small(sparsity=0, n_iter_no_change=None, constraint=None).fit(
-            train.X, train.y, X_val=fresh.X, y_val=y_val
-        )
+        small(sparsity=0, max_epochs=3, constraint=None).fit(train.X, train.y, X_val=fresh.X, y_val=y_val)
         for y_val in (fresh.y, 1 - fresh.y)
     ]
     first, second = (model.predict_uncorrected_proba(fresh.X) for model in models)
-    assert np.abs(first - second).mean() < 0.02
+    assert (models[0].history_["epoch"] == 1).all()
+    assert_allclose(first, second, atol=1e-6)
 
 
 def test_held_out_rows_of_a_list(small, train, fresh):

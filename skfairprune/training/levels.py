@@ -27,7 +27,7 @@ class Levels(NamedTuple):
     final : Rows
         The rows of the fine-tuning.
     held_out : Rows or None
-        The rows of early stopping; None never stops early.
+        The rows of the loss that chooses the epoch; None keeps the last one.
     fold : Tensor of shape (n_total,) of long
         Which copy of the fine-tuning is blind to a row: 0 to ``n_folds`` - 1. ``n_folds`` for rows that all
         learn from, -1 for rows that none does.

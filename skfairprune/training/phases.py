@@ -31,7 +31,8 @@ class PhaseRunner:
     lr : float
         The peak learning rate.
     n_iter_no_change : int or None
-        The patience of early stopping in phases with held-out rows; None never stops early.
+        The patience of early stopping in phases with held-out rows; None never stops early. They end with
+        the weights of their best epoch in any case.
     generator : torch.Generator
         Shuffles rows.
     optimizer : type
@@ -89,7 +90,7 @@ class PhaseRunner:
         n_epochs : int
             The number of epochs; with 0 nothing happens.
         held_out : Rows or None
-            The rows of the validation loss and of early stopping.
+            The rows of the validation loss, whose least chooses the epoch.
         net_class : type
             The skorch net.
         callback : Callback or None
@@ -116,8 +117,10 @@ class PhaseRunner:
             callbacks.append(("rate", schedule))
         if callback is not None:
             callbacks.append(("costs", callback))
-        if held_out is not None and self.n_iter_no_change is not None and EarlyStopping not in kinds:
-            stopping = EarlyStopping(patience=self.n_iter_no_change, load_best=True, sink=_silent)
+        if held_out is not None and EarlyStopping not in kinds:
+            # Of patience without end only the way back to the best epoch is left.
+            patience = n_epochs + 1 if self.n_iter_no_change is None else self.n_iter_no_change
+            stopping = EarlyStopping(patience=patience, load_best=True, sink=_silent)
             callbacks.append(("early_stopping", stopping))
         if self.progress is not None:
             self.progress.start(phase)

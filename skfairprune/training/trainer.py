@@ -220,7 +220,7 @@ class Trainer:
         for phase, n_epochs in (("fine-tune", self.plan.fine_tune), ("repair", self.plan.repair)):
             objective = self.lagrangian.objective()
             update = self.lagrangian.constrain(objective, phase, self.runner.n_steps(levels.final, 1))
-            # Losses under multipliers that move cannot be compared: nothing stops early then.
+            # Losses under multipliers that move cannot be compared: no epoch is the best then.
             held_out = None if update is not None and update.every is not None else levels.held_out
             self.runner.run(
                 phase,

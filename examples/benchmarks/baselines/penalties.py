@@ -3,7 +3,7 @@
 The penalties follow the benchmark FFB (Han et al., "FFB: A Fair Fairness Benchmark for In-Processing
 Group Fairness Methods", ICLR 2024): the loss is the cross-entropy plus a weight times the penalty of
 the batch. Everything else is as in FairPrunedClassifier: encoding, sizes, AdamW, learning rate and its
-schedule, batches, epochs and the patience of early stopping, here on a held-out fifth of the rows.
+schedule, batches, epochs and the choice of the best one, here on a held-out fifth of the rows.
 """
 
 import copy
@@ -21,7 +21,7 @@ from skfairprune.training.schedules import one_cycle
 
 __all__ = ["PENALTIES", "PenaltyNetwork", "diff_dp", "diff_eodd", "hsic"]
 
-_LR, _WEIGHT_DECAY, _N_BINS, _PATIENCE = 5e-3, 0.1, 48, 8
+_LR, _WEIGHT_DECAY, _N_BINS = 5e-3, 0.1, 48
 
 
 def _spread(score: Tensor, group: Tensor) -> Tensor:
@@ -153,8 +153,7 @@ class PenaltyNetwork(ClassifierMixin, BaseEstimator):
         optimizer = torch.optim.AdamW(network.parameters(), lr=_LR, weight_decay=_WEIGHT_DECAY, fused=True)
         n_steps = epochs * -(-len(learn[1]) // batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, n_steps))
-        best, best_loss, waited = copy.deepcopy(network), np.inf, 0
-        self.n_iter_ = 0
+        best, best_loss = copy.deepcopy(network), np.inf
         for _ in range(epochs):
             network.train()
             for batch in _batches(learn, batch_size):
@@ -165,11 +164,9 @@ class PenaltyNetwork(ClassifierMixin, BaseEstimator):
             network.eval()
             with torch.no_grad():
                 loss = float(np.mean([self._loss(network, b).item() for b in _batches(held_out, 4096)]))
-            self.n_iter_, waited = self.n_iter_ + 1, waited + 1
             if loss < best_loss:
-                best, best_loss, waited = copy.deepcopy(network), loss, 0
-            if waited >= _PATIENCE:
-                break
+                best, best_loss = copy.deepcopy(network), loss
+        self.n_iter_ = epochs
         return best.eval()
 
     def _loss(self, network: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
