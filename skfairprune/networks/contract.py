@@ -1,6 +1,7 @@
 """What is asked of a network before it is trained: plain modules, and rows that do not know each other."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -115,23 +116,33 @@ def _check_rows_alone(trial: nn.Module, probe: Tensor) -> None:
 
 def _check_backward(network: nn.Module, probe: Tensor) -> None:
     """Refuse a network that runs its layers again in the backward pass, when the gates are gone."""
-    trial = trial_of(network, training=True)
-    again: list[str] = []
     try:
-        with torch.random.fork_rng(devices=[]):
-            outputs = trial(probe.clone().requires_grad_())
-            for path, module in trial.named_modules():
-                module.register_forward_pre_hook(lambda _, args, path=path: again.append(path))
-            if outputs.requires_grad:
-                outputs.sum().backward()
+        again = _run_again(network, probe.clone())
     except Exception as error:  # of the user's own code
         raise ValueError(
             f"The network {kind(network)} cannot be trained, since a pass forward and back in training "
             f"mode fails: {type(error).__name__}: {error}"
         ) from error
+    # Reentrant checkpointing of the first layers only shows where the rows need a gradient, too. They need
+    # none in training, and some networks, that write to the rows, fail with it.
+    with suppress(Exception):
+        again += _run_again(network, probe.clone().requires_grad_())
     if again:
         raise ValueError(
             f"The network {kind(network)} runs {', '.join(dict.fromkeys(again))} again in the backward pass, "
             "as torch.utils.checkpoint does to save memory. The gates of units are only there in the forward "
             "pass: switch checkpointing off."
         )
+
+
+def _run_again(network: nn.Module, rows: Tensor) -> list[str]:
+    """Return the paths of the modules that a backward pass runs again."""
+    trial = trial_of(network, training=True)
+    again: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        outputs = trial(rows)
+        for path, module in trial.named_modules():
+            module.register_forward_pre_hook(lambda _, args, path=path: again.append(path))
+        if outputs.requires_grad:
+            outputs.sum().backward()
+    return again

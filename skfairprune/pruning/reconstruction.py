@@ -255,7 +255,9 @@ def shrink_and_refit(
             gram, weight = activation_gram(network, path, sample), _weight(network, path)
             kept = np.ones(len(gram) - 1, dtype=bool)
             kept[positions[~mask].ravel()] = False
-            weights[path] = refit(gram, weight, kept)
+            # A layer that reads the units and makes them, too, loses outputs with them.
+            made = [at[~mask].ravel() for maker, at in layer.producers if maker == path]
+            weights[path] = np.delete(refit(gram, weight, kept), np.concatenate([[], *made]).astype(int), 0)
         every = [mask if other is layer else np.ones(other.n_units, dtype=bool) for other in layers]
         network, layers = shrink(network, [layer], [mask]), list(remaining_units(layers, every))
         for path, weight in weights.items():

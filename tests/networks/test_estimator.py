@@ -496,3 +496,30 @@ def test_parameters_that_are_no_real_numbers_are_refused():
     net.phase = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
     with pytest.raises(ValueError, match=r"parameters \['phase'\] are no real numbers"):
         _fit(net)
+
+
+class _OneLayerResidual(nn.Module):
+    """A block whose one layer reads the units that it makes, and a column changed in place."""
+
+    def __init__(self, n_features, n_outputs):
+        super().__init__()
+        self.first, self.block = nn.Linear(n_features, 32), nn.Linear(32, 32)
+        self.last = nn.Linear(32, n_outputs)
+
+    def forward(self, x):
+        x = x.clone()
+        x[:, 0] = x[:, 0].abs().log1p()
+        x = torch.relu(self.first(x))
+        return self.last(x + torch.relu(self.block(x)))
+
+
+@pytest.mark.parametrize("criterion", ["bilevel", "obs"])
+def test_a_layer_that_reads_the_units_it_makes_is_refitted(criterion):
+    data = make_biased_classification(400, random_state=0)
+    clf = FairPrunedClassifier(
+        _OneLayerResidual, sparsity=0.5, max_epochs=4, criterion=criterion, random_state=0
+    ).fit(data.X, data.y, sensitive_features=data.sensitive_features)
+    network = clf.module_.network.get_submodule("module")
+    assert network.block.weight.shape == (network.first.out_features,) * 2
+    assert network.first.out_features < 32
+    assert clf.score(data.X, data.y) > 0.7
