@@ -153,6 +153,7 @@ def test_scripted_and_compiled_modules_are_refused(made, match, as_callable):
         _fit((lambda n, k: network) if as_callable else network)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch imports its compiler
 def test_the_module_that_was_compiled_is_taken():
     assert _fit(torch.compile(_Net())._orig_mod).sparsity_ >= 0.5
 
