@@ -84,9 +84,13 @@ class FittedMixin:
         self.history_ = pd.DataFrame(result.history)
         self.n_iter_ = len(self.history_)
         self._store_network(result)
-        self._store_example(result, X)
-        self._store_sizes(result)
-        self._store_rules(result)
+        try:
+            self._store_example(result, X)
+            self._store_sizes(result)
+            self._store_rules(result)
+        except BaseException:
+            del self.module_  # an estimator that decides has everything else
+            raise
 
     def _store_network(self, result: Result) -> None:
         """Set the attributes that decide."""

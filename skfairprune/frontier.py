@@ -138,8 +138,9 @@ def _cross_fit(
     decisions = np.empty((len(bounds), len(fold)), dtype=np.intp)
     for k in np.unique(fold):
         inside = fold == k
-        others = RuleProblem(rows.take(~inside), constraint, included, problem.class_weight)
-        for decision, fit in zip(decisions, _descend(others, bounds, asked, fits), strict=True):
+        for decision, fit in zip(
+            decisions, _descend(problem.part(~inside), bounds, asked, fits), strict=True
+        ):
             decision[inside] = fit.rule.decide(rows.proba[inside])
     accuracies = (decisions == problem.label) @ rows.weight / rows.weight.sum()
     rules = [

@@ -8,9 +8,9 @@ it is.
 
 Where errors have a price, as under error-rate parity, a group whose errors have to rise to those of another
 is left with next to no gain from being decided right. Any decision on its rows is then as good as another,
-the noise of the scores takes its pick, and on other rows it picks otherwise: on bank marketing rules for a
-bound of .02 had a mean gap of .09 on unseen rows. So the price of an error leans to one kind, decisions for
-the rarest label: the errors are then those of a lower threshold for it, and carry over (.01).
+the noise of the scores takes its pick, and on other rows it picks otherwise. So the priced utility leans
+towards one decision, the rarest label: the errors are then those of a lower threshold for it, and carry over
+(docs/design_notes.md has the figures).
 
 To shrink the observed rates towards those that the scores imply, by their errors (James and Stein), was
 tried and left out: on unseen rows it kept bounds no better, and worse where scores are not calibrated.
@@ -32,8 +32,8 @@ __all__ = ["LEAN", "PRICE", "RuleFit", "RuleProblem"]
 # Standard errors of its gap that the rule keeps an event clear of the bound between two groups, and the
 # least share of the bound that it aims at: below that, on very small data, accuracy would be paid for noise.
 _MARGIN, _LEAST_TARGET = 1.0, 0.5
-# By how much the price of deciding for the rarest label is above that of other errors. With .05 to .2 all is
-# alike; with .5 accuracy is lost.
+# What deciding for the rarest label adds to the utility that is priced, where an error has utility 1. Gaps on
+# unseen rows are alike from .05 to .2; with .5 accuracy is lost.
 LEAN = 0.2
 # What a gap above the target costs in accuracy, when rules are compared. Where noise leaves only wild rules
 # within the target, one that is near it is better.
@@ -93,10 +93,17 @@ class RuleProblem:
         The cells under the constraint.
     class_weight : ndarray of shape (n_decisions,)
         The class weights the network was trained with. They count in the accuracy, not in the rates.
+    priced : Constraint, default=None
+        The constraint with the utilities that are priced; None lets them lean by the labels of these rows.
     """
 
     def __init__(
-        self, rows: ScoredRows, constraint: Constraint, included: NDArray[np.bool_], class_weight: Floats
+        self,
+        rows: ScoredRows,
+        constraint: Constraint,
+        included: NDArray[np.bool_],
+        class_weight: Floats,
+        priced: Constraint | None = None,
     ) -> None:
         labels = constraint.head_labels
         # The network was trained on tilted classes: its scores are tilted back before rates are read.
@@ -106,7 +113,8 @@ class RuleProblem:
         gain = np.eye(constraint.n_decisions)[labels] * self.tilt[:, None]
         true_rows = ScoredRows(untilted, rows.kind, rows.group, rows.weight)
         self.rows, self.constraint, self.class_weight = rows, constraint, class_weight
-        self.dual = DualProblem(true_rows, _leaning(constraint, rows), included, gain)
+        self.priced = _leaning(constraint, rows) if priced is None else priced
+        self.dual = DualProblem(true_rows, self.priced, included, gain)
         self.included = self.dual.included
         self.label = constraint.labels[rows.kind]
         correct = class_weight[self.label] * rows.weight
@@ -117,6 +125,15 @@ class RuleProblem:
         self.errors = np.nan_to_num(np.array(errors))
         # The extremes of n rates grow by chance as the root of log n does.
         self.margin = _MARGIN * self.errors * np.sqrt(np.log2(max(self.included.sum(), 2)))
+
+    def part(self, rows: NDArray) -> "RuleProblem":
+        """Return the problem on the rows of that index or mask, priced as this one.
+
+        On a part another label could be the rarest, and its rules would not be those that they stand for.
+        """
+        return RuleProblem(
+            self.rows.take(rows), self.constraint, self.included, self.class_weight, self.priced
+        )
 
     def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""
@@ -235,7 +252,7 @@ class RuleProblem:
 
 
 def _leaning(constraint: Constraint, rows: ScoredRows) -> Constraint:
-    """Return the constraint with a higher price on errors whose decision is the rarest label of the rows.
+    """Return the constraint with a higher utility, and so price, of every decision for the rarest label.
 
     The rates that it implies differ from the true ones; the fit's rounds correct for that as for any error of
     the scores. Constraints that price decisions whatever the label are left as they are.

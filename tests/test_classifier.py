@@ -16,7 +16,7 @@ from fairlearn.reductions import DemographicParity
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, roc_auc_score
 from torch import nn
 
@@ -441,6 +441,18 @@ def test_a_bound_out_of_reach_warns_with_the_figures(small):
     ):
         assert figure in message
     assert caught[0].filename == __file__
+
+
+def test_a_fit_that_fails_at_its_end_leaves_no_model(small, train, monkeypatch):
+    def interrupt(self, result):
+        raise KeyboardInterrupt
+
+    clf = small(max_epochs=3)
+    monkeypatch.setattr(FairPrunedClassifier, "_store_rules", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(train.X, train.y, sensitive_features=train.sensitive_features)
+    with pytest.raises(NotFittedError):
+        clf.predict(train.X)
 
 
 def test_warnings_about_what_was_given_point_at_the_call_of_fit(small, train):

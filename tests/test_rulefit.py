@@ -201,6 +201,18 @@ def test_errors_that_a_group_must_be_given_carry_over_to_unseen_rows(rare):
     assert _gap(unseen, "error_rate_parity", decision) <= 0.05
 
 
+def test_a_part_of_the_rows_leans_as_the_whole():
+    rows, constraint = _rows(), get_constraint("error_rate_parity")
+    problem = RuleProblem(rows, constraint, np.ones((1, 2), bool), EQUAL)
+    rare = np.bincount(rows.kind).argmin()
+    mostly_rare = (rows.kind == rare) | (np.arange(len(rows.kind)) % 10 == 0)
+    assert np.bincount(rows.kind[mostly_rare]).argmin() != rare
+    part = problem.part(mostly_rare)
+    assert_array_equal(part.priced.utilities, problem.priced.utilities)
+    assert part.priced.utilities[0, :, rare].min() == LEAN
+    assert part.label.size == mostly_rare.sum()
+
+
 def test_told_the_group_errors_are_evened_out_by_thresholds():
     rows, unseen = (_rows(12_000, seed=seed, base_rates=(0.5, 0.1)) for seed in (8, 9))
     told = condition_on_group(rows.proba, rows.group)

@@ -22,7 +22,7 @@ from skfairprune.constraints import Floats
 from skfairprune.modules import PiecewiseLinearEncoding
 from skfairprune.pruning.budget import Layout
 from skfairprune.pruning.shrink import shrink
-from skfairprune.pruning.units import UnitLayer, remaining_units
+from skfairprune.pruning.units import UnitLayer, remaining_units, removed_positions
 
 __all__ = [
     "activation_gram",
@@ -251,13 +251,13 @@ def shrink_and_refit(
         if mask.all():
             continue
         layer, weights = layers[number], {}
+        made = removed_positions([(layer.producers, mask)])
         for path, positions in layer.consumers:
             gram, weight = activation_gram(network, path, sample), _weight(network, path)
             kept = np.ones(len(gram) - 1, dtype=bool)
             kept[positions[~mask].ravel()] = False
             # A layer that reads the units and makes them, too, loses outputs with them.
-            made = [at[~mask].ravel() for maker, at in layer.producers if maker == path]
-            weights[path] = np.delete(refit(gram, weight, kept), np.concatenate([[], *made]).astype(int), 0)
+            weights[path] = np.delete(refit(gram, weight, kept), made.get(path, []), axis=0)
         every = [mask if other is layer else np.ones(other.n_units, dtype=bool) for other in layers]
         network, layers = shrink(network, [layer], [mask]), list(remaining_units(layers, every))
         for path, weight in weights.items():

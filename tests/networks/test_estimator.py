@@ -414,16 +414,18 @@ def test_networks_of_layers_of_torch_need_no_exported_program():
 
 
 @pytest.mark.parametrize(
-    "template",
+    "make",
     [
-        Net(1),
-        Net,
-        NeuralNetClassifier(Net, module__ending=_softmax, max_epochs=3, lr=0.01),
-        nn.Sequential(nn.Linear(N_FEATURES, 16, bias=False), nn.ReLU(), nn.Linear(16, 2, bias=False)),
+        lambda: Net(1),
+        lambda: lambda n_features, n_outputs: Net(n_outputs),
+        lambda: NeuralNetClassifier(Net, module__ending=_softmax, max_epochs=3, lr=0.01),
+        lambda: nn.Sequential(nn.Linear(N_FEATURES, 16, bias=False), nn.ReLU(), nn.Linear(16, 2, bias=False)),
     ],
+    ids=["instance", "callable", "skorch", "without a bias"],
 )
-def test_files_hold_own_networks_without_their_code(template, tmp_path):
-    template = (lambda n, k: Net(k)) if template is Net else template
+def test_files_hold_own_networks_without_their_code(make, tmp_path):
+    torch.manual_seed(0)
+    template = make()
     params = {} if isinstance(template, NeuralNetClassifier) else {"max_epochs": 3}
     clf = FairPrunedClassifier(template, sparsity=0.5, random_state=0, **params)
     clf.fit(DATA.X, DATA.y, sensitive_features=DATA.sensitive_features)
