@@ -1,10 +1,15 @@
 """The fit of the decision rule: multipliers whose observed, thresholded gap keeps clear of the bound.
 
-How sampling error enters: the observed gap of each event is to be clear of the bound by its standard error
-(more with many events and groups, whose extremes grow by chance), but no less than half the bound is aimed
-at, and within a twentieth of a standard error the target is met. Where the error is near the bound, noise
-thus costs no more accuracy than half the bound would, and an unconstrained rule within its target stays as
-it is.
+How sampling error enters: chance alone gives gaps up to about the margin, which is the standard error of
+the observed gap, and more with many events and groups, whose extremes grow by chance.
+
+- The observed gap of each event is to be clear of the bound by the margin, but no less than half the bound
+  is aimed at: noise costs no more accuracy than that.
+- A gap :math:`G` of the unconstrained rule that chance alone may give drives nothing: what is aimed at is no
+  less than what the margin :math:`m` leaves of it, :math:`m^2 / G`, and all of it if it is below the margin
+  (the positive-part estimate of James and Stein, "Estimation with quadratic loss", 1961, takes just that for
+  noise). To close a gap that the rows have by chance is to open one on other rows.
+- Within a twentieth of a standard error the target is met.
 
 Where errors have a price, as under error-rate parity, a group whose errors have to rise to those of another
 is left with next to no gain from being decided right. Any decision on its rows is then as good as another,
@@ -12,12 +17,13 @@ the noise of the scores takes its pick, and on other rows it picks otherwise. So
 towards one decision, the rarest label: the errors are then those of a lower threshold for it, and carry over
 (docs/design_notes.md has the figures).
 
-To shrink the observed rates towards those that the scores imply, by their errors (James and Stein), was
-tried and left out: on unseen rows it kept bounds no better, and worse where scores are not calibrated.
+To shrink the observed rates themselves, towards those that the scores imply, was tried and left out: on
+unseen rows it kept bounds no better, and worse where scores are not calibrated.
 """
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +86,30 @@ class RuleFit:
         return float(np.nan_to_num(values - limit, nan=-np.inf).max())
 
 
+class Noise(NamedTuple):
+    """How far the sampling errors of the unconstrained gaps go into the targets, by event.
+
+    Attributes
+    ----------
+    margin : ndarray of shape (n_events,)
+        By how much a gap is to be clear of a bound.
+    floor : ndarray of shape (n_events,)
+        The least gap that is aimed at: what chance alone may have given the unconstrained one.
+    """
+
+    margin: Floats
+    floor: Floats
+
+    @classmethod
+    def of(cls, event_gaps: list[Gap], n_cells: int) -> "Noise":
+        """Return the noise of unconstrained gaps, whose extremes are those of so many rates."""
+        values = np.nan_to_num(np.array([gap.value for gap in event_gaps]))
+        errors = np.nan_to_num(np.array([gap.standard_error for gap in event_gaps]))
+        # The extremes of n rates grow by chance as the root of log n does.
+        margin = _MARGIN * errors * np.sqrt(np.log2(max(n_cells, 2)))
+        return cls(margin, margin * np.divide(margin, values, out=np.ones_like(margin), where=values > margin))
+
+
 class RuleProblem:
     """The rows, ready for the fit of rules under any bound.
 
@@ -95,6 +125,8 @@ class RuleProblem:
         The class weights the network was trained with. They count in the accuracy, not in the rates.
     priced : Constraint, default=None
         The constraint with the utilities that are priced; None lets them lean by the labels of these rows.
+    noise : Noise, default=None
+        The noise of the gaps; None takes that of these rows.
     """
 
     def __init__(
@@ -104,6 +136,7 @@ class RuleProblem:
         included: NDArray[np.bool_],
         class_weight: Floats,
         priced: Constraint | None = None,
+        noise: Noise | None = None,
     ) -> None:
         labels = constraint.head_labels
         # The network was trained on tilted classes: its scores are tilted back before rates are read.
@@ -123,16 +156,18 @@ class RuleProblem:
         errors = [gap.standard_error for gap in self.unconstrained.event_gaps]
         #: Sampling standard error of the unconstrained gap in each event; 0 where it is undefined.
         self.errors = np.nan_to_num(np.array(errors))
-        # The extremes of n rates grow by chance as the root of log n does.
-        self.margin = _MARGIN * self.errors * np.sqrt(np.log2(max(self.included.sum(), 2)))
+        own_noise = Noise.of(self.unconstrained.event_gaps, int(self.included.sum()))
+        self.noise = own_noise if noise is None else noise
 
     def part(self, rows: NDArray) -> "RuleProblem":
-        """Return the problem on the rows of that index or mask, priced as this one.
+        """Return the problem on the rows of that index or mask, with the prices and targets of this one.
 
-        On a part another label could be the rarest, and its rules would not be those that they stand for.
+        On a part another label could be the rarest, and targets further from the bound, and its rules would
+        not be those that they stand for.
         """
+        part = self.rows.take(rows)
         return RuleProblem(
-            self.rows.take(rows), self.constraint, self.included, self.class_weight, self.priced
+            part, self.constraint, self.included, self.class_weight, self.priced, self.noise
         )
 
     def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
@@ -151,9 +186,18 @@ class RuleProblem:
         implied = self.dual.rates(margins)
         return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
 
+    def clear(self, bound: float) -> Floats:
+        """Return the gap of each event that is clear of the bound by its margin, or half the bound."""
+        return np.maximum(bound - self.noise.margin, _LEAST_TARGET * bound)
+
     def target(self, bound: float) -> Floats:
-        """Return the gap that each event aims at: clear of the bound by its own sampling error."""
-        return np.maximum(bound - self.margin, _LEAST_TARGET * bound)
+        """Return the gap that the rule aims at in each event: clear of the bound, as far as noise lets it."""
+        return np.maximum(self.clear(bound), self.noise.floor)
+
+    def is_short_of(self, bound: float) -> bool:
+        """Tell whether noise stops the rule short of what is clear of the bound, in any event."""
+        gaps = np.nan_to_num(np.array([gap.value for gap in self.unconstrained.event_gaps]))
+        return bool(np.any(np.minimum(gaps, self.noise.floor) > self.clear(bound)))
 
     @property
     def tolerance(self) -> float:
@@ -164,7 +208,8 @@ class RuleProblem:
     def unconstrained_bound(self) -> float:
         """The least bound that the unconstrained rule keeps; 0 if no gap is defined."""
         gaps = np.nan_to_num(np.array([gap.value for gap in self.unconstrained.event_gaps]))
-        return float(np.minimum(gaps + self.margin, gaps / _LEAST_TARGET).max())
+        needed = np.minimum(gaps + self.noise.margin, gaps / _LEAST_TARGET)
+        return float(np.where(gaps <= self.noise.floor, 0.0, needed).max())
 
     def fit(self, bound: float, near: RuleFit | None = None, multipliers: Floats | None = None) -> RuleFit:
         """Fit the most accurate rule whose thresholded gap on the rows keeps clear of the bound.
@@ -226,8 +271,11 @@ class RuleProblem:
         return fit.excess(self.target(bound)) <= self.tolerance + _ROUNDING
 
     def merit(self, fit: RuleFit, bound: float) -> float:
-        """Return the merit of a rule under a bound; minus infinity if it decides alike for all rows."""
-        return -math.inf if fit.constant else _merit(fit, self.target(bound))
+        """Return the accuracy less the price of what is not clear of the bound.
+
+        It is minus infinity if all rows are decided alike.
+        """
+        return -math.inf if fit.constant else _merit(fit, self.clear(bound))
 
     def select(self, fits: list[RuleFit], bound: float) -> RuleFit:
         """Return the rule of most merit under a bound."""

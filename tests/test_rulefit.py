@@ -19,7 +19,7 @@ from skfairprune.datasets import make_biased_classification
 from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.gaps import Gap
 from skfairprune.multipliers import ScoredRows
-from skfairprune.rulefit import LEAN, RuleFit, RuleProblem, _select
+from skfairprune.rulefit import LEAN, Noise, RuleFit, RuleProblem, _select
 
 EQUAL = np.ones(2)
 every_constraint = pytest.mark.parametrize(
@@ -48,11 +48,14 @@ def _rows(n_samples=6000, seed=0, **law):
     return _draw(n_samples, seed, tuple(law.items()))
 
 
-def _fit(rows, name, bound, class_weight=EQUAL, start=None):
+def _problem(rows, name, class_weight=EQUAL, **options):
     constraint = get_constraint(name)
     included = np.ones((constraint.n_events, rows.n_groups), bool)
-    problem = RuleProblem(rows, constraint, included, np.asarray(class_weight))
-    return problem.fit(bound, multipliers=start)
+    return RuleProblem(rows, constraint, included, np.asarray(class_weight), **options)
+
+
+def _fit(rows, name, bound, class_weight=EQUAL, start=None):
+    return _problem(rows, name, class_weight).fit(bound, multipliers=start)
 
 
 def _difference(metric):
@@ -201,7 +204,7 @@ def test_errors_that_a_group_must_be_given_carry_over_to_unseen_rows(rare):
     assert _gap(unseen, "error_rate_parity", decision) <= 0.05
 
 
-def test_a_part_of_the_rows_leans_as_the_whole():
+def test_a_part_of_the_rows_leans_and_aims_as_the_whole():
     rows, constraint = _rows(), get_constraint("error_rate_parity")
     problem = RuleProblem(rows, constraint, np.ones((1, 2), bool), EQUAL)
     rare = np.bincount(rows.kind).argmin()
@@ -209,6 +212,7 @@ def test_a_part_of_the_rows_leans_as_the_whole():
     assert np.bincount(rows.kind[mostly_rare]).argmin() != rare
     part = problem.part(mostly_rare)
     assert_array_equal(part.priced.utilities, problem.priced.utilities)
+    assert_array_equal(part.target(0.05), problem.target(0.05))
     assert part.priced.utilities[0, :, rare].min() == LEAN
     assert part.label.size == mostly_rare.sum()
 
@@ -239,10 +243,38 @@ def test_weights_count_like_repeated_rows(name):
     times = np.random.default_rng(0).integers(1, 3, 3000)
     weighted = ScoredRows(rows.proba, rows.kind, rows.group, times.astype(float))
     repeated = rows.take(np.repeat(np.arange(3000), times))
-    # Sampling errors differ (weights are not rows): the target does not at bound 0, but the tolerance does.
-    fits = [_fit(r, name, 0.0) for r in (weighted, repeated)]
+    # Sampling errors differ (weights are not rows), and with them the tolerance, but not the targets here.
+    none = Noise(*np.zeros((2, get_constraint(name).n_events)))
+    fits = [_problem(r, name, noise=none).fit(0.0) for r in (weighted, repeated)]
     assert_allclose(fits[0].rule.coefficients, fits[1].rule.coefficients, atol=0.02)
     assert_allclose(fits[0].accuracy, fits[1].accuracy, atol=2e-3)
+
+
+def test_noise_is_what_chance_may_have_given_a_gap():
+    gaps = [Gap(gap, 0.02, 0, 0, 1) for gap in (0.01, 0.03, 0.2, np.nan)]
+    found = Noise.of(gaps, 4)
+    margin = 0.02 * np.sqrt(2)  # four rates
+    assert_allclose(found.margin, margin)
+    assert_allclose(found.floor, [margin, margin**2 / 0.03, margin**2 / 0.2, margin])
+
+
+@pytest.mark.parametrize("name", ["demographic_parity", "equalized_odds"])
+def test_a_gap_by_chance_drives_nothing(name):
+    """Of draws without a true gap most are left alone; before, rules opened gaps on other rows."""
+    fresh = _rows(60_000, seed=99, base_rates=(0.4, 0.4))
+    fits = [_fit(_rows(700, seed=seed, base_rates=(0.4, 0.4)), name, 0.02) for seed in range(20)]
+    assert np.mean([not fit.multipliers.any() for fit in fits]) >= 0.6
+    gaps = [_gap(fresh, name, fit.rule.decide(fresh.proba)) for fit in fits]
+    assert np.median(gaps) < 0.01
+    assert np.mean(gaps) < 0.025
+
+
+def test_of_a_gap_beyond_chance_noise_is_left():
+    rows = _rows(700, base_rates=(0.5, 0.25))
+    problem = _problem(rows, "demographic_parity")
+    (free,), fit = problem.unconstrained.event_gaps, problem.fit(0.0)
+    assert free.value > 3 * free.standard_error
+    assert_allclose(fit.event_gaps[0].value, free.standard_error**2 / free.value, atol=0.01)
 
 
 @every_constraint

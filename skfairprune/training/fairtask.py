@@ -100,6 +100,15 @@ class FairTask:
         problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
         return problem.fit(self.bound) if self.with_rule else problem.unconstrained
 
+    def is_short_of_rows(self, joint: Floats, index: NDArray[np.intp]) -> bool:
+        """Tell whether a rule on joint probabilities of these rows would leave more to chance than the bound.
+
+        See :meth:`skfairprune.rulefit.RuleProblem.is_short_of`.
+        """
+        rows = self._scored(joint, index)
+        problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
+        return problem.is_short_of(self.bound)
+
     def fit_frontier(
         self,
         joint: Floats,
@@ -141,8 +150,8 @@ class FairTask:
     def violation(self, joint: Floats, index: NDArray[np.intp]) -> Floats:
         """Return how far the rates of the network's own decisions lie outside the band that is allowed.
 
-        Of each event the band of the width that the rule would aim at, clear of the bound by the sampling
-        error, is laid to the rates; a gap within it violates nothing.
+        Of each event the band of the width that is clear of the bound by the sampling error is laid to the
+        rates; a gap within it violates nothing.
 
         Returns
         -------
@@ -156,15 +165,14 @@ class FairTask:
         # An event that has left the constraint has no rates: its band is empty, and nothing lies outside.
         low = np.where(problem.included, rates, np.inf).min(axis=1)
         high = np.where(problem.included, rates, -np.inf).max(axis=1)
-        slack = np.maximum(high - low - problem.target(self.bound), 0)[:, None] / 2
+        slack = np.maximum(high - low - problem.clear(self.bound), 0)[:, None] / 2
         outside = rates - np.clip(rates, low[:, None] + slack, high[:, None] - slack)
         return np.nan_to_num(outside)
 
     def merit(self, joint: Floats, index: NDArray[np.intp]) -> float:
-        """Return the accuracy of the network's own decisions less the price of their gap above the target.
+        """Return the accuracy of the network's own decisions less the price of a gap not clear of the bound.
 
-        The price and the target, clear of the bound by the sampling error, are those of the rule. A network
-        that decides alike for all has no merit (minus infinity).
+        The price is that of the rule. A network that decides alike for all has no merit (minus infinity).
         """
         rows = self._scored(joint, index)
         problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)

@@ -29,7 +29,9 @@ class Lagrangian:
     Where a decision rule will be fitted, the multipliers solve the dual on the current scores: decisions are
     priced as the rule prices them, and what is trained is the decision of that rule.
 
-    Without a rule the network has to meet the bound by itself, and the multipliers ascend. With
+    Without a rule, or where noise stops the rule short of the bound, the network has to meet the bound by
+    itself, and the multipliers ascend. (On few rows a rule is a threshold or two set by chance; what is
+    trained averages over all rows: docs/design_notes.md has the figures.) With
     :math:`r_{e,g}` the thresholded rates on held-out rows and :math:`[l_e, u_e]` the nearest band of the
     width that is allowed (the bound less a sampling standard error),
 
@@ -60,7 +62,23 @@ class Lagrangian:
     strength: float
     temperature: float
     surrogate: str
+    _ascends: bool = field(init=False)
     _ascended: Floats | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Leave it to the rule, if there is to be one."""
+        self._ascends = self.task is not None and not self.task.with_rule
+
+    def measure_noise(self, joint: Floats) -> None:
+        """Let the multipliers of later phases ascend if noise stops the rule short of the bound.
+
+        Parameters
+        ----------
+        joint : ndarray of shape (n_upper, n_joint)
+            Scores of the upper rows from weights that did not see them.
+        """
+        if self.task is not None and self.task.with_rule:
+            self._ascends = self.task.is_short_of_rows(joint, self.upper.position.cpu().numpy())
 
     def objective(self) -> Objective:
         """Return an objective without the constraint: the cross-entropy."""
@@ -81,7 +99,7 @@ class Lagrangian:
         if self.task is None or phase not in self.constrained:
             return None
         last = phase in ("fine-tune", "repair")
-        if not self.task.with_rule:
+        if self._ascends:
             kind = BestEpoch if last else MultiplierUpdate
             return kind(self, objective, max(1, n_batches // _ASCENTS))
         return MultiplierUpdate(self, objective, None if last else n_batches)
@@ -95,7 +113,7 @@ class Lagrangian:
         """Return the objective's two tables at the current scores of the upper rows (n_upper, n_joint)."""
         assert self.task is not None
         index = self.upper.position.cpu().numpy()
-        if self.task.with_rule:
+        if not self._ascends:
             weights = self.task.fit_rule(joint, index).rule.output_weights().T
             return weights, weights
         cells = self.task.cell_weights(index)

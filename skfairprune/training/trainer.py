@@ -195,19 +195,22 @@ class Trainer:
         """Run the dense phase in place, let it teach, and return the network as it was before."""
         initial = copy.deepcopy(network)
         self.pruner.train_dense(network)
-        self._know_dense_decisions(network)
+        self._judge_dense(network)
         if self.distill is not None:
             self._soft_target = soft_targets(self.distill, network, self.levels, n_joint, self.seed)
         return initial
 
-    def _know_dense_decisions(self, network: nn.Module) -> None:
-        """Complete a constraint that compares with the dense network."""
+    def _judge_dense(self, network: nn.Module) -> None:
+        """Complete a constraint that compares with the dense network, and see what noise there is."""
         task, rows = self.lagrangian.task, self.levels.upper
-        if task is not None and task.needs_dense_decisions:
-            every = rows.take(torch.arange(len(rows.x), device=rows.x.device))
-            joint = joint_proba(lambda batch: network(batch.x), every)
+        if task is None:
+            return
+        every = rows.take(torch.arange(len(rows.x), device=rows.x.device))
+        joint = joint_proba(lambda batch: network(batch.x), every)
+        if task.needs_dense_decisions:
             self.lagrangian.task = task.with_dense_decisions(joint)
             self._dense = copy.deepcopy(network)
+        self.lagrangian.measure_noise(joint[rows.position.cpu().numpy()])
 
     def _fine_tune(self, small: nn.Module, structure: Structure) -> NetworkStack | CopyStack:
         """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.
