@@ -88,7 +88,8 @@ def fit_frontier(
     Each rule is fitted on scores that are blind to their rows and tried on the network's own: where the
     network's gap is then above the bound by more than its standard error, in any event, the network decides
     other than its blind copies, and the rule is fitted on its own scores instead. Last, a rule whose held-out
-    gap is above its bound in the same way gives way to that of another bound which is better.
+    gap is above its bound in the same way gives way to that of another bound which is better, and so does one
+    that is no better, in accuracy or gap, than that of a smaller bound.
 
     Parameters
     ----------
@@ -177,9 +178,16 @@ def _descend(
 def _settle(number: int, rules: list[FrontierRule], bound: float) -> int:
     """Return the number of the rule itself if it keeps its bound on held-out rows; else of the best of all.
 
-    The best is by held-out figures, which the choice then makes look a little too good.
+    Of those that keep it, a rule of a smaller bound is taken if that has neither less accuracy nor a larger
+    gap. The choice is by held-out figures, which it then makes look a little too good.
     """
-    if is_within(rules[number].event_gaps, bound):
-        return number
     varying = [k for k, rule in enumerate(rules) if not rule.fit.constant]
-    return max(varying or range(len(rules)), key=lambda k: rules[k].merit(bound))
+    own = rules[number]
+    if not is_within(own.event_gaps, bound):
+        return max(varying or range(len(rules)), key=lambda k: rules[k].merit(bound))
+    better = [
+        k
+        for k in varying
+        if k < number and rules[k].accuracy >= own.accuracy and rules[k].gap.value <= own.gap.value
+    ]
+    return max(better, key=lambda k: rules[k].accuracy, default=number)

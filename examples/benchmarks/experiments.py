@@ -104,7 +104,7 @@ EXPERIMENTS = {
     "frontier": Experiment(
         "The frontier of accuracy and gap",
         SETS,
-        ("bilevel", "bilevel_raw", "bilevel_refit", *CRITERIA, *_ORDERS, "scratch", "dense", *_OUTSIDE),
+        ("bilevel", "bilevel_raw", "bilevel_one", *CRITERIA, *_ORDERS, "scratch", "dense", *_OUTSIDE),
         (None, _DP, _EO),
     ),
     "sparsity": Experiment(

@@ -1,13 +1,14 @@
 """The methods that are compared: the registry, and every way in which the estimator itself is called.
 
-A network that serves several bounds (`set_bound`) is fitted once. A method whose parameters the estimator
-does not have is listed in SKIPPED with the reason.
+Each bound is a fit of its own, as each weight of a penalty is, but for the method that serves all of them with
+one network (`set_bound`). A method whose parameters the estimator does not have is listed in SKIPPED with the
+reason.
 """
 
 from typing import Any
 
 from baselines.outside import OUTSIDE
-from method import Method, Setting, Solution, Solver
+from method import TOLERANCES, Method, Setting, Solution, Solver
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skfairprune import FairPrunedClassifier
@@ -62,15 +63,16 @@ def is_possible(method: Method, constraint: str | None) -> bool:
 
 
 def _add_estimator(
-    name: str, label: str, family: str, *, refit: bool = False, sized_by: str | None = None, **params: Any
+    name: str, label: str, family: str, *, serves: bool = False, sized_by: str | None = None, **params: Any
 ) -> None:
-    """Register a way of calling FairPrunedClassifier, if it takes these parameters."""
+    """Register a way of calling FairPrunedClassifier, if it takes these parameters.
+
+    One that serves all bounds is fitted under the loosest of them.
+    """
     if reason := _why_not(params):
         SKIPPED[name] = reason
         return
     pruned = "sparsity" not in params
-    # Without the rule a bound takes effect in training only.
-    serves = hasattr(FairPrunedClassifier, "set_bound") and params.get("decision_rule", True) and not refit
 
     def start(setting: Setting) -> Solver:
         fitted: list[FairPrunedClassifier] = []
@@ -84,7 +86,7 @@ def _add_estimator(
                 if setting.sizes is not None:
                     settings["hidden_layer_sizes"] = setting.sizes
                 if bound is not None:
-                    settings["difference_bound"] = bound
+                    settings["difference_bound"] = max(TOLERANCES["bound"]) if serves else bound
                 settings = {"max_epochs": setting.max_epochs, **settings}
                 clf = FairPrunedClassifier(
                     constraint=setting.constraint, random_state=setting.seed, **settings
@@ -94,8 +96,7 @@ def _add_estimator(
                 clf.fit(X, y, sensitive_features=group)
             if bound is not None and serves:
                 fitted[:] = [clf]
-                if shared:
-                    clf.set_bound(bound)
+                clf.set_bound(bound)
             return Solution(lambda test: clf.predict(test.X), clf, shared)
 
         return solve
@@ -109,12 +110,9 @@ def _add_raw(name: str, label: str, family: str, **params: Any) -> None:
     _add_estimator(f"{name}_raw", f"{label}, no rule", family, decision_rule=False, **params)
 
 
-# Ours and its ablations; "refit" trains a network for each bound, where one can serve all.
+# Ours and its ablations.
 _add_raw("bilevel", "bi-level (ours)", "ours")
-if hasattr(FairPrunedClassifier, "set_bound"):
-    _add_estimator("bilevel_refit", "bi-level (ours), refit per bound", "ours", refit=True)
-else:
-    SKIPPED["bilevel_refit"] = "every bound is a fit of its own: the estimator has no set_bound"
+_add_estimator("bilevel_one", "bi-level (ours), one network", "ours", serves=True)
 _add_raw("no_gates", "w/o gates' constraint", "ablation", constrain="weights")
 _add_raw("no_weights", "w/o weights' constraint", "ablation", constrain="gates")
 _add_raw("no_constraint", "w/o both", "ablation", constrain=None)
