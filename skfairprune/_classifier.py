@@ -245,7 +245,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         With ``sparsity="auto"`` one row for each size that was tried, the dense network first: sparsity,
         widths (units of the prunable layers), parameters, held-out accuracy, accuracy_drop and
         drop_standard_error (both against the dense network, on the same rows), gap and gap_standard_error,
-        within (what is allowed), chosen.
+        blind (as in `frontier_`), within (what is allowed), chosen.
 
     pruning_report_ : DataFrame
         For each layer and in total: units, parameters and MACs before and after.

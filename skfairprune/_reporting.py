@@ -148,6 +148,7 @@ def sparsity_path(trials: list[Trial], dense: Layout) -> pd.DataFrame:
             "gap_standard_error": [
                 np.nan if trial.gap is None else trial.gap.standard_error for trial in trials
             ],
+            "blind": [trial.blind for trial in trials],
             "within": [trial.within for trial in trials],
             "chosen": np.arange(len(trials)) == chosen,
         },

@@ -107,7 +107,9 @@ class Noise(NamedTuple):
         errors = np.nan_to_num(np.array([gap.standard_error for gap in event_gaps]))
         # The extremes of n rates grow by chance as the root of log n does.
         margin = _MARGIN * errors * np.sqrt(np.log2(max(n_cells, 2)))
-        return cls(margin, margin * np.divide(margin, values, out=np.ones_like(margin), where=values > margin))
+        return cls(
+            margin, margin * np.divide(margin, values, out=np.ones_like(margin), where=values > margin)
+        )
 
 
 class RuleProblem:
@@ -166,9 +168,7 @@ class RuleProblem:
         not be those that they stand for.
         """
         part = self.rows.take(rows)
-        return RuleProblem(
-            part, self.constraint, self.included, self.class_weight, self.priced, self.noise
-        )
+        return RuleProblem(part, self.constraint, self.included, self.class_weight, self.priced, self.noise)
 
     def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""

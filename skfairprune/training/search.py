@@ -27,6 +27,9 @@ class Trial(NamedTuple):
         Its gap on held-out rows; None without a constraint.
     within : bool
         Whether accuracy and gap are within what is allowed.
+    blind : bool
+        Whether what is held out is so for the weights, too: False where the rule did not carry over from the
+        copies, and was fitted on the network's own scores.
     """
 
     budget: float
@@ -36,6 +39,7 @@ class Trial(NamedTuple):
     drop_error: float
     gap: Gap | None
     within: bool
+    blind: bool
 
 
 def geometric_budgets(dense: float, least: float, factor: float = 0.7) -> list[int]:

@@ -76,6 +76,11 @@ class _Judged(NamedTuple):
         return float(self.correct.sum())
 
     @property
+    def blind(self) -> bool:
+        """Whether the rows were held out from the weights."""
+        return self.outcome.strayed is None
+
+    @property
     def gap(self) -> Gap | None:
         """The largest gap; None without a constraint."""
         return largest_gap(self.outcome.event_gaps) if self.outcome.event_gaps else None
@@ -166,7 +171,7 @@ class Trainer:
             network, [np.ones(shape, dtype=bool) for shape in structure.shapes()], structure
         )
         cost = layout.cost()
-        trials = [Trial(cost, layout.widths, cost, dense.accuracy, 0.0, dense.gap, True)]
+        trials = [Trial(cost, layout.widths, cost, dense.accuracy, 0.0, dense.gap, True, dense.blind)]
 
         def within(number: int) -> bool:
             nonlocal best
@@ -181,9 +186,8 @@ class Trainer:
                 good = good and is_within(found.outcome.event_gaps, limit)
             small = layout.resized([int(mask.sum()) for mask in pruned.masks])
             error = float(np.std(dense.correct - found.correct) * np.sqrt(len(dense.correct)))
-            trials.append(
-                Trial(budgets[number], small.widths, small.cost(), found.accuracy, error, found.gap, good)
-            )
+            figures = (found.accuracy, error, found.gap, good, found.blind)
+            trials.append(Trial(budgets[number], small.widths, small.cost(), *figures))
             if good:
                 best = found
             return good

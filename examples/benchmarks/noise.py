@@ -1,0 +1,76 @@
+"""What the held-out figures of a rule are worth: reported gap, upper limit, and the gap of the population.
+
+Rows are drawn from a law whose posterior is known, and rules are fitted on these exact scores, so that all that
+is between the figures and the population is the sampling of the rows. Means over the draws.
+
+    python examples/benchmarks/noise.py
+"""
+
+import argparse
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from skfairprune.constraints import get_constraint
+from skfairprune.datasets import make_biased_classification
+from skfairprune.frontier import fit_frontier
+from skfairprune.gaps import largest_gap, upper_limit
+from skfairprune.multipliers import ScoredRows
+
+ROWS = (700, 3000)
+BASE_RATES = {"none": (0.4, 0.4), "large": (0.5, 0.25)}
+CONSTRAINTS = ("demographic_parity", "equalized_odds")
+BOUND = 0.02
+_POPULATION = 200_000
+
+
+def draw(n_rows: int, base_rates: tuple[float, float], seed: int) -> ScoredRows:
+    """Draw rows with their exact posterior as scores."""
+    data = make_biased_classification(n_rows, base_rates=base_rates, random_state=seed)
+    group = np.unique(data.sensitive_features, return_inverse=True)[1]
+    proba = data.distribution.joint_proba(data.X)
+    return ScoredRows(proba, data.y.astype(np.intp), group.astype(np.intp), np.ones(n_rows))
+
+
+def measure(rows: ScoredRows, population: ScoredRows, name: str, bound: float) -> dict[str, float]:
+    """Fit the rule of a bound and hold its figures against those of the population."""
+    constraint, fold = get_constraint(name), np.arange(len(rows.kind)) % 2
+    included, equal = np.ones((constraint.n_events, 2), bool), np.ones(2)
+    frontier, _ = fit_frontier(rows, rows.proba, fold, constraint, included, bound, equal)
+    rule = frontier.rules[frontier.position(bound)]
+    decision = rule.fit.rule.decide(population.proba)
+    gap = population.counts(constraint, decision).gap(constraint).value
+    upper = upper_limit(rule.event_gaps)
+    return {
+        "left alone": not rule.fit.multipliers.any(),
+        "on the rows": largest_gap(rule.fit.event_gaps).value,
+        "reported": rule.gap.value,
+        "upper": upper,
+        "population": gap,
+        "covered": upper >= gap,
+        "accuracy": float(np.mean(decision == population.kind)),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=40)
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    args = parser.parse_args()
+    table = {}
+    for label, base_rates in BASE_RATES.items():
+        population = draw(_POPULATION, base_rates, -1 % 2**32)
+        for name, n_rows in product(CONSTRAINTS, args.rows):
+            found = [
+                measure(draw(n_rows, base_rates, seed), population, name, BOUND) for seed in range(args.draws)
+            ]
+            table[name, label, n_rows] = pd.DataFrame(found).astype(float).mean()
+    frame = pd.DataFrame(table).T.rename_axis(["constraint", "true gap", "rows"])
+    print(f"Bound {BOUND}, {args.draws} draws")
+    print(frame.round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
