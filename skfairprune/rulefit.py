@@ -107,9 +107,8 @@ class Noise(NamedTuple):
         errors = np.nan_to_num(np.array([gap.standard_error for gap in event_gaps]))
         # The extremes of n rates grow by chance as the root of log n does.
         margin = _MARGIN * errors * np.sqrt(np.log2(max(n_cells, 2)))
-        return cls(
-            margin, margin * np.divide(margin, values, out=np.ones_like(margin), where=values > margin)
-        )
+        left = np.divide(margin, values, out=np.ones_like(margin), where=values > margin)
+        return cls(margin, margin * left)
 
 
 class RuleProblem:

@@ -98,6 +98,14 @@ def test_audit_names_the_small_cell_and_reports_each_gap():
 
 
 @pytest.mark.slow
+def test_noise_benchmark_holds_figures_against_the_population():
+    done = run_example("benchmarks/noise.py", "--rows", "700", "--draws", "3")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"left alone +on the rows +reported +upper +population +covered +accuracy", done.stdout)
+    assert len(re.findall(r" 700( +[01]\.\d{3}){7}", done.stdout)) == 4
+
+
+@pytest.mark.slow
 def test_memory_benchmark_reports_a_multiple_of_the_data():
     done = run_example("benchmarks/memory.py", "--rows", "5000", "--columns", "4")
     assert done.returncode == 0, done.stderr

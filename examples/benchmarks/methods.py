@@ -1,8 +1,8 @@
 """The methods that are compared: the registry, and every way in which the estimator itself is called.
 
-Each bound is a fit of its own, as each weight of a penalty is, but for the method that serves all of them with
-one network (`set_bound`). A method whose parameters the estimator does not have is listed in SKIPPED with the
-reason.
+Each bound is a fit of its own, as each weight of a penalty is, but for the method that serves all of them
+with one network (`set_bound`). A method whose parameters the estimator does not have is listed in SKIPPED
+with the reason.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """What the held-out figures of a rule are worth: reported gap, upper limit, and the gap of the population.
 
-Rows are drawn from a law whose posterior is known, and rules are fitted on these exact scores, so that all that
-is between the figures and the population is the sampling of the rows. Means over the draws.
+Rows are drawn from a law whose posterior is known, and rules are fitted on these exact scores, so that all
+that is between the figures and the population is the sampling of the rows. Means over the draws.
 
     python examples/benchmarks/noise.py
 """
