@@ -89,7 +89,7 @@ def fit_frontier(
     network's gap is then above the bound by more than its standard error, in any event, the network decides
     other than its blind copies, and the rule is fitted on its own scores instead. Last, a rule whose held-out
     gap is above its bound in the same way gives way to that of another bound which is better, and so does one
-    that is no better, in accuracy or gap, than that of a smaller bound.
+    that is no better, in accuracy or gap, than that of a smaller bound (the unconstrained one stays).
 
     Parameters
     ----------
@@ -178,13 +178,16 @@ def _descend(
 def _settle(number: int, rules: list[FrontierRule], bound: float) -> int:
     """Return the number of the rule itself if it keeps its bound on held-out rows; else of the best of all.
 
-    Of those that keep it, a rule of a smaller bound is taken if that has neither less accuracy nor a larger
-    gap. The choice is by held-out figures, which it then makes look a little too good.
+    Where it keeps it, a rule of a smaller bound is taken if that has neither less accuracy nor a larger gap,
+    but no other takes the place of the unconstrained one. The choice is by held-out figures, which it then
+    makes look a little too good.
     """
     varying = [k for k, rule in enumerate(rules) if not rule.fit.constant]
     own = rules[number]
     if not is_within(own.event_gaps, bound):
         return max(varying or range(len(rules)), key=lambda k: rules[k].merit(bound))
+    if not own.fit.multipliers.any():
+        return number
     better = [
         k
         for k in varying

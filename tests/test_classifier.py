@@ -244,7 +244,8 @@ def test_the_pickle_does_not_grow_with_the_rows(small):
         data = make_biased_classification(n, random_state=0)
         clf = small(sparsity=0).fit(data.X, data.y, sensitive_features=data.sensitive_features)
         sizes.append(len(pickle.dumps(clf)))
-    assert abs(sizes[1] - sizes[0]) < 500
+    # Rules of several bounds that are the same are stored once.
+    assert abs(sizes[1] - sizes[0]) < 2000
 
 
 # The constraint
@@ -1046,7 +1047,7 @@ def test_a_column_below_the_range_of_single_precision(small, train):
 def test_a_warning_that_is_an_error_leaves_a_whole_model(small, train):
     groups = np.where(train.sensitive_features == "group_0", "old", "new")
     clf = small(max_epochs=4).fit(train.X, train.y, sensitive_features=groups)
-    clf.set_params(sparsity="auto", max_accuracy_drop=0, difference_bound=0.0)
+    clf.set_params(decision_rule=False, difference_bound=0.0)
     with pytest.raises(ConvergenceWarning):
         clf.fit(train.X[:300], train.y[:300], sensitive_features=train.sensitive_features[:300])
     assert clf.groups_ == ["group_0", "group_1"]

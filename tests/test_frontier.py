@@ -149,6 +149,15 @@ def test_a_rule_that_misses_its_bound_held_out_gives_way_to_a_better_one():
     assert _settle(2, rules, 0.2) == 2
 
 
+def test_a_rule_that_keeps_its_bound_gives_way_to_a_smaller_one_as_good_in_both():
+    fits = _fits(_frontier(_rows(500)))
+    fit, free = fits[0], fits[-1]
+    assert fit.multipliers.any()
+    rules = [_rule(fit, 0.01, 0.8), _rule(fit, 0.015, 0.79), _rule(fit, 0.04, 0.8), _rule(fit, 0.02, 0.81)]
+    assert [_settle(k, rules, 0.05) for k in range(4)] == [0, 0, 0, 3]
+    assert _settle(1, [_rule(fit, 0.01, 0.8), _rule(free, 0.02, 0.79)], 0.05) == 1
+
+
 def test_a_wide_event_counts_beside_a_precise_one_with_a_larger_gap():
     fit = _fits(_frontier(_rows(500)))[0]
     gaps = [Gap(0.05, 0.001, 0, 0, 1), Gap(0.049, 0.05, 1, 0, 1)]
