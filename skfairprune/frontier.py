@@ -1,5 +1,6 @@
 """The rule frontier: rules for many bounds from the scores of one network, each held to unseen rows."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from skfairprune.rulefit import PRICE, RuleFit, RuleProblem
 __all__ = ["FrontierRule", "RuleFrontier", "fit_frontier"]
 
 _N_BOUNDS = 20
+# Standard errors by which the network may be right less often than its copies, on rows that it has seen.
+_WORSE = 2.0
 _SMALLEST = 0.5  # standard errors of the gap: smaller bounds above 0 tell no rules apart
 
 
@@ -30,7 +33,7 @@ class FrontierRule(NamedTuple):
         The held-out accuracy.
     strayed : Gap or None
         None for a rule fitted on scores from weights that did not see the rows. Else it is fitted on the
-        network's own scores, because under the first one the network's gap was this.
+        network's own scores, because under the first one, with this gap, the network decided too differently.
     """
 
     fit: RuleFit
@@ -42,6 +45,11 @@ class FrontierRule(NamedTuple):
     def gap(self) -> Gap:
         """The largest of the gaps."""
         return largest_gap(self.event_gaps)
+
+    def dominates(self, other: "FrontierRule") -> bool:
+        """Tell whether accuracy or gap is better than another rule's and the other no worse."""
+        mine, theirs = (self.accuracy, -self.gap.value), (other.accuracy, -other.gap.value)
+        return mine != theirs and all(one >= two for one, two in zip(mine, theirs, strict=True))
 
     def merit(self, bound: float) -> float:
         """Return the held-out accuracy less the price of the held-out gap above the bound."""
@@ -86,10 +94,11 @@ def fit_frontier(
     """Fit rules for bounds from 0 to the unconstrained gap, close to each other near 0.
 
     Each rule is fitted on scores that are blind to their rows and tried on the network's own: where the
-    network's gap is then above the bound by more than its standard error, in any event, the network decides
-    other than its blind copies, and the rule is fitted on its own scores instead. Last, a rule whose held-out
-    gap is above its bound in the same way gives way to that of another bound which is better, and so does one
-    that is no better, in accuracy or gap, than that of a smaller bound (the unconstrained one stays).
+    network's gap is then above the bound, or what noise lets the rule aim at, by more than its standard
+    error, in any event, or the network is right less often beyond chance, it decides other than its blind
+    copies, and the rule is fitted on its own scores instead. Last, a rule whose held-out gap is too large in
+    the same way gives way to that of another bound which is better, and so does one that that of a smaller
+    bound dominates (the unconstrained one stays).
 
     Parameters
     ----------
@@ -110,24 +119,36 @@ def fit_frontier(
         The decisions behind the held-out figures of each.
     """
     problem = RuleProblem(rows, constraint, included, class_weight)
-    largest = problem.unconstrained_bound
-    smallest = min(_SMALLEST * problem.errors.max(), largest / 2)
+    largest = problem.noise.least_bound
+    smallest = min(_SMALLEST * problem.noise.error.max(initial=0.0), largest / 2)
     grid = np.geomspace(smallest, largest, _N_BOUNDS - 2).tolist() if largest > 0 else []
     bounds = np.unique([0.0, bound, *grid])
     rules, decisions = _cross_fit(problem, fold, bounds, bound)
     own_rows = replace(rows, proba=own)
-    gaps = [
-        own_rows.counts(constraint, rule.fit.rule.decide(own)).event_gaps(constraint, included)
-        for rule in rules
-    ]
-    strayed = [k for k, limit in enumerate(bounds) if not is_within(gaps[k], limit)]
+    limits = [problem.noise.limit(bound) for bound in bounds]
+    strayed: dict[int, Gap] = {}
+    for k, (rule, decision, limit) in enumerate(zip(rules, decisions, limits, strict=True)):
+        followed = rule.fit.rule.decide(own)
+        gaps = own_rows.counts(constraint, followed).event_gaps(constraint, included)
+        if not is_within(gaps, limit) or _is_worse(followed, decision, problem.label, rows.weight):
+            strayed[k] = largest_gap(gaps)
     if strayed:
-        own_problem = RuleProblem(own_rows, constraint, included, class_weight)
-        own_rules, decisions[strayed] = _cross_fit(own_problem, fold, bounds[strayed], bound)
-        for k, rule in zip(strayed, own_rules, strict=True):
-            rules[k] = rule._replace(strayed=largest_gap(gaps[k]))
-    chosen = [_settle(k, rules, limit) for k, limit in enumerate(bounds)]
+        own_problem, numbers = RuleProblem(own_rows, constraint, included, class_weight), list(strayed)
+        own_rules, decisions[numbers] = _cross_fit(own_problem, fold, bounds[numbers], bound)
+        for k, rule in zip(numbers, own_rules, strict=True):
+            rules[k] = rule._replace(strayed=strayed[k])
+    chosen: list[int] = []
+    for k, (bound, limit) in enumerate(zip(bounds, limits, strict=True)):
+        chosen.append(_settle(k, rules, bound, limit, chosen))
     return RuleFrontier(bounds, [rules[k] for k in chosen]), decisions[chosen]
+
+
+def _is_worse(
+    decision: NDArray[np.intp], other: NDArray[np.intp], label: NDArray[np.intp], weight: Floats
+) -> bool:
+    """Tell whether decisions are right less often than others on the same rows, beyond chance."""
+    lost = ((other == label) * 1.0 - (decision == label)) * weight / weight.sum()
+    return bool(lost.sum() > _WORSE * np.sqrt(np.sum((lost - lost.mean()) ** 2)))
 
 
 def _cross_fit(
@@ -139,10 +160,11 @@ def _cross_fit(
     decisions = np.empty((len(bounds), len(fold)), dtype=np.intp)
     for k in np.unique(fold):
         inside = fold == k
-        for decision, fit in zip(
-            decisions, _descend(problem.part(~inside), bounds, asked, fits), strict=True
-        ):
-            decision[inside] = fit.rule.decide(rows.proba[inside])
+        part = problem.part(~inside)
+        for decision, whole, fit in zip(decisions, fits, _descend(part, bounds, asked, fits), strict=True):
+            # Noise that leaves all rows alone may be larger than that on a part: the rule does nothing.
+            stands = part.unconstrained if whole is problem.unconstrained else fit
+            decision[inside] = stands.rule.decide(rows.proba[inside])
     accuracies = (decisions == problem.label) @ rows.weight / rows.weight.sum()
     rules = [
         FrontierRule(fit, rows.counts(constraint, decision).event_gaps(constraint, included), float(accuracy))
@@ -175,22 +197,30 @@ def _descend(
     ]
 
 
-def _settle(number: int, rules: list[FrontierRule], bound: float) -> int:
-    """Return the number of the rule itself if it keeps its bound on held-out rows; else of the best of all.
+def _settle(
+    number: int, rules: list[FrontierRule], bound: float, limit: Floats | float, smaller: list[int]
+) -> int:
+    """Return the number of the rule itself if it keeps its limit on held-out rows; else of the best of all.
 
-    Where it keeps it, a rule of a smaller bound is taken if that has neither less accuracy nor a larger gap,
-    but no other takes the place of the unconstrained one. The choice is by held-out figures, which it then
-    makes look a little too good.
+    The best is that of most merit, of those that keep the limit if there are any. Where a rule keeps it, one
+    of those that were settled for smaller bounds is taken that is better in accuracy or gap and no worse in
+    the other, but no other takes the place of the unconstrained one. The choice is by held-out figures, which
+    it then makes look a little too good. Figures of rows that the weights have seen are too good from the
+    start: a rule that has them takes the place of none that has not.
     """
-    varying = [k for k, rule in enumerate(rules) if not rule.fit.constant]
     own = rules[number]
-    if not is_within(own.event_gaps, bound):
-        return max(varying or range(len(rules)), key=lambda k: rules[k].merit(bound))
+
+    def comparable(candidates: Iterable[int]) -> list[int]:
+        found = [k for k in candidates if rules[k].strayed is None or own.strayed is not None]
+        return [k for k in found if not rules[k].fit.constant]
+
+    def kept(candidates: Iterable[int]) -> list[int]:
+        return [k for k in candidates if is_within(rules[k].event_gaps, limit)]
+
+    if not kept([number]):
+        others = comparable(range(len(rules)))
+        return max(kept(others) or others or [number], key=lambda k: rules[k].merit(bound))
     if not own.fit.multipliers.any():
         return number
-    better = [
-        k
-        for k in varying
-        if k < number and rules[k].accuracy >= own.accuracy and rules[k].gap.value <= own.gap.value
-    ]
+    better = [k for k in kept(comparable(smaller)) if rules[k].dominates(own)]
     return max(better, key=lambda k: rules[k].accuracy, default=number)

@@ -45,12 +45,13 @@ def largest_gap(event_gaps: Sequence[Gap]) -> Gap:
     return max(defined, key=lambda gap: gap.value, default=_UNDEFINED)
 
 
-def is_within(event_gaps: Sequence[Gap], bound: float) -> bool:
+def is_within(event_gaps: Sequence[Gap], bound: Floats | float) -> bool:
     """Tell whether no event's gap is above the bound by more than its standard error.
 
-    An event without a gap breaks no bound.
+    The bound is one for all events, or one for each. An event without a gap breaks no bound.
     """
-    return not any(gap.value - gap.standard_error > bound for gap in event_gaps)
+    below = np.array([gap.value - gap.standard_error for gap in event_gaps])
+    return not np.any(below > bound)
 
 
 def upper_limit(event_gaps: Sequence[Gap]) -> float:

@@ -1,15 +1,7 @@
 """The fit of the decision rule: multipliers whose observed, thresholded gap keeps clear of the bound.
 
-How sampling error enters: chance alone gives gaps up to about the margin, which is the standard error of
-the observed gap, and more with many events and groups, whose extremes grow by chance.
-
-- The observed gap of each event is to be clear of the bound by the margin, but no less than half the bound
-  is aimed at: noise costs no more accuracy than that.
-- A gap :math:`G` of the unconstrained rule that chance alone may give drives nothing: what is aimed at is no
-  less than what the margin :math:`m` leaves of it, :math:`m^2 / G`, and all of it if it is below the margin
-  (the positive-part estimate of James and Stein, "Estimation with quadratic loss", 1961, takes just that for
-  noise). To close a gap that the rows have by chance is to open one on other rows.
-- Within a twentieth of a standard error the target is met.
+How sampling error enters the gap that is aimed at is told in :mod:`skfairprune.noise`; within a twentieth of
+a standard error the target is met.
 
 Where errors have a price, as under error-rate parity, a group whose errors have to rise to those of another
 is left with next to no gain from being decided right. Any decision on its rows is then as good as another,
@@ -23,7 +15,6 @@ unseen rows it kept bounds no better, and worse where scores are not calibrated.
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +23,10 @@ from skfairprune.constraints import Constraint, Floats
 from skfairprune.decision import DecisionRule, decide
 from skfairprune.gaps import Gap
 from skfairprune.multipliers import DualProblem, ScoredRows
+from skfairprune.noise import Noise
 
 __all__ = ["LEAN", "PRICE", "RuleFit", "RuleProblem"]
 
-# Standard errors of its gap that the rule keeps an event clear of the bound between two groups, and the
-# least share of the bound that it aims at: below that, on very small data, accuracy would be paid for noise.
-_MARGIN, _LEAST_TARGET = 1.0, 0.5
 # What deciding for the rarest label adds to the utility that is priced, where an error has utility 1. Gaps on
 # unseen rows are alike from .05 to .2; with .5 accuracy is lost.
 LEAN = 0.2
@@ -86,31 +75,6 @@ class RuleFit:
         return float(np.nan_to_num(values - limit, nan=-np.inf).max())
 
 
-class Noise(NamedTuple):
-    """How far the sampling errors of the unconstrained gaps go into the targets, by event.
-
-    Attributes
-    ----------
-    margin : ndarray of shape (n_events,)
-        By how much a gap is to be clear of a bound.
-    floor : ndarray of shape (n_events,)
-        The least gap that is aimed at: what chance alone may have given the unconstrained one.
-    """
-
-    margin: Floats
-    floor: Floats
-
-    @classmethod
-    def of(cls, event_gaps: list[Gap], n_cells: int) -> "Noise":
-        """Return the noise of unconstrained gaps, whose extremes are those of so many rates."""
-        values = np.nan_to_num(np.array([gap.value for gap in event_gaps]))
-        errors = np.nan_to_num(np.array([gap.standard_error for gap in event_gaps]))
-        # The extremes of n rates grow by chance as the root of log n does.
-        margin = _MARGIN * errors * np.sqrt(np.log2(max(n_cells, 2)))
-        left = np.divide(margin, values, out=np.ones_like(margin), where=values > margin)
-        return cls(margin, margin * left)
-
-
 class RuleProblem:
     """The rows, ready for the fit of rules under any bound.
 
@@ -154,11 +118,7 @@ class RuleProblem:
         correct = class_weight[self.label] * rows.weight
         self.value = correct / correct.sum()
         self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
-        errors = [gap.standard_error for gap in self.unconstrained.event_gaps]
-        #: Sampling standard error of the unconstrained gap in each event; 0 where it is undefined.
-        self.errors = np.nan_to_num(np.array(errors))
-        own_noise = Noise.of(self.unconstrained.event_gaps, int(self.included.sum()))
-        self.noise = own_noise if noise is None else noise
+        self.noise = self._measure_noise() if noise is None else noise
 
     def part(self, rows: NDArray) -> "RuleProblem":
         """Return the problem on the rows of that index or mask, with the prices and targets of this one.
@@ -185,30 +145,17 @@ class RuleProblem:
         implied = self.dual.rates(margins)
         return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
 
-    def clear(self, bound: float) -> Floats:
-        """Return the gap of each event that is clear of the bound by its margin, or half the bound."""
-        return np.maximum(bound - self.noise.margin, _LEAST_TARGET * bound)
-
-    def target(self, bound: float) -> Floats:
-        """Return the gap that the rule aims at in each event: clear of the bound, as far as noise lets it."""
-        return np.maximum(self.clear(bound), self.noise.floor)
-
-    def is_short_of(self, bound: float) -> bool:
-        """Tell whether noise stops the rule short of what is clear of the bound, in any event."""
-        gaps = np.nan_to_num(np.array([gap.value for gap in self.unconstrained.event_gaps]))
-        return bool(np.any(np.minimum(gaps, self.noise.floor) > self.clear(bound)))
+    def _measure_noise(self) -> Noise:
+        """Measure the noise of the unconstrained rates."""
+        decision = self.unconstrained.rule.decide(self.rows.proba)
+        counts = self.rows.counts(self.constraint, decision)
+        rates, errors = counts.rates(self.constraint), counts.standard_errors(self.constraint)
+        return Noise.of(rates, errors, self.included)
 
     @property
     def tolerance(self) -> float:
         """How near the target a gap has to come."""
-        return 0.05 * float(self.errors.max())
-
-    @property
-    def unconstrained_bound(self) -> float:
-        """The least bound that the unconstrained rule keeps; 0 if no gap is defined."""
-        gaps = np.nan_to_num(np.array([gap.value for gap in self.unconstrained.event_gaps]))
-        needed = np.minimum(gaps + self.noise.margin, gaps / _LEAST_TARGET)
-        return float(np.where(gaps <= self.noise.floor, 0.0, needed).max())
+        return 0.05 * float(self.noise.error.max(initial=0.0))
 
     def fit(self, bound: float, near: RuleFit | None = None, multipliers: Floats | None = None) -> RuleFit:
         """Fit the most accurate rule whose thresholded gap on the rows keeps clear of the bound.
@@ -231,7 +178,7 @@ class RuleProblem:
         -------
         RuleFit
         """
-        target, tolerance = self.target(bound), self.tolerance
+        target, tolerance = self.noise.target(bound), self.tolerance
         if self.unconstrained.excess(target) <= _ROUNDING:
             return self.unconstrained
         candidates, best, stale = [self.unconstrained], self.unconstrained, 0
@@ -267,18 +214,18 @@ class RuleProblem:
 
     def meets(self, fit: RuleFit, bound: float) -> bool:
         """Tell whether a rule is as near the target as it has to come, or below it."""
-        return fit.excess(self.target(bound)) <= self.tolerance + _ROUNDING
+        return fit.excess(self.noise.target(bound)) <= self.tolerance + _ROUNDING
 
     def merit(self, fit: RuleFit, bound: float) -> float:
         """Return the accuracy less the price of what is not clear of the bound.
 
         It is minus infinity if all rows are decided alike.
         """
-        return -math.inf if fit.constant else _merit(fit, self.clear(bound))
+        return -math.inf if fit.constant else _merit(fit, self.noise.clear(bound))
 
     def select(self, fits: list[RuleFit], bound: float) -> RuleFit:
         """Return the rule of most merit under a bound."""
-        return _select(fits, self.target(bound) + self.tolerance, bound)
+        return _select(fits, self.noise.target(bound) + self.tolerance, bound)
 
     def _bisect(self, one: RuleFit, other: RuleFit, target: Floats, tolerance: float) -> list[RuleFit]:
         """Return rules between two on either side of the target, ever nearer to it."""

@@ -83,7 +83,7 @@ def test_the_upper_limit_covers_the_gap_on_unseen_rows(name):
         rule = frontier.rules[frontier.position(0.05)]
         gap = fresh.counts(constraint, rule.fit.rule.decide(fresh.proba)).gap(constraint)
         covered.append(upper_limit(rule.event_gaps) >= gap.value)
-    assert np.mean(covered) >= 0.92
+    assert np.mean(covered) >= 0.88
 
 
 def test_each_fold_is_decided_by_rules_of_the_other():
@@ -96,6 +96,8 @@ def test_each_fold_is_decided_by_rules_of_the_other():
         for k in (0, 1):
             problem = RuleProblem(rows, constraint, included, EQUAL).part(fold != k)
             fit = problem.fit(frontier.bounds[position], multipliers=start)
+            if position == last:  # the unconstrained rule stands for itself
+                fit = problem.unconstrained
             decision[fold == k] = fit.rule.decide(rows.proba[fold == k])
         assert_array_equal(decisions[position], decision)
         rule = frontier.rules[position]
@@ -132,7 +134,19 @@ def test_rules_that_the_network_does_not_follow_are_fitted_on_its_own_scores():
     for rule, bound, away in zip(frontier.rules, frontier.bounds, there, strict=True):
         gap = single.counts(constraint, rule.fit.rule.decide(own)).gap(constraint)
         assert gap.value - gap.standard_error <= bound
-        assert not away or rule.strayed.value - rule.strayed.standard_error > bound
+        assert away or rule.strayed is None
+
+
+def test_rules_that_make_the_network_err_more_than_its_copies_are_fitted_on_its_own_scores():
+    rows = _rows()
+    flipped = np.random.default_rng(0).random(len(rows.kind)) < 0.1
+    own = np.where(flipped[:, None, None], rows.proba[:, ::-1], rows.proba)
+    asked = _frontier(rows, bound=0.3, own=own).rules[-1]
+    constraint = get_constraint("demographic_parity")
+    gap = rows.counts(constraint, own.sum(axis=2).argmax(axis=1)).gap(constraint)
+    assert gap.value < 0.3  # so it is not the gap
+    assert asked.strayed == gap
+    assert_allclose(asked.accuracy, np.mean(own.sum(axis=2).argmax(axis=1) == rows.kind))
 
 
 def _rule(fit, gap, accuracy):
@@ -143,10 +157,10 @@ def test_a_rule_that_misses_its_bound_held_out_gives_way_to_a_better_one():
     fit = _fits(_frontier(_rows(500)))[0]
     missed, kept, loose = _rule(fit, 0.08, 0.79), _rule(fit, 0.05, 0.85), _rule(fit, 0.2, 0.87)
     rules = [missed, kept, loose]
-    assert _settle(0, rules, 0.02) == 1
-    assert _settle(1, rules, 0.045) == 1
-    assert _settle(2, rules, 0.1) == 1
-    assert _settle(2, rules, 0.2) == 2
+    assert _settle(0, rules, 0.02, 0.02, []) == 1
+    assert _settle(1, rules, 0.045, 0.045, [0]) == 1
+    assert _settle(2, rules, 0.1, 0.1, [0, 1]) == 1
+    assert _settle(2, rules, 0.2, 0.2, [0, 1]) == 2
 
 
 def test_a_rule_that_keeps_its_bound_gives_way_to_a_smaller_one_as_good_in_both():
@@ -154,8 +168,30 @@ def test_a_rule_that_keeps_its_bound_gives_way_to_a_smaller_one_as_good_in_both(
     fit, free = fits[0], fits[-1]
     assert fit.multipliers.any()
     rules = [_rule(fit, 0.01, 0.8), _rule(fit, 0.015, 0.79), _rule(fit, 0.04, 0.8), _rule(fit, 0.02, 0.81)]
-    assert [_settle(k, rules, 0.05) for k in range(4)] == [0, 0, 0, 3]
-    assert _settle(1, [_rule(fit, 0.01, 0.8), _rule(free, 0.02, 0.79)], 0.05) == 1
+    rules.append(_rule(fit, 0.02, 0.81))
+    assert [_settle(k, rules, 0.05, 0.05, list(range(k))) for k in range(5)] == [0, 0, 0, 3, 4]
+    wide = FrontierRule(fit, [Gap(0.005, 0.001, 0, 0, 1), Gap(0.009, 0.001, 1, 0, 1)], 0.9)
+    assert _settle(1, [wide, rules[0]], 0.05, np.array([0.001, 0.05]), [0]) == 1
+    assert _settle(1, [_rule(fit, 0.01, 0.8), _rule(free, 0.02, 0.79)], 0.05, 0.05, [0]) == 1
+
+
+def test_figures_of_rows_that_were_seen_take_no_others_place():
+    fit = _fits(_frontier(_rows(500)))[0]
+    seen = _rule(fit, 0.01, 0.9)._replace(strayed=Gap(0.2, 0.01, 0, 0, 1))
+    blind, missed = _rule(fit, 0.015, 0.8), _rule(fit, 0.2, 0.8)
+    assert _settle(1, [seen, blind], 0.05, 0.05, [0]) == 1
+    assert _settle(1, [seen, missed, blind], 0.05, 0.05, [0]) == 2
+    assert _settle(1, [seen, missed._replace(strayed=seen.strayed)], 0.05, 0.05, [0]) == 0
+
+
+def test_a_rule_that_noise_stops_short_has_not_strayed():
+    """Without a true gap, on few rows, rules aim above small bounds: that is not the network's doing."""
+    for seed in range(4):
+        data = make_biased_classification(500, base_rates=(0.4, 0.4), random_state=seed)
+        group = np.unique(data.sensitive_features, return_inverse=True)[1].astype(np.intp)
+        rows = ScoredRows(data.distribution.joint_proba(data.X), data.y.astype(np.intp), group, np.ones(500))
+        frontier = _frontier(rows, "equalized_odds", 0.02)
+        assert all(rule.strayed is None for rule in frontier.rules)
 
 
 def test_a_wide_event_counts_beside_a_precise_one_with_a_larger_gap():
@@ -164,4 +200,4 @@ def test_a_wide_event_counts_beside_a_precise_one_with_a_larger_gap():
     rule = FrontierRule(fit, gaps, 0.8)
     assert rule.gap == gaps[0]
     better = FrontierRule(fit, [Gap(0.01, 0.001, 0, 0, 1)], 0.8)
-    assert _settle(0, [rule, better], 0.048) == 1
+    assert _settle(0, [rule, better], 0.048, 0.048, []) == 1

@@ -100,14 +100,14 @@ class FairTask:
         problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
         return problem.fit(self.bound) if self.with_rule else problem.unconstrained
 
-    def is_short_of_rows(self, joint: Floats, index: NDArray[np.intp]) -> bool:
-        """Tell whether a rule on joint probabilities of these rows would leave more to chance than the bound.
+    def is_limited_by_noise(self, joint: Floats, index: NDArray[np.intp]) -> bool:
+        """Tell whether noise would stop a rule on joint probabilities of these rows short of the bound.
 
-        See :meth:`skfairprune.rulefit.RuleProblem.is_short_of`.
+        See :meth:`skfairprune.noise.Noise.stops_short`.
         """
         rows = self._scored(joint, index)
         problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
-        return problem.is_short_of(self.bound)
+        return problem.noise.stops_short(self.bound)
 
     def fit_frontier(
         self,
@@ -150,8 +150,8 @@ class FairTask:
     def violation(self, joint: Floats, index: NDArray[np.intp]) -> Floats:
         """Return how far the rates of the network's own decisions lie outside the band that is allowed.
 
-        Of each event the band of the width that is clear of the bound by the sampling error is laid to the
-        rates; a gap within it violates nothing.
+        Of each event the band of the width that is clear of the bound by the sampling error, or what a rule
+        would aim at if there is to be one, is laid to the rates; a gap within it violates nothing.
 
         Returns
         -------
@@ -165,7 +165,9 @@ class FairTask:
         # An event that has left the constraint has no rates: its band is empty, and nothing lies outside.
         low = np.where(problem.included, rates, np.inf).min(axis=1)
         high = np.where(problem.included, rates, -np.inf).max(axis=1)
-        slack = np.maximum(high - low - problem.clear(self.bound), 0)[:, None] / 2
+        noise = problem.noise
+        width = noise.target(self.bound) if self.with_rule else noise.clear(self.bound)
+        slack = np.maximum(high - low - width, 0)[:, None] / 2
         outside = rates - np.clip(rates, low[:, None] + slack, high[:, None] - slack)
         return np.nan_to_num(outside)
 

@@ -69,6 +69,10 @@ class Lagrangian:
         """Leave it to the rule, if there is to be one."""
         self._ascends = self.task is not None and not self.task.with_rule
 
+    def restart(self) -> None:
+        """Forget the multipliers of the phases before: what follows is the training of another network."""
+        self._ascended = None
+
     def measure_noise(self, joint: Floats) -> None:
         """Let the multipliers of later phases ascend if noise stops the rule short of the bound.
 
@@ -78,7 +82,7 @@ class Lagrangian:
             Scores of the upper rows from weights that did not see them.
         """
         if self.task is not None and self.task.with_rule:
-            self._ascends = self.task.is_short_of_rows(joint, self.upper.position.cpu().numpy())
+            self._ascends = self.task.is_limited_by_noise(joint, self.upper.position.cpu().numpy())
 
     def objective(self) -> Objective:
         """Return an objective without the constraint: the cross-entropy."""

@@ -167,6 +167,7 @@ class Trainer:
         """
         initial = self._train_dense(network, structure.layout.n_outputs)
         self.runner.trial, layout = 0, structure.layout
+        self.lagrangian.restart()
         dense = best = self._finish(
             network, [np.ones(shape, dtype=bool) for shape in structure.shapes()], structure
         )
@@ -176,6 +177,7 @@ class Trainer:
         def within(number: int) -> bool:
             nonlocal best
             self.runner.trial = len(trials)
+            self.lagrangian.restart()
             pruned = self.pruner.prune(copy.deepcopy(network), initial, structure, budgets[number])
             found = self._finish(pruned.network, pruned.masks, structure)
             good = dense.accuracy - found.accuracy <= max_accuracy_drop
@@ -207,14 +209,15 @@ class Trainer:
     def _judge_dense(self, network: nn.Module) -> None:
         """Complete a constraint that compares with the dense network, and see what noise there is."""
         task, rows = self.lagrangian.task, self.levels.upper
-        if task is None:
-            return
-        every = rows.take(torch.arange(len(rows.x), device=rows.x.device))
-        joint = joint_proba(lambda batch: network(batch.x), every)
-        if task.needs_dense_decisions:
+        network.eval()
+        if task is not None and task.needs_dense_decisions:
+            every = rows.take(torch.arange(len(rows.x), device=rows.x.device))
+            joint = joint_proba(lambda batch: network(batch.x), every)
             self.lagrangian.task = task.with_dense_decisions(joint)
             self._dense = copy.deepcopy(network)
-        self.lagrangian.measure_noise(joint[rows.position.cpu().numpy()])
+        # A network that has learned nothing shows no gap, nor the noise of one.
+        if task is not None and self.plan.dense:
+            self.lagrangian.measure_noise(joint_proba(lambda batch: network(batch.x), rows))
 
     def _fine_tune(self, small: nn.Module, structure: Structure) -> NetworkStack | CopyStack:
         """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.

@@ -27,7 +27,7 @@ def _search(monkeypatch, found, max_accuracy_drop=0.01):
     trainer = Trainer(
         **parts,
         runner=SimpleNamespace(trial=None),
-        lagrangian=SimpleNamespace(task=None),
+        lagrangian=SimpleNamespace(task=None, restart=lambda: None),
         pruner=SimpleNamespace(prune=lambda *args: pruned),
     )
     monkeypatch.setattr(trainer, "_train_dense", lambda network, n_joint: network)

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from skfairprune.noise import Noise
+
+
+def _noise(rates, errors, included=None):
+    rates, errors = np.atleast_2d(rates), np.atleast_2d(errors)
+    return Noise.of(rates, errors, np.ones(rates.shape, bool) if included is None else included)
+
+
+def test_of_two_groups_the_margin_is_the_standard_error_and_of_more_cells_more():
+    two, four = _noise([0.2, 0.5], [0.03, 0.04]), _noise([[0.2, 0.5]] * 2, [[0.03, 0.04]] * 2)
+    assert_allclose((two.gap[0], two.error[0], two.margin[0]), (0.3, 0.05, 0.05))
+    assert_allclose(four.margin, 0.05 * np.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    ("gap", "floor"), [(0.01, 0.05), (0.05, 0.05), (0.051, 0.05**2 / 0.051), (0.5, 0.005)]
+)
+def test_what_is_left_of_a_gap_is_what_chance_may_have_given_it(gap, floor):
+    assert_allclose(_noise([0.2, 0.2 + gap], [0.03, 0.04]).floor, floor)
+
+
+def test_a_small_group_hides_no_gap_between_large_ones():
+    large, small = 0.01, 0.13
+    noise = _noise([0.3, 0.4, 0.25], [large, large, small])
+    margin = np.sqrt(np.log2(3)) * np.hypot(large, large)
+    assert noise.margin > 0.15  # of the extremes, one of which is the small group
+    assert_allclose(noise.floor, margin**2 / 0.1)
+
+
+def test_where_no_pair_is_beyond_chance_the_gap_may_stay():
+    noise = _noise([0.3, 0.31, 0.42], [0.02, 0.02, 0.2])
+    assert_allclose(noise.floor, 0.12)
+    assert noise.least_bound == 0
+    assert not np.any(noise.gap > noise.target(0.0))
+
+
+def test_what_is_not_there_has_no_noise():
+    included = np.array([[True, True, False], [True, False, False], [True, True, True]])
+    rates = np.array([[0.2, 0.3, 0.9], [0.2, 0.3, 0.9], [0.2, np.nan, np.nan]])
+    noise = _noise(rates, np.full((3, 3), 0.01), included)
+    assert_allclose(noise.gap, [0.1, 0, 0])
+    assert_allclose(noise.floor[1:], 0)
+    assert_allclose(noise.target(0.1)[1:], 0.1)
+
+
+def test_targets_are_clear_of_the_bound_but_for_noise():
+    noise = _noise([0.2, 0.6], [0.03, 0.04])  # margin .05, floor .05 ** 2 / .4
+    assert_allclose(noise.clear(0.2), 0.15)
+    assert_allclose(noise.clear(0.06), 0.03)
+    assert_allclose(noise.target(0.06), 0.03)
+    assert_allclose(noise.target(0.01), 0.00625)
+    assert_allclose(noise.limit(0.01), 0.01)
+    assert_allclose(noise.limit(0.001), 0.00625)
+    assert_allclose(noise.least_bound, 0.45)
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "bound", "short"),
+    [
+        (0.08, 0.035, 0.02, True),  # .015 is left to chance, .01 is clear of the bound
+        (0.08, 0.035, 0.1, False),
+        (0.03, 0.035, 0.02, True),  # all of it is left to chance
+        (0.03, 0.035, 0.08, False),  # a gap that is clear of the bound
+        (0.08, 0.01, 0.0, False),  # eight standard errors: nearly nothing is left to chance
+    ],
+)
+def test_noise_stops_short_where_more_is_left_to_chance_than_is_clear_of_the_bound(gap, error, bound, short):
+    assert _noise([0.5, 0.5 + gap], [error, 0.0]).stops_short(bound) == short
