@@ -141,10 +141,10 @@ def test_rules_that_make_the_network_err_more_than_its_copies_are_fitted_on_its_
     rows = _rows()
     flipped = np.random.default_rng(0).random(len(rows.kind)) < 0.1
     own = np.where(flipped[:, None, None], rows.proba[:, ::-1], rows.proba)
-    asked = _frontier(rows, bound=0.3, own=own).rules[-1]
+    asked = _frontier(rows, bound=0.45, own=own).rules[-1]
     constraint = get_constraint("demographic_parity")
     gap = rows.counts(constraint, own.sum(axis=2).argmax(axis=1)).gap(constraint)
-    assert gap.value < 0.3  # so it is not the gap
+    assert gap.value < 0.45  # so it is not the gap
     assert asked.strayed == gap
     assert_allclose(asked.accuracy, np.mean(own.sum(axis=2).argmax(axis=1) == rows.kind))
 

@@ -150,8 +150,8 @@ class FairTask:
     def violation(self, joint: Floats, index: NDArray[np.intp]) -> Floats:
         """Return how far the rates of the network's own decisions lie outside the band that is allowed.
 
-        Of each event the band of the width that is clear of the bound by the sampling error, or what a rule
-        would aim at if there is to be one, is laid to the rates; a gap within it violates nothing.
+        Of each event the band of the width that is clear of the bound by the sampling error is laid to the
+        rates; a gap within it violates nothing.
 
         Returns
         -------
@@ -165,9 +165,7 @@ class FairTask:
         # An event that has left the constraint has no rates: its band is empty, and nothing lies outside.
         low = np.where(problem.included, rates, np.inf).min(axis=1)
         high = np.where(problem.included, rates, -np.inf).max(axis=1)
-        noise = problem.noise
-        width = noise.target(self.bound) if self.with_rule else noise.clear(self.bound)
-        slack = np.maximum(high - low - width, 0)[:, None] / 2
+        slack = np.maximum(high - low - problem.noise.clear(self.bound), 0)[:, None] / 2
         outside = rates - np.clip(rates, low[:, None] + slack, high[:, None] - slack)
         return np.nan_to_num(outside)
 
