@@ -83,7 +83,7 @@ def main() -> None:
     print("\n3. The same selection rates with their standard errors\n")
     rates = group_rates(y_test, decided, constraint=DP, sensitive_features=A_test)
     print(rates.loc["all"].to_string(float_format="{:.3f}".format))
-    print("\nA rate of 0 or 1 has the standard error 0 however few its rows: read n_samples, too.")
+    print("\nA rate of 0 or 1 from a few rows has a wide error, too: read n_samples.")
 
     print(f"\n4. Demographic parity gaps (bound: {BOUND} between the covered groups)\n")
     covered = A_test.apply(tuple, axis=1).isin(pipe[-1].groups_).to_numpy()

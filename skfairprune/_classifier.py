@@ -187,7 +187,9 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
     n_iter_no_change : int or None, default=None
         The epochs without a better held-out loss after which the dense phase and the fine-tuning stop. With
         None they never stop early: while the learning rate is high losses rise, and where it ends they are
-        often least. In either case the weights are those of the epoch of least held-out loss.
+        often least. In either case the weights are those of the epoch of least held-out loss. Where the
+        network is trained to the bound itself (no rule, or rows too few for one), losses of different epochs
+        do not compare: nothing stops early, and the epoch of most accuracy less a price on the gap stays.
 
     validation_fraction : float, default=0.5
         The share in (0, 1) of the training rows that the weights do not see before the fine-tuning: the
@@ -245,7 +247,9 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         With ``sparsity="auto"`` one row for each size that was tried, the dense network first: sparsity,
         widths (units of the prunable layers), parameters, held-out accuracy, accuracy_drop and
         drop_standard_error (both against the dense network, on the same rows), gap and gap_standard_error,
-        blind (as in `frontier_`), within (what is allowed), chosen.
+        blind (as in `frontier_`), within (what is allowed), missed (what is not: "accuracy", "gap",
+        "variation" where more than half of the rows that the dense network decides otherwise than most are
+        decided as most), chosen.
 
     pruning_report_ : DataFrame
         For each layer and in total: units, parameters and MACs before and after.

@@ -25,7 +25,8 @@ def find_problems(result: Result, bound: float, max_accuracy_drop: float) -> lis
     max_accuracy_drop : float
         Of the search for the smallest network.
     """
-    problems = (_of_the_search(result, max_accuracy_drop), _of_the_decisions(result, bound))
+    search = _of_the_search(result, max_accuracy_drop)
+    problems = (search, _of_the_decisions(result, bound), _of_the_accuracy(result, bound))
     return [problem for problem in problems if problem is not None]
 
 
@@ -75,3 +76,21 @@ def _of_the_decisions(result: Result, bound: float) -> str | None:
             "Train longer, ask for less sparsity, or, where one class is rare, set class_weight='balanced'."
         )
     return None
+
+
+def _of_the_accuracy(result: Result, bound: float) -> str | None:
+    """Return whether the constraint costs more accuracy than deciding alike for all rows would."""
+    frontier, task, upper = result.outcome.frontier, result.targets.task, result.split.upper
+    # With class weights accuracy is not what was asked for.
+    if frontier is None or task is None or np.ptp(task.class_weight) > 0:
+        return None
+    accuracy, weight = frontier.rules[frontier.position(bound)].accuracy, task.weight[upper]
+    majority = np.bincount(task.labels[upper], weight).max() / weight.sum()
+    error = np.sqrt(accuracy * (1 - accuracy) * np.sum(weight**2)) / weight.sum()
+    if accuracy + error >= majority:
+        return None
+    return (
+        f"Within difference_bound={bound} the accuracy on held-out rows is {accuracy:.3f}, with a standard "
+        f"error of {error:.3f}; one class for all rows would have {majority:.3f}. Allow a larger bound, give "
+        "more rows, or merge small groups."
+    )

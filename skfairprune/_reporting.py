@@ -150,6 +150,7 @@ def sparsity_path(trials: list[Trial], dense: Layout) -> pd.DataFrame:
             ],
             "blind": [trial.blind for trial in trials],
             "within": [trial.within for trial in trials],
+            "missed": [trial.missed for trial in trials],
             "chosen": np.arange(len(trials)) == chosen,
         },
         index=pd.RangeIndex(len(trials), name="trial"),

@@ -1052,3 +1052,16 @@ def test_a_warning_that_is_an_error_leaves_a_whole_model(small, train):
         clf.fit(train.X[:300], train.y[:300], sensitive_features=train.sensitive_features[:300])
     assert clf.groups_ == ["group_0", "group_1"]
     assert clf.bound_ == 0.0
+
+
+def test_a_constraint_that_costs_more_than_deciding_alike_is_told(small):
+    # Nothing is known of the rows but that one group is harder: the errors of the other have to rise to it.
+    data = make_biased_classification(2000, class_sep=0.15, base_rates=(0.9, 0.4), random_state=0)
+    clf = small(constraint="error_rate_parity", difference_bound=0.0)
+    with pytest.warns(ConvergenceWarning) as caught:
+        clf.fit(data.X, data.y, sensitive_features=data.sensitive_features)
+    told = [str(w.message) for w in caught if "one class for all rows would have" in str(w.message)]
+    accuracy = clf.frontier_.loc[clf.frontier_["bound"] == 0.0, "accuracy"].item()
+    assert len(told) == 1
+    assert f"the accuracy on held-out rows is {accuracy:.3f}" in told[0]
+    assert accuracy < np.bincount(data.y).max() / 2000

@@ -129,13 +129,14 @@ def test_auto_shows_the_sizes_it_tried(fit, grouped):
     path = clf.sparsity_path_
     assert list(path) == [
         *("sparsity", "widths", "parameters", "accuracy", "accuracy_drop", "drop_standard_error"),
-        *("gap", "gap_standard_error", "blind", "within", "chosen"),
+        *("gap", "gap_standard_error", "blind", "within", "missed", "chosen"),
     ]
     assert path["widths"][0] == (16, 16)
     assert path["sparsity"][0] == path["accuracy_drop"][0] == 0
     chosen = path[path["chosen"]]
     assert len(chosen) == 1
     assert chosen["within"].all()
+    assert_array_equal(path["within"], path["missed"] == "")
     assert chosen["sparsity"].item() == path.loc[path["within"], "sparsity"].max() == clf.sparsity_
     assert chosen["widths"].item() == tuple(mask.sum() for mask in clf.masks_)
     assert np.all(path.loc[path["within"], "accuracy_drop"] <= 0.05)

@@ -25,8 +25,9 @@ class Trial(NamedTuple):
         The sampling standard error of what it is less accurate than the dense network on the same rows.
     gap : Gap or None
         Its gap on held-out rows; None without a constraint.
-    within : bool
-        Whether accuracy and gap are within what is allowed.
+    missed : str
+        What of the network is not within what is allowed: "accuracy", "variation" (it decides alike for too
+        many rows), "gap", several of them with a comma between; empty if all is.
     blind : bool
         Whether what is held out is so for the weights, too: False where the rule did not carry over from the
         copies, and was fitted on the network's own scores.
@@ -38,8 +39,13 @@ class Trial(NamedTuple):
     accuracy: float
     drop_error: float
     gap: Gap | None
-    within: bool
+    missed: str
     blind: bool
+
+    @property
+    def within(self) -> bool:
+        """Whether all is within what is allowed."""
+        return not self.missed
 
 
 def geometric_budgets(dense: float, least: float, factor: float = 0.7) -> list[int]:

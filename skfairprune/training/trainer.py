@@ -172,7 +172,7 @@ class Trainer:
             network, [np.ones(shape, dtype=bool) for shape in structure.shapes()], structure
         )
         cost = layout.cost()
-        trials = [Trial(cost, layout.widths, cost, dense.accuracy, 0.0, dense.gap, True, dense.blind)]
+        trials = [Trial(cost, layout.widths, cost, dense.accuracy, 0.0, dense.gap, "", dense.blind)]
 
         def within(number: int) -> bool:
             nonlocal best
@@ -180,19 +180,23 @@ class Trainer:
             self.lagrangian.restart()
             pruned = self.pruner.prune(copy.deepcopy(network), initial, structure, budgets[number])
             found = self._finish(pruned.network, pruned.masks, structure)
-            good = dense.accuracy - found.accuracy <= max_accuracy_drop
+            missed = []
+            if dense.accuracy - found.accuracy > max_accuracy_drop:
+                missed.append("accuracy")
             # Where one class is rare, deciding alike for all is nearly as accurate, and of no use.
-            good = good and found.varied >= dense.varied / 2
+            if found.varied < dense.varied / 2:
+                missed.append("variation")
             if self.lagrangian.task is not None and dense.gap is not None:
                 limit = max(self.lagrangian.task.bound, dense.gap.value)
-                good = good and is_within(found.outcome.event_gaps, limit)
+                if not is_within(found.outcome.event_gaps, limit):
+                    missed.append("gap")
             small = layout.resized([int(mask.sum()) for mask in pruned.masks])
             error = float(np.std(dense.correct - found.correct) * np.sqrt(len(dense.correct)))
-            figures = (found.accuracy, error, found.gap, good, found.blind)
+            figures = (found.accuracy, error, found.gap, ", ".join(missed), found.blind)
             trials.append(Trial(budgets[number], small.widths, small.cost(), *figures))
-            if good:
+            if not missed:
                 best = found
-            return good
+            return not missed
 
         find_smallest(len(budgets), within)
         return best.outcome, trials
