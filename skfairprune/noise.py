@@ -89,9 +89,9 @@ class Noise(NamedTuple):
         return float(np.where(self.gap <= self.floor, 0.0, needed).max(initial=0.0))
 
     def stops_short(self, bound: float) -> bool:
-        """Tell whether noise stops a rule short of what is clear of the bound, and not by a trifle."""
+        """Tell whether noise stops a rule short of the bound, in any event, and not by a trifle."""
         left = np.minimum(self.gap, self.floor)
-        return bool(np.any((left > self.clear(bound)) & (self.floor > _WORTH * self.error)))
+        return bool(np.any((left > bound) & (self.floor > _WORTH * self.error)))
 
 
 def _measure(rates: Floats, errors: Floats, width: float) -> tuple[float, float, float, float]:
