@@ -77,7 +77,8 @@ def test_three_classes_keep_the_bound(constraint):
     assert gap < before - 0.02
     assert set(decision) == set(LABELS)
     assert np.mean(decision == LABELS[truth]) > free.score(fresh, LABELS[truth]) - 0.08
-    assert abs(clf.validation_gap_.value - gap) < 4 * error
+    # The event that is widest on fresh rows may be another, of more error.
+    assert abs(clf.validation_gap_.value - gap) < 4 * clf.event_gaps_["standard_error"].max()
     proba = clf.predict_proba(fresh)
     assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
     assert np.mean(clf.predict_uncorrected_proba(fresh).argmax(axis=1) == proba.argmax(axis=1)) < 1
