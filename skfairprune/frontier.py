@@ -125,7 +125,7 @@ def fit_frontier(
     bounds = np.unique([0.0, bound, *grid])
     rules, decisions = _cross_fit(problem, fold, bounds, bound)
     own_rows = replace(rows, proba=own)
-    limits = [problem.noise.limit(bound) for bound in bounds]
+    limits = [problem.noise.limit(allowed) for allowed in bounds]
     strayed: dict[int, Gap] = {}
     for k, (rule, decision, limit) in enumerate(zip(rules, decisions, limits, strict=True)):
         followed = rule.fit.rule.decide(own)
@@ -138,8 +138,8 @@ def fit_frontier(
         for k, rule in zip(numbers, own_rules, strict=True):
             rules[k] = rule._replace(strayed=strayed[k])
     chosen: list[int] = []
-    for k, (bound, limit) in enumerate(zip(bounds, limits, strict=True)):
-        chosen.append(_settle(k, rules, bound, limit, chosen))
+    for k, (allowed, limit) in enumerate(zip(bounds, limits, strict=True)):
+        chosen.append(_settle(k, rules, allowed, limit, chosen))
     return RuleFrontier(bounds, [rules[k] for k in chosen]), decisions[chosen]
 
 

@@ -77,8 +77,14 @@ def test_three_classes_keep_the_bound(constraint):
     assert gap < before - 0.02
     assert set(decision) == set(LABELS)
     assert np.mean(decision == LABELS[truth]) > free.score(fresh, LABELS[truth]) - 0.08
-    # The event that is widest on fresh rows may be another, of more error.
-    assert abs(clf.validation_gap_.value - gap) < 4 * clf.event_gaps_["standard_error"].max()
+    if constraint == "equalized_odds":  # the event that is widest on fresh rows may be another, of more error
+        for name, event in clf.event_gaps_.iterrows():
+            c = next(label for label in LABELS if repr(str(label)) in name)
+            rows = truth == list(LABELS).index(c)
+            there = _gaps(_rate(c), LABELS[truth], decision, their_group, ~rows if "!=" in name else rows)
+            assert abs(event["gap"] - there) < 4 * event["standard_error"], name
+    else:
+        assert abs(clf.validation_gap_.value - gap) < 4 * error
     proba = clf.predict_proba(fresh)
     assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
     assert np.mean(clf.predict_uncorrected_proba(fresh).argmax(axis=1) == proba.argmax(axis=1)) < 1
