@@ -71,7 +71,7 @@ class FittedMixin:
     _frontier: RuleFrontier | None
     _aware: AwareRules | None
     _events: tuple[str, ...]
-    _rows: dict[bool, str]
+    _rows: str
     _unread: list[int]
     _own_weights: NDArray[np.float64]
     _example: NDArray[np.float64] | None
@@ -128,24 +128,20 @@ class FittedMixin:
         self.bound_ = self.multipliers_ = self.validation_gap_ = self.event_gaps_ = None
         if task is not None and outcome.rule is not None:
             self._events = task.constraint.events
-            # On which rows the rules are measured that carry over from the copies, and the others.
-            how = (result.split, task.with_rule, bool(result.trials))
-            self._rows = {carried: describe_rows(*how, carried) for carried in (True, False)}
-            self._describe(task.bound, outcome.rule.multipliers, outcome.event_gaps, outcome.strayed is None)
+            self._rows = describe_rows(result.split, task.with_rule, bool(result.trials))
+            self._describe(task.bound, outcome.rule.multipliers, outcome.event_gaps)
         self._frontier, self.frontier_, self._aware = outcome.frontier, None, None
         if outcome.frontier is not None:
             self.frontier_ = frontier_table(outcome.frontier)
         if outcome.aware is not None:
             self._aware = AwareRules(outcome.aware, targets.group_codes, targets.order)
 
-    def _describe(
-        self, bound: float, multipliers: NDArray[np.float64], event_gaps: Sequence[Gap], carried: bool
-    ) -> None:
+    def _describe(self, bound: float, multipliers: NDArray[np.float64], event_gaps: Sequence[Gap]) -> None:
         """Set the attributes that describe the rule of one bound."""
         assert self.groups_ is not None
         self.bound_ = bound
         self.multipliers_ = multiplier_table(multipliers, self._events, self.groups_)
-        self.validation_gap_ = validation_gap(event_gaps, self._events, self.groups_, self._rows[carried])
+        self.validation_gap_ = validation_gap(event_gaps, self._events, self.groups_, self._rows)
         self.event_gaps_ = event_gap_table(event_gaps, self._events, self.groups_)
 
     def set_bound(self, difference_bound: float) -> Self:
@@ -190,8 +186,7 @@ class FittedMixin:
                 "constraint and decision_rule=True."
             )
         rule = self._frontier.rules[self.module_.set_bound(float(difference_bound))]
-        carried = rule.strayed is None
-        self._describe(float(difference_bound), rule.fit.multipliers, rule.event_gaps, carried)
+        self._describe(float(difference_bound), rule.fit.multipliers, rule.event_gaps)
         if not is_within(rule.event_gaps, float(difference_bound)):
             gap = rule.gap
             warnings.warn(

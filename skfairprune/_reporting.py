@@ -52,7 +52,7 @@ class ValidationGap(NamedTuple):
     rows: str
 
 
-def describe_rows(split: LevelSplit, with_rule: bool, searched: bool, carried: bool) -> str:
+def describe_rows(split: LevelSplit, with_rule: bool, searched: bool) -> str:
     """Say on which rows the gap is measured, and what saw them.
 
     Parameters
@@ -63,16 +63,11 @@ def describe_rows(split: LevelSplit, with_rule: bool, searched: bool, carried: b
         Whether a rule decides.
     searched : bool
         Whether the size of the network was chosen by these figures.
-    carried : bool
-        Whether the scores are from weights that did not see the rows.
     """
     rule = "a rule that did not see its fold" if with_rule else "the network itself"
-    if not carried:
-        rows = f"{len(split.upper)} training rows, which the network has seen, each decided by {rule}"
-    elif split.n_folds and with_rule:
-        rows = f"{len(split.upper)} training rows, each decided by a network and {rule}"
-    elif split.n_folds:
-        rows = f"{len(split.upper)} training rows, each decided by a network that did not see its fold"
+    if split.n_folds:
+        memory = "less what copies that saw the row owe to that"
+        rows = f"{len(split.upper)} training rows, each decided by {rule}, {memory}"
     else:
         rows = f"{len(split.upper)} rows of X_val, which the weights did not see, each decided by {rule}"
     saw = ["the choice of the units", "the multipliers of the training", "the choice of the epoch"]
@@ -127,7 +122,6 @@ def frontier_table(frontier: RuleFrontier) -> pd.DataFrame:
             "gap_standard_error": [rule.gap.standard_error for rule in rules],
             "gap_upper": [upper_limit(rule.event_gaps) for rule in rules],
             "accuracy": [rule.accuracy for rule in rules],
-            "blind": [rule.strayed is None for rule in rules],
         }
     )
 
@@ -148,7 +142,6 @@ def sparsity_path(trials: list[Trial], dense: Layout) -> pd.DataFrame:
             "gap_standard_error": [
                 np.nan if trial.gap is None else trial.gap.standard_error for trial in trials
             ],
-            "blind": [trial.blind for trial in trials],
             "within": [trial.within for trial in trials],
             "missed": [trial.missed for trial in trials],
             "chosen": np.arange(len(trials)) == chosen,

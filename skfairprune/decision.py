@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfairprune.constraints import Floats
-from skfairprune.multipliers import flat_differences
 
 __all__ = ["DecisionRule", "condition_on_group", "decide"]
 
@@ -81,6 +80,12 @@ class DecisionRule:
         centred = flat - flat.mean(axis=0)
         weights: Floats = 1 / n_decisions + centred / max(1.0, -n_decisions * centred.min())
         return weights.clip(0.0, 1.0)  # of rounding
+
+
+def flat_differences(coefficients: Floats) -> Floats:
+    """Return coefficients less those of decision 0, of shape (n_head_classes * n_groups, n_decisions - 1)."""
+    difference: Floats = (coefficients - coefficients[..., :1])[..., 1:]
+    return difference.reshape(-1, difference.shape[-1])
 
 
 def decide(margins: Floats) -> NDArray[np.intp]:

@@ -1,5 +1,6 @@
 """Rates and gaps of a constraint, counted on rows, with their sampling errors."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -69,10 +70,14 @@ class GroupCounts(NamedTuple):
         Sum of the weights.
     squares : ndarray of shape (n_kinds, n_groups, n_decisions)
         Sum of the squared weights, for sampling errors.
+    mixed : ndarray of shape (n_kinds, n_groups, n_decisions, n_decisions) or None
+        Above the diagonal, the sum of the squared weights times the shares of two decisions in a row; None if
+        each row has but one decision.
     """
 
     counts: Floats
     squares: Floats
+    mixed: Floats | None = None
 
     @classmethod
     def from_rows(
@@ -107,6 +112,44 @@ class GroupCounts(NamedTuple):
 
         return cls(count(weight), count(weight**2))
 
+    @classmethod
+    def from_shares(
+        cls,
+        kind: NDArray[np.intp],
+        shares: Floats,
+        group: NDArray[np.intp],
+        shape: tuple[int, int, int],
+        weight: Floats,
+    ) -> "GroupCounts":
+        """Count rows of which each decision has a share.
+
+        Shares of sum 1 may be negative, but no count is: those of a kind and group keep their sum.
+
+        Parameters
+        ----------
+        kind, group, shape, weight
+            As in :meth:`from_rows`.
+        shares : ndarray of shape (n_samples, n_decisions)
+            The share of each decision.
+        """
+        n_kinds, n_groups, n_decisions = shape
+        code = kind * n_groups + group
+
+        def count(values: Floats) -> Floats:
+            sums = np.bincount(code, values, minlength=n_kinds * n_groups)
+            return sums.astype(np.float64).reshape(n_kinds, n_groups)
+
+        def count_shares(weight: Floats) -> Floats:
+            positive = np.stack([count(weight * share) for share in shares.T], axis=2).clip(0.0)
+            total = positive.sum(axis=2)
+            scale = np.divide(count(weight), total, out=np.zeros_like(total), where=total > 0)
+            return positive * scale[:, :, None]
+
+        mixed = np.zeros((n_kinds, n_groups, n_decisions, n_decisions))
+        for first, second in itertools.combinations(range(n_decisions), 2):
+            mixed[:, :, first, second] = count(weight**2 * shares[:, first] * shares[:, second])
+        return cls(count_shares(weight), count_shares(weight**2), mixed)
+
     @property
     def n_groups(self) -> int:
         """The number of groups."""
@@ -125,7 +168,9 @@ class GroupCounts(NamedTuple):
 
         the sandwich estimate, with half an observation at each end of the utility's range added (as
         Jeffreys' prior does, in the mean and in the variance): without it a rate of 0 or 1 would
-        seem to have no error, however few its rows.
+        seem to have no error, however few its rows. Of a row with shares :math:`z_d` of its decisions the
+        utility is :math:`U = \sum_d z_d U_d`, and its square
+        :math:`\sum_d z_d U_d^2 - \sum_{d < d'} z_d z_{d'} (U_d - U_{d'})^2`.
         """
         weight = constraint.cell_sums(self.counts.sum(axis=2))
         squares = constraint.cell_sums(self.squares.sum(axis=2))
@@ -137,6 +182,10 @@ class GroupCounts(NamedTuple):
             centre = (n * self.rates(constraint) + (low + high) / 2) / (n + 1)
             deviation = (constraint.utilities[:, :, None, :] - centre[:, None, :, None]) ** 2
             spread = np.einsum("ek,ekgd,kgd->eg", constraint.members, deviation, self.squares) / squares
+            if self.mixed is not None:
+                steps = (constraint.utilities[:, :, :, None] - constraint.utilities[:, :, None, :]) ** 2
+                shared = np.einsum("ek,ekdc,kgdc->eg", constraint.members, steps, self.mixed)
+                spread = np.maximum(spread - shared / squares, 0.0)
             ends = ((low - centre) ** 2 + (high - centre) ** 2) / 2
             return np.sqrt((n * spread + ends) / (n + 1) / n)
 

@@ -19,16 +19,15 @@ fairness in binary classification", 2018; Xian et al., "Fair and optimal classif
 post-processing", 2023).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, null_space
 
 from skfairprune.constraints import Constraint, Floats
-from skfairprune.gaps import GroupCounts
+from skfairprune.decision import flat_differences
+from skfairprune.scored import ScoredRows
 
-__all__ = ["DualProblem", "ScoredRows", "flat_differences"]
+__all__ = ["DualProblem"]
 
 # The maximum is smoothed at these widths in turn, each start being the last solution.
 _SMOOTHING = (0.1, 0.02, 0.004)
@@ -39,48 +38,6 @@ _CURVATURE_ROWS = 4096
 # Root mean square of the rates' error at a solution. Near one few steps do; where noise leaves no solution,
 # no number of them would.
 _TOLERANCE, _MAX_STEPS, _MAX_WARM_STEPS = 1e-4, 40, 12
-
-
-@dataclass(frozen=True)
-class ScoredRows:
-    """Rows with the scores of a network that did not see them.
-
-    Parameters
-    ----------
-    proba : ndarray of shape (n_samples, n_head_classes, n_groups)
-        The scores :math:`q_{k,g}(x)`; they sum to 1 over the last two axes.
-    kind : ndarray of shape (n_samples,)
-        Kinds in [0, n_kinds), see :class:`skfairprune.constraints.Constraint`.
-    group : ndarray of shape (n_samples,)
-        Group codes in [0, n_groups).
-    weight : ndarray of shape (n_samples,)
-        Non-negative weights.
-    """
-
-    proba: Floats
-    kind: NDArray[np.intp]
-    group: NDArray[np.intp]
-    weight: Floats
-
-    def take(self, rows: NDArray) -> "ScoredRows":
-        """Return the rows of that index or boolean mask."""
-        return ScoredRows(self.proba[rows], self.kind[rows], self.group[rows], self.weight[rows])
-
-    @property
-    def n_groups(self) -> int:
-        """The number of groups."""
-        return self.proba.shape[2]
-
-    def counts(self, constraint: Constraint, decision: NDArray[np.intp]) -> GroupCounts:
-        """Count the rows by kind, group and their decision."""
-        shape = (constraint.n_kinds, self.n_groups, constraint.n_decisions)
-        return GroupCounts.from_rows(self.kind, decision, self.group, shape, self.weight)
-
-
-def flat_differences(coefficients: Floats) -> Floats:
-    """Return coefficients less those of decision 0, of shape (n_head_classes * n_groups, n_decisions - 1)."""
-    difference: Floats = (coefficients - coefficients[..., :1])[..., 1:]
-    return difference.reshape(-1, difference.shape[-1])
 
 
 def _softmax(margins: Floats) -> tuple[Floats, Floats]:
@@ -112,7 +69,8 @@ class DualProblem:
     def __init__(
         self, rows: ScoredRows, constraint: Constraint, included: NDArray[np.bool_], gain: Floats
     ) -> None:
-        counts = rows.counts(constraint, np.zeros(len(rows.kind), dtype=np.intp)).counts
+        first = np.eye(1, constraint.n_decisions).repeat(len(rows.kind), axis=0)
+        counts = rows.counts(constraint, first).counts
         counts /= counts.sum()
         self.constraint, self.gain = constraint, gain
         self.scores = rows.proba.reshape(len(rows.proba), -1)
@@ -142,6 +100,23 @@ class DualProblem:
     def margins(self, multipliers: Floats) -> Floats:
         """Return the margins under multipliers of shape (n_events, n_groups)."""
         return self.base - self.scores @ np.tensordot(self.slopes, multipliers.ravel(), (0, 0)).T
+
+    def stakes(self, multipliers: Floats) -> Floats:
+        """Return what is at stake on each row, of shape (n_samples,), in accuracy.
+
+        It is how much one decision is worth more than another under the multipliers, if the row's label were
+        known, for the label where that is most. Near 0 whatever is decided is as good, and small errors of
+        the scores or multipliers decide.
+        """
+        coefficients = self.coefficients(multipliers)
+        stakes = np.zeros(len(self.scores))
+        for label in range(self.constraint.n_decisions):
+            own = np.repeat(self.constraint.head_labels == label, coefficients.shape[1])
+            share = self.scores[:, own]
+            worth = share @ coefficients.reshape(len(own), -1)[own]
+            total = np.maximum(share.sum(axis=1), np.finfo(float).tiny)
+            stakes = np.maximum(stakes, np.ptp(worth, axis=1) / total)
+        return stakes
 
     def rates(self, margins: Floats) -> Floats:
         """Return the rates that the scores imply for the smoothed decisions, which the dual equates."""

@@ -78,10 +78,6 @@ class Noise(NamedTuple):
         """Return the gap that a rule aims at in each event: clear of the bound, as far as noise lets it."""
         return np.maximum(self.clear(bound), self.floor)
 
-    def limit(self, bound: float) -> Floats:
-        """Return the gap that a rule may have in each event: the bound, or its target where that is above."""
-        return np.maximum(bound, self.target(bound))
-
     @property
     def least_bound(self) -> float:
         """The least bound that the unconstrained rule keeps."""

@@ -9,6 +9,9 @@ the noise of the scores takes its pick, and on other rows it picks otherwise. So
 towards one decision, the rarest label: the errors are then those of a lower threshold for it, and carry over
 (docs/design_notes.md has the figures).
 
+Under equalized odds both kinds of errors of a group may have to rise, and no lean serves both. There the
+target gives way: it is raised until all but a few rows are decided by what they are.
+
 To shrink the observed rates themselves, towards those that the scores imply, was tried and left out: on
 unseen rows it kept bounds no better, and worse where scores are not calibrated.
 """
@@ -20,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats
-from skfairprune.decision import DecisionRule, decide
+from skfairprune.decision import DecisionRule
 from skfairprune.gaps import Gap
-from skfairprune.multipliers import DualProblem, ScoredRows
+from skfairprune.multipliers import DualProblem
 from skfairprune.noise import Noise
+from skfairprune.scored import ScoredRows
 
 __all__ = ["LEAN", "PRICE", "RuleFit", "RuleProblem"]
 
@@ -38,6 +42,9 @@ PRICE = 5.0
 _MAX_ROUNDS, _PATIENCE, _PATIENCE_NEAR = 20, 5, 2
 _MAX_HALVINGS = 10
 _ROUNDING = 1e-9
+# A row where no label makes one decision worth so much more than another, in accuracy, is left to noise; so
+# many rows may be. Halvings of the way from the target to the unconstrained gap, where more are.
+_STAKE, _MOST_BY_NOISE, _MAX_RAISES = 0.1, 0.01, 5
 # Shares of the target to aim at where the rounds end above it.
 _SHARPER = (0.5, 0.0)
 
@@ -60,6 +67,8 @@ class RuleFit:
         The (class-weighted) accuracy on the rows.
     constant : bool
         Whether all rows get the same decision.
+    raised : bool
+        Whether it aims higher than it was asked to, since that would leave too many rows to noise.
     """
 
     rule: DecisionRule
@@ -68,6 +77,7 @@ class RuleFit:
     event_gaps: list[Gap]
     accuracy: float
     constant: bool
+    raised: bool = False
 
     def excess(self, limit: Floats | float) -> float:
         """Return by how much the gap of the worst event is above the limit, one for all or for each."""
@@ -81,7 +91,7 @@ class RuleProblem:
     Parameters
     ----------
     rows : ScoredRows
-        Rows that the network's weights did not see.
+        Rows that the network's weights did not see, or with copies that did not.
     constraint : Constraint
         The constraint.
     included : ndarray of shape (n_events, n_groups) of bool
@@ -131,24 +141,23 @@ class RuleProblem:
 
     def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""
-        margins = self.dual.margins(multipliers)
-        decision = decide(margins)
-        counts = self.rows.counts(self.constraint, decision)
+        rule = DecisionRule(self.dual.coefficients(multipliers) / self.tilt[:, None, None])
+        shares = self.rows.decide(rule)
+        counts = self.rows.counts(self.constraint, shares)
         fit = RuleFit(
-            DecisionRule(self.dual.coefficients(multipliers) / self.tilt[:, None, None]),
+            rule,
             multipliers,
             shift,
             counts.event_gaps(self.constraint, self.included),
-            float(self.value @ (decision == self.label)),
-            bool(np.all(decision == decision[0])),
+            float(self.value @ shares[np.arange(len(shares)), self.label]),
+            bool(np.all(shares == shares[0])),
         )
-        implied = self.dual.rates(margins)
+        implied = self.dual.rates(self.dual.margins(multipliers))
         return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
 
     def _measure_noise(self) -> Noise:
         """Measure the noise of the unconstrained rates."""
-        decision = self.unconstrained.rule.decide(self.rows.proba)
-        counts = self.rows.counts(self.constraint, decision)
+        counts = self.rows.counts(self.constraint, self.rows.decide(self.unconstrained.rule))
         rates, errors = counts.rates(self.constraint), counts.standard_errors(self.constraint)
         return Noise.of(rates, errors, self.included)
 
@@ -157,11 +166,17 @@ class RuleProblem:
         """How near the target a gap has to come."""
         return 0.05 * float(self.noise.error.max(initial=0.0))
 
-    def fit(self, bound: float, near: RuleFit | None = None, multipliers: Floats | None = None) -> RuleFit:
+    def fit(
+        self,
+        bound: float,
+        near: RuleFit | None = None,
+        multipliers: Floats | None = None,
+    ) -> RuleFit:
         """Fit the most accurate rule whose thresholded gap on the rows keeps clear of the bound.
 
         The dual is solved on the scores; then the observed, thresholded rates replace what the scores
-        imply, and it is solved again, until both agree. Of all the rules met on the way the one of
+        imply, and it is solved again, until both agree. A solution that leaves too many rows to noise gives
+        way to that of the least larger target that does not. Of all the rules met on the way the one of
         most accuracy, less a price on its excess, is taken; a rule that decides alike for all rows only if
         no other is within the bound.
 
@@ -182,11 +197,12 @@ class RuleProblem:
         if self.unconstrained.excess(target) <= _ROUNDING:
             return self.unconstrained
         candidates, best, stale = [self.unconstrained], self.unconstrained, 0
-        shift, patience = np.zeros(self.included.shape), _PATIENCE
+        shift, patience, raised = np.zeros(self.included.shape), _PATIENCE, False
         if near is not None:
             multipliers, shift, patience = near.multipliers, near.rate_shift, _PATIENCE_NEAR
         for _ in range(_MAX_ROUNDS):
-            multipliers = self.dual.solve(target, shift, multipliers)
+            multipliers, higher = self._solve(target, shift, multipliers)
+            raised |= higher
             fit, difference = self.evaluate(multipliers, shift)
             candidates.append(fit)
             if _merit(fit, target + tolerance) > _merit(best, target + tolerance):
@@ -202,7 +218,7 @@ class RuleProblem:
         pairs = [(candidates[-2], candidates[-1])] if crossed else []
         if min(fit.excess(target) for fit in candidates) > tolerance:
             for share in _SHARPER:
-                multipliers = self.dual.solve(share * target, best.rate_shift, best.multipliers)
+                multipliers, _ = self._solve(share * target, best.rate_shift, best.multipliers)
                 fit, _ = self.evaluate(multipliers, best.rate_shift)
                 candidates.append(fit)
                 if fit.excess(target) < 0:
@@ -210,7 +226,8 @@ class RuleProblem:
                     break
         for one, other in pairs:
             candidates += self._bisect(one, other, target, tolerance)
-        return self.select(candidates, bound)
+        found = self.select(candidates, bound)
+        return found if found is self.unconstrained else replace(found, raised=raised)
 
     def meets(self, fit: RuleFit, bound: float) -> bool:
         """Tell whether a rule is as near the target as it has to come, or below it."""
@@ -226,6 +243,26 @@ class RuleProblem:
     def select(self, fits: list[RuleFit], bound: float) -> RuleFit:
         """Return the rule of most merit under a bound."""
         return _select(fits, self.noise.target(bound) + self.tolerance, bound)
+
+    def _solve(self, target: Floats, shift: Floats, start: Floats | None) -> tuple[Floats, bool]:
+        """Return the multipliers for the target, and whether a larger one was taken instead."""
+
+        def leave_to_noise(multipliers: Floats) -> bool:
+            return bool(self.dual.weight @ (self.dual.stakes(multipliers) < _STAKE) > _MOST_BY_NOISE)
+
+        multipliers = self.dual.solve(target, shift, start)
+        if not leave_to_noise(multipliers):
+            return multipliers, False
+        room = np.maximum(self.noise.gap.max() - target, 0.0)
+        low, high, multipliers = 0.0, 1.0, np.zeros(self.included.shape)
+        for _ in range(_MAX_RAISES):
+            middle = (low + high) / 2
+            raised = self.dual.solve(target + middle * room, shift, start)
+            if leave_to_noise(raised):
+                low = middle
+            else:
+                high, multipliers = middle, raised
+        return multipliers, True
 
     def _bisect(self, one: RuleFit, other: RuleFit, target: Floats, tolerance: float) -> list[RuleFit]:
         """Return rules between two on either side of the target, ever nearer to it."""

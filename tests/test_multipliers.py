@@ -7,7 +7,8 @@ from scipy.optimize import check_grad, linprog
 from scipy.special import softmax
 
 from skfairprune.constraints import get_constraint
-from skfairprune.multipliers import DualProblem, ScoredRows
+from skfairprune.multipliers import DualProblem
+from skfairprune.scored import ScoredRows
 
 every_constraint = pytest.mark.parametrize(
     "name",
@@ -322,14 +323,3 @@ def test_nothing_to_compare_gives_no_multipliers():
 
 def test_no_multipliers_within_a_wide_bound():
     assert_allclose(_solve(_rows(2), "demographic_parity", 1.0), 0, atol=3e-3)
-
-
-def test_scored_rows_counts_and_subsets():
-    rows = ScoredRows(
-        np.full((4, 2, 2), 0.25), np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), np.array([1.0, 2, 3, 4])
-    )
-    counts = rows.counts(get_constraint("demographic_parity"), np.array([0, 1, 1, 0]))
-    assert_array_equal(counts.counts, [[[1, 0], [0, 2]], [[0, 0], [4, 3]]])
-    assert_array_equal(counts.squares, [[[1, 0], [0, 4]], [[0, 0], [16, 9]]])
-    assert rows.take(np.array([False, True, True, False])).kind.tolist() == [0, 1]
-    assert rows.take(np.array([3, 0])).weight.tolist() == [4, 1]

@@ -53,8 +53,6 @@ def test_targets_are_clear_of_the_bound_but_for_noise():
     assert_allclose(noise.clear(0.06), 0.03)
     assert_allclose(noise.target(0.06), 0.03)
     assert_allclose(noise.target(0.01), 0.00625)
-    assert_allclose(noise.limit(0.01), 0.01)
-    assert_allclose(noise.limit(0.001), 0.00625)
     assert_allclose(noise.least_bound, 0.45)
 
 

@@ -18,9 +18,9 @@ from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
 from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.gaps import Gap
-from skfairprune.multipliers import ScoredRows
 from skfairprune.noise import Noise
 from skfairprune.rulefit import LEAN, RuleFit, RuleProblem, _select
+from skfairprune.scored import ScoredRows
 
 EQUAL = np.ones(2)
 every_constraint = pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_class_weights_tilt_scores_and_gain_alike(name):
     tilted /= tilted.sum(axis=(1, 2), keepdims=True)
     fit = _fit(ScoredRows(tilted, rows.kind, rows.group, rows.weight), name, 0.04, class_weight)
     constraint = get_constraint(name)
-    share = rows.counts(constraint, rows.kind).counts.sum(axis=2) / len(rows.kind)
+    share = rows.counts(constraint, np.eye(2)[rows.kind]).counts.sum(axis=2) / len(rows.kind)
     if name == "error_rate_parity":
         constraint.utilities[:, :, np.bincount(rows.kind).argmin()] += LEAN
     costs = constraint.costs(fit.multipliers, constraint.cell_sums(share))
@@ -335,7 +335,7 @@ def test_a_cell_without_rows_leaves_the_constraint(name):
     assert np.isfinite(fit.rule.coefficients).all()
     assert fit.multipliers[-1, 2] == 0
     assert fit.excess(0.05) <= 0
-    counts = some.counts(get_constraint(name), fit.rule.decide(some.proba))
+    counts = some.counts(get_constraint(name), some.decide(fit.rule))
     rates = counts.rates(get_constraint(name))[-1]
     assert np.isnan(rates[2])
     assert abs(rates[0] - rates[1]) <= 0.05

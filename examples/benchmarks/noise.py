@@ -16,7 +16,7 @@ from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
 from skfairprune.frontier import fit_frontier
 from skfairprune.gaps import largest_gap, upper_limit
-from skfairprune.multipliers import ScoredRows
+from skfairprune.scored import ScoredRows
 
 ROWS = (700, 3000)
 BASE_RATES = {"none": (0.4, 0.4), "large": (0.5, 0.25)}
@@ -37,10 +37,10 @@ def measure(rows: ScoredRows, population: ScoredRows, name: str, bound: float) -
     """Fit the rule of a bound and hold its figures against those of the population."""
     constraint, fold = get_constraint(name), np.arange(len(rows.kind)) % 2
     included, equal = np.ones((constraint.n_events, 2), bool), np.ones(2)
-    frontier, _ = fit_frontier(rows, rows.proba, fold, constraint, included, bound, equal)
+    frontier, _ = fit_frontier(rows, fold, constraint, included, bound, equal)
     rule = frontier.rules[frontier.position(bound)]
     decision = rule.fit.rule.decide(population.proba)
-    gap = population.counts(constraint, decision).gap(constraint).value
+    gap = population.counts(constraint, population.decide(rule.fit.rule)).gap(constraint).value
     upper = upper_limit(rule.event_gaps)
     return {
         "left alone": not rule.fit.multipliers.any(),

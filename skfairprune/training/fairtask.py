@@ -1,5 +1,6 @@
 """The fairness task of a fit: the constraint, the rows' kinds and groups, and rules fitted on them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,9 +9,9 @@ from numpy.typing import NDArray
 from skfairprune.constraints import Constraint, Floats
 from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.frontier import RuleFrontier, fit_frontier
-from skfairprune.gaps import Gap, GroupCounts
-from skfairprune.multipliers import ScoredRows
+from skfairprune.gaps import Gap
 from skfairprune.rulefit import RuleFit, RuleProblem
+from skfairprune.scored import ScoredRows
 
 __all__ = ["FairTask"]
 
@@ -94,6 +95,25 @@ class FairTask:
     def _scored(self, joint: Floats, index: NDArray[np.intp]) -> ScoredRows:
         return ScoredRows(self._shaped(joint), self.kind[index], self.group[index], self.weight[index])
 
+    def scored(
+        self, networks: Sequence[Floats], index: NDArray[np.intp], blind: NDArray[np.intp] | None
+    ) -> ScoredRows:
+        """Return rows as rules are fitted on them.
+
+        Parameters
+        ----------
+        networks : sequence of ndarray of shape (n_samples, n_joint)
+            The joint probabilities by the network, then by its copies.
+        index : ndarray of shape (n_samples,)
+            The rows' positions.
+        blind : ndarray of shape (n_samples,) or None
+            The number of the copy that has not seen each row; None without copies.
+        """
+        rows = self._scored(networks[0], index)
+        if blind is None:
+            return rows
+        return replace(rows, copies=np.stack([self._shaped(joint) for joint in networks[1:]]), blind=blind)
+
     def fit_rule(self, joint: Floats, index: NDArray[np.intp]) -> RuleFit:
         """Fit the rule on joint probabilities (n_samples, n_joint) of the rows of that index."""
         rows = self._scored(joint, index)
@@ -110,42 +130,29 @@ class FairTask:
         return problem.noise.stops_short(self.bound)
 
     def fit_frontier(
-        self,
-        joint: Floats,
-        own: Floats,
-        index: NDArray[np.intp],
-        fold: NDArray[np.intp],
-        aware: bool = False,
-    ) -> tuple[RuleFrontier, NDArray[np.intp]]:
-        """Fit rules for many bounds, the task's own among them, on out-of-fold joint probabilities.
+        self, rows: ScoredRows, fold: NDArray[np.intp], aware: bool = False
+    ) -> tuple[RuleFrontier, Floats]:
+        """Fit rules for many bounds, the task's own among them.
 
         Parameters
         ----------
-        joint : ndarray of shape (n_samples, n_joint)
-            The scores of each row from a network that did not see its fold.
-        own : ndarray of shape (n_samples, n_joint)
-            Its scores from the network that the rules are for.
-        index, fold : ndarray of shape (n_samples,)
-            The rows' positions and their folds.
+        rows : ScoredRows
+            From :meth:`scored`.
+        fold : ndarray of shape (n_samples,)
+            The folds of the rows.
         aware : bool
             Whether the rules are told the group of each row.
         """
-        rows, scores = self._scored(joint, index), self._shaped(own)
         if aware:
-            rows = replace(rows, proba=condition_on_group(rows.proba, rows.group))
-            scores = condition_on_group(scores, rows.group)
-        return fit_frontier(rows, scores, fold, self.constraint, self.included, self.bound, self.class_weight)
+            copies = rows.copies
+            if copies is not None:
+                copies = np.stack([condition_on_group(scores, rows.group) for scores in copies])
+            rows = replace(rows, proba=condition_on_group(rows.proba, rows.group), copies=copies)
+        return fit_frontier(rows, fold, self.constraint, self.included, self.bound, self.class_weight)
 
-    def apply(self, rule: DecisionRule, joint: Floats) -> NDArray[np.intp]:
-        """Return a rule's decisions on joint probabilities (n_samples, n_joint)."""
-        return rule.decide(self._shaped(joint))
-
-    def event_gaps(self, decision: NDArray[np.intp], index: NDArray[np.intp]) -> list[Gap]:
-        """Measure the gaps of decisions on the rows of that index, one for each event."""
-        shape = (self.constraint.n_kinds, self.n_groups, self.constraint.n_decisions)
-        rows = (self.kind[index], decision, self.group[index])
-        counts = GroupCounts.from_rows(*rows, shape, self.weight[index])
-        return counts.event_gaps(self.constraint, self.included)
+    def event_gaps(self, rows: ScoredRows, shares: Floats) -> list[Gap]:
+        """Measure the gaps of decisions with those shares on rows, one for each event."""
+        return rows.counts(self.constraint, shares).event_gaps(self.constraint, self.included)
 
     def violation(self, joint: Floats, index: NDArray[np.intp]) -> Floats:
         """Return how far the rates of the network's own decisions lie outside the band that is allowed.
@@ -160,7 +167,7 @@ class FairTask:
         """
         rows = self._scored(joint, index)
         problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
-        counts = problem.rows.counts(self.constraint, self.unconstrained.decide(problem.rows.proba))
+        counts = problem.rows.counts(self.constraint, problem.rows.decide(self.unconstrained))
         rates = np.where(problem.included, counts.rates(self.constraint), np.nan)
         # An event that has left the constraint has no rates: its band is empty, and nothing lies outside.
         low = np.where(problem.included, rates, np.inf).min(axis=1)

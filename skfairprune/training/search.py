@@ -28,9 +28,6 @@ class Trial(NamedTuple):
     missed : str
         What of the network is not within what is allowed: "accuracy", "variation" (it decides alike for too
         many rows), "gap", several of them with a comma between; empty if all is.
-    blind : bool
-        Whether what is held out is so for the weights, too: False where the rule did not carry over from the
-        copies, and was fitted on the network's own scores.
     """
 
     budget: float
@@ -40,7 +37,6 @@ class Trial(NamedTuple):
     drop_error: float
     gap: Gap | None
     missed: str
-    blind: bool
 
     @property
     def within(self) -> bool:

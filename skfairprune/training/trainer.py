@@ -15,6 +15,7 @@ from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import Gap, is_within, largest_gap
 from skfairprune.pruning.structure import Masks, Structure
 from skfairprune.rulefit import RuleFit
+from skfairprune.scored import decision_shares
 from skfairprune.training.distillation import soft_targets
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
@@ -42,8 +43,6 @@ class Outcome(NamedTuple):
         The decision rule; None without a constraint.
     event_gaps : list of Gap
         The gaps on held-out rows, one for each event; empty without a constraint.
-    strayed : Gap or None
-        As in :class:`skfairprune.frontier.FrontierRule`.
     frontier : RuleFrontier or None
         The rules for other bounds; None without a rule.
     aware : RuleFrontier or None
@@ -57,7 +56,6 @@ class Outcome(NamedTuple):
     constant: bool
     rule: RuleFit | None = None
     event_gaps: Sequence[Gap] = ()
-    strayed: Gap | None = None
     frontier: RuleFrontier | None = None
     aware: RuleFrontier | None = None
     dense: nn.Module | None = None
@@ -74,11 +72,6 @@ class _Judged(NamedTuple):
     def accuracy(self) -> float:
         """The weighted accuracy."""
         return float(self.correct.sum())
-
-    @property
-    def blind(self) -> bool:
-        """Whether the rows were held out from the weights."""
-        return self.outcome.strayed is None
 
     @property
     def gap(self) -> Gap | None:
@@ -172,7 +165,7 @@ class Trainer:
             network, [np.ones(shape, dtype=bool) for shape in structure.shapes()], structure
         )
         cost = layout.cost()
-        trials = [Trial(cost, layout.widths, cost, dense.accuracy, 0.0, dense.gap, "", dense.blind)]
+        trials = [Trial(cost, layout.widths, cost, dense.accuracy, 0.0, dense.gap, "")]
 
         def within(number: int) -> bool:
             nonlocal best
@@ -192,7 +185,7 @@ class Trainer:
                     missed.append("gap")
             small = layout.resized([int(mask.sum()) for mask in pruned.masks])
             error = float(np.std(dense.correct - found.correct) * np.sqrt(len(dense.correct)))
-            figures = (found.accuracy, error, found.gap, ", ".join(missed), found.blind)
+            figures = (found.accuracy, error, found.gap, ", ".join(missed))
             trials.append(Trial(budgets[number], small.widths, small.cost(), *figures))
             if not missed:
                 best = found
@@ -221,7 +214,7 @@ class Trainer:
             self._dense = copy.deepcopy(network)
         # A network that has learned nothing shows no gap, nor the noise of one.
         if task is not None and self.plan.dense:
-            self.lagrangian.measure_noise(joint_proba(lambda batch: network(batch.x), rows))
+            self.lagrangian.measure_noise(self._scores(network))
 
     def _fine_tune(self, small: nn.Module, structure: Structure) -> NetworkStack | CopyStack:
         """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.
@@ -250,35 +243,37 @@ class Trainer:
             )
         return stack
 
-    def _blind_scores(self, stack: NetworkStack | CopyStack) -> Floats:
-        """Return the joint probabilities of the upper rows, each from a network that did not see its fold."""
-        levels = self.levels
-        # Where no copy is blind to a row, the network itself scores it.
-        number = torch.where(levels.fold < levels.n_folds, levels.fold + 1, 0)
-        return joint_proba(lambda batch: stack.each(batch.x, number[batch.position]), levels.upper)
+    def _scores(self, network: nn.Module) -> Floats:
+        """Return the joint probabilities of the upper rows."""
+        return joint_proba(lambda batch: network(batch.x), self.levels.upper)
 
     def _finish(self, small: nn.Module, masks: Masks, structure: Structure) -> _Judged:
         """Fine-tune a pruned network, fit its rules, and judge what it decides on the upper rows."""
         stack = self._fine_tune(small, structure)
-        network, task, upper = stack.unstack(0), self.lagrangian.task, self.levels.upper
-        index, joint = upper.position.cpu().numpy(), self._blind_scores(stack)
+        levels, task, upper = self.levels, self.lagrangian.task, self.levels.upper
+        network, *copies = (stack.unstack(number) for number in range(1 + levels.n_folds))
+        scores = [self._scores(one) for one in (network, *copies)]
+        index = upper.position.cpu().numpy()
+        blind = levels.fold[upper.position].cpu().numpy() if copies else None
         if task is None:
-            decision = joint.argmax(axis=1)
-            outcome = Outcome(network, masks, bool(np.ptp(decision) == 0))
+            decisions = np.array([joint.argmax(axis=1) for joint in scores])
+            shares = decision_shares(decisions, blind, scores[0].shape[1])
+            outcome = Outcome(network, masks, bool(np.ptp(decisions[0]) == 0))
         elif not task.with_rule:
-            rule = task.fit_rule(joint, index)
-            decision = task.apply(rule.rule, joint)
-            gaps = task.event_gaps(decision, index)
+            rows, rule = task.scored(scores, index, blind), task.fit_rule(scores[0], index)
+            shares = rows.decide(rule.rule)
+            gaps = task.event_gaps(rows, shares)
             outcome = Outcome(network, masks, rule.constant, rule, gaps, dense=self._dense)
         else:
-            rows = (joint, joint_proba(lambda batch: network(batch.x), upper), index, self.rule_fold)
-            frontier, decisions = task.fit_frontier(*rows)
+            rows = task.scored(scores, index, blind)
+            frontier, every = task.fit_frontier(rows, self.rule_fold)
             position = frontier.position(task.bound)
-            decision, asked = decisions[position], frontier.rules[position]
-            aware = task.fit_frontier(*rows, aware=True)[0] if self.attribute_aware else None
-            found = (asked.fit.constant, asked.fit, asked.event_gaps, asked.strayed)
+            shares, asked = every[position], frontier.rules[position]
+            aware = task.fit_frontier(rows, self.rule_fold, aware=True)[0] if self.attribute_aware else None
+            found = (asked.fit.constant, asked.fit, asked.event_gaps)
             outcome = Outcome(network, masks, *found, frontier, aware, self._dense)
         label = upper.target[upper.position].cpu().numpy() if task is None else task.labels[index]
         weight = upper.weight[upper.position].double().cpu().numpy()
-        varied = 1 - np.bincount(decision).max() / len(decision)
-        return _Judged(outcome, (decision == label) * weight / weight.sum(), varied)
+        right = shares[np.arange(len(shares)), label]
+        varied = 1 - float(shares.mean(axis=0).max())
+        return _Judged(outcome, right * weight / weight.sum(), varied)
