@@ -247,7 +247,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         With ``sparsity="auto"`` one row for each size that was tried, the dense network first: sparsity,
         widths (units of the prunable layers), parameters, held-out accuracy, accuracy_drop and
         drop_standard_error (both against the dense network, on the same rows), gap and gap_standard_error,
-        blind (as in `frontier_`), within (what is allowed), missed (what is not: "accuracy", "gap",
+        within (what is allowed), missed (what is not: "accuracy", "gap",
         "variation" where more than half of the rows that the dense network decides otherwise than most are
         decided as most), chosen.
 
@@ -265,8 +265,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
 
     frontier_ : DataFrame or None
         What :meth:`set_bound` can choose from: one row for each bound, with the gap, gap_standard_error,
-        gap_upper (the largest one-sided 95 % limit of its events) and accuracy on held-out rows. blind tells
-        whether the weights did not see these rows, either; the rule behind a decision never did.
+        gap_upper (the largest one-sided 95 % limit of its events) and accuracy on held-out rows.
 
     multipliers_ : DataFrame or None
         The constraint's multipliers, in accuracy per unit of rate; events by groups.

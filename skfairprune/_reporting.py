@@ -24,7 +24,7 @@ __all__ = [
 
 
 class ValidationGap(NamedTuple):
-    """The gap of a constraint on rows that neither the weights nor the rule behind it saw.
+    """The gap of a constraint on held-out rows: the rule did not see them, the weights' memory is taken off.
 
     Attributes
     ----------

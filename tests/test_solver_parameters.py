@@ -129,7 +129,7 @@ def test_auto_shows_the_sizes_it_tried(fit, grouped):
     path = clf.sparsity_path_
     assert list(path) == [
         *("sparsity", "widths", "parameters", "accuracy", "accuracy_drop", "drop_standard_error"),
-        *("gap", "gap_standard_error", "blind", "within", "missed", "chosen"),
+        *("gap", "gap_standard_error", "within", "missed", "chosen"),
     ]
     assert path["widths"][0] == (16, 16)
     assert path["sparsity"][0] == path["accuracy_drop"][0] == 0
