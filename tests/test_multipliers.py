@@ -323,3 +323,30 @@ def test_nothing_to_compare_gives_no_multipliers():
 
 def test_no_multipliers_within_a_wide_bound():
     assert_allclose(_solve(_rows(2), "demographic_parity", 1.0), 0, atol=3e-3)
+
+
+def test_the_stake_of_a_row_is_what_its_decision_is_worth_under_the_label_where_that_is_most():
+    rows = _rows(3)
+    problem = _problem(rows, "equalized_odds")
+    assert_allclose(problem.stakes(np.zeros((2, 3))), 1)
+    multipliers = np.random.default_rng(0).normal(size=(2, 3)) * 0.05
+    size = np.array(
+        [[np.sum(rows.weight[(rows.kind == k) & (rows.group == g)]) for g in range(3)] for k in (0, 1)]
+    )
+    paid = multipliers / (size / rows.weight.sum())
+    # a positive decision loses 1 on a negative, gains 1 on a positive, and costs the price of its event
+    worth = np.array([[-1.0], [1.0]]) - paid
+    within = rows.proba / rows.proba.sum(axis=2, keepdims=True)
+    assert_allclose(problem.stakes(multipliers), np.abs((within * worth).sum(axis=2)).max(axis=1))
+
+
+def test_the_stake_counts_all_strata_of_a_label():
+    """A label's worth is a mean over what the row may otherwise be: its group, and its stratum."""
+    proba = np.full((1, 4, 2), 1 / 8)
+    rows = ScoredRows(np.repeat(proba, 8, axis=0), np.repeat(np.arange(4), 2), np.arange(8) % 2, np.ones(8))
+    constraint = get_constraint("demographic_parity").stratified(["a", "b"])
+    problem = DualProblem(rows, constraint, np.ones((2, 2), bool), np.eye(2)[[0, 1, 0, 1]])
+    # Prices of opposite sign in the strata cancel on rows that may be of either.
+    assert_allclose(problem.stakes(np.array([[0.1, -0.1], [-0.1, 0.1]])), 1)
+    one = problem.stakes(np.array([[0.1, 0.1], [0.1, 0.1]]))
+    assert_allclose(one, 1 + 0.1 / 0.25)
