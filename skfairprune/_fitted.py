@@ -190,10 +190,9 @@ class FittedMixin:
         if not is_within(rule.event_gaps, float(difference_bound)):
             gap = rule.gap
             warnings.warn(
-                f"No rule keeps difference_bound={difference_bound} on held-out rows: that of the best "
-                "figures there, which can be one of a larger bound, has a gap of "
-                f"{gap.value:.3f}, with a standard error of {gap.standard_error:.3f}. frontier_ shows the "
-                "others; fit with this bound, train longer, or give more rows.",
+                f"The rule for difference_bound={difference_bound} does not keep it on held-out rows: its "
+                f"gap there is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}. frontier_ "
+                "shows the others; fit with this bound, train longer, or give more rows.",
                 ConvergenceWarning,
                 stacklevel=2,
             )

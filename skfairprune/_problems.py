@@ -7,7 +7,6 @@ from skfairprune.gaps import is_within, largest_gap
 
 __all__ = ["find_problems"]
 
-# Standard errors above the bound from which on the network's gap under its copies' rule is a problem.
 # The share of one class from which on the most accurate network may well be constant.
 _MOSTLY_ONE = 0.9
 # Standard errors by which the decisions are right less often than one class for all rows.
@@ -77,9 +76,9 @@ def _of_the_accuracy(result: Result, bound: float) -> str | None:
     # With class weights accuracy is not what was asked for.
     if frontier is None or task is None or np.ptp(task.class_weight) > 0:
         return None
-    accuracy, weight = frontier.rules[frontier.position(bound)].accuracy, task.weight[upper]
+    rule, weight = frontier.rules[frontier.position(bound)], task.weight[upper]
+    accuracy, error = rule.accuracy, rule.accuracy_error
     majority = np.bincount(task.labels[upper], weight).max() / weight.sum()
-    error = np.sqrt(accuracy * (1 - accuracy) * np.sum(weight**2)) / weight.sum()
     if accuracy + _BEHIND * error >= majority:
         return None
     return (

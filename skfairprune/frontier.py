@@ -28,11 +28,14 @@ class FrontierRule(NamedTuple):
         The held-out gap in each event.
     accuracy : float
         The held-out accuracy.
+    accuracy_error : float
+        Its sampling standard error.
     """
 
     fit: RuleFit
     event_gaps: list[Gap]
     accuracy: float
+    accuracy_error: float
 
     @property
     def gap(self) -> Gap:
@@ -126,12 +129,13 @@ def _cross_fit(
             # Noise that leaves all rows alone may be larger than that on a part: the rule does nothing.
             stands = part.unconstrained if whole is problem.unconstrained else fit
             share[inside] = held_out.decide(stands.rule)
-    right = shares[:, np.arange(len(fold)), problem.label]
-    accuracies = right @ rows.weight / rows.weight.sum()
-    rules = [
-        FrontierRule(fit, rows.counts(constraint, share).event_gaps(constraint, included), float(accuracy))
-        for fit, share, accuracy in zip(fits, shares, accuracies, strict=True)
-    ]
+    weight, rules = rows.weight / rows.weight.sum(), []
+    for fit, share in zip(fits, shares, strict=True):
+        gaps = rows.counts(constraint, share).event_gaps(constraint, included)
+        right = share[np.arange(len(fold)), problem.label]
+        accuracy = float(weight @ right)
+        error = float(np.sqrt(weight**2 @ (right - accuracy) ** 2))
+        rules.append(FrontierRule(fit, gaps, min(max(accuracy, 0.0), 1.0), error))
     return rules, shares
 
 
@@ -142,13 +146,15 @@ def _descend(
 
     That of the bound asked for is fitted with all patience. A rule that missed its bound gives way to the
     best of the others. One that meets it stays: by how much others are more accurate on the same rows is
-    noise, where the dual says that they cannot be. One that aims higher stands for all smaller bounds, too.
+    noise, where the dual says that they cannot be. One that had to aim higher, and missed, stands for all
+    smaller bounds, too.
     """
     fits: list[RuleFit] = []
     for number in range(len(bounds))[::-1]:
         bound = bounds[number]
         near = fits[-1] if fits and fits[-1] is not problem.unconstrained else None
-        if near is not None and near.raised and bound != asked:
+        hopeless = near is not None and near.raised and not problem.meets(near, bounds[number + 1])
+        if near is not None and hopeless and bound != asked:
             fits.append(near)
         elif bound == asked:
             fits.append(problem.fit(bound, multipliers=None if known is None else known[number].multipliers))

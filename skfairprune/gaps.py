@@ -61,6 +61,14 @@ def upper_limit(event_gaps: Sequence[Gap]) -> float:
     return max(limits, default=np.nan)
 
 
+def _range(constraint: Constraint) -> tuple[Floats, Floats]:
+    """Return the least and the largest utility of each event, of shape (n_events, 1)."""
+    inside = constraint.members[:, :, None] > 0
+    low = np.where(inside, constraint.utilities, np.inf).min(axis=(1, 2))
+    high = np.where(inside, constraint.utilities, -np.inf).max(axis=(1, 2))
+    return low[:, None], high[:, None]
+
+
 class GroupCounts(NamedTuple):
     """Weighted counts of rows by kind, group and decision.
 
@@ -123,14 +131,14 @@ class GroupCounts(NamedTuple):
     ) -> "GroupCounts":
         """Count rows of which each decision has a share.
 
-        Shares of sum 1 may be negative, but no count is: those of a kind and group keep their sum.
-
         Parameters
         ----------
-        kind, group, shape, weight
+        kind, group, shape
             As in :meth:`from_rows`.
+        weight : ndarray of shape (n_samples,)
+            Non-negative weights.
         shares : ndarray of shape (n_samples, n_decisions)
-            The share of each decision.
+            The share of each decision; of sum 1, and any of them may be negative, as counts then may be.
         """
         n_kinds, n_groups, n_decisions = shape
         code = kind * n_groups + group
@@ -140,10 +148,7 @@ class GroupCounts(NamedTuple):
             return sums.astype(np.float64).reshape(n_kinds, n_groups)
 
         def count_shares(weight: Floats) -> Floats:
-            positive = np.stack([count(weight * share) for share in shares.T], axis=2).clip(0.0)
-            total = positive.sum(axis=2)
-            scale = np.divide(count(weight), total, out=np.zeros_like(total), where=total > 0)
-            return positive * scale[:, :, None]
+            return np.stack([count(weight * share) for share in shares.T], axis=2)
 
         mixed = np.zeros((n_kinds, n_groups, n_decisions, n_decisions))
         for first, second in itertools.combinations(range(n_decisions), 2):
@@ -156,8 +161,11 @@ class GroupCounts(NamedTuple):
         return self.counts.shape[1]
 
     def rates(self, constraint: Constraint) -> Floats:
-        """Return the rates of the cells, of shape (n_events, n_groups); NaN where there is no weight."""
-        return constraint.rates(self.counts)
+        """Return the rates of the cells, of shape (n_events, n_groups); NaN where there is no weight.
+
+        Of rows with shares they may come out beyond the utilities that there are: the nearest is taken.
+        """
+        return np.clip(constraint.rates(self.counts), *_range(constraint))
 
     def standard_errors(self, constraint: Constraint) -> Floats:
         r"""Return the sampling standard errors of the rates, of shape (n_events, n_groups).
@@ -174,9 +182,7 @@ class GroupCounts(NamedTuple):
         """
         weight = constraint.cell_sums(self.counts.sum(axis=2))
         squares = constraint.cell_sums(self.squares.sum(axis=2))
-        inside = constraint.members[:, :, None] > 0
-        low = np.where(inside, constraint.utilities, np.inf).min(axis=(1, 2))[:, None]
-        high = np.where(inside, constraint.utilities, -np.inf).max(axis=(1, 2))[:, None]
+        low, high = _range(constraint)
         with np.errstate(invalid="ignore", divide="ignore"):
             n = weight**2 / squares
             centre = (n * self.rates(constraint) + (low + high) / 2) / (n + 1)
@@ -185,7 +191,7 @@ class GroupCounts(NamedTuple):
             if self.mixed is not None:
                 steps = (constraint.utilities[:, :, :, None] - constraint.utilities[:, :, None, :]) ** 2
                 shared = np.einsum("ek,ekdc,kgdc->eg", constraint.members, steps, self.mixed)
-                spread = np.maximum(spread - shared / squares, 0.0)
+                spread = np.maximum(spread - shared / squares, 0.0)  # below 0 by rounding alone
             ends = ((low - centre) ** 2 + (high - centre) ** 2) / 2
             return np.sqrt((n * spread + ends) / (n + 1) / n)
 

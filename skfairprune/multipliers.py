@@ -104,9 +104,9 @@ class DualProblem:
     def stakes(self, multipliers: Floats) -> Floats:
         """Return what is at stake on each row, of shape (n_samples,), in accuracy.
 
-        It is how much one decision is worth more than another under the multipliers, if the row's label were
-        known, for the label where that is most. Near 0 whatever is decided is as good, and small errors of
-        the scores or multipliers decide.
+        It is how much the best decision is worth more than the second under the multipliers, if the row's
+        label were known, for the label where that is most. Near 0 whatever is decided is as good, and small
+        errors of the scores or multipliers decide.
         """
         coefficients = self.coefficients(multipliers)
         stakes = np.zeros(len(self.scores))
@@ -115,7 +115,8 @@ class DualProblem:
             share = self.scores[:, own]
             worth = share @ coefficients.reshape(len(own), -1)[own]
             total = np.maximum(share.sum(axis=1), np.finfo(float).tiny)
-            stakes = np.maximum(stakes, np.ptp(worth, axis=1) / total)
+            worth.partition(-2, axis=1)
+            stakes = np.maximum(stakes, (worth[:, -1] - worth[:, -2]) / total)
         return stakes
 
     def rates(self, margins: Floats) -> Floats:

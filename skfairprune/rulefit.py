@@ -29,14 +29,14 @@ from skfairprune.multipliers import DualProblem
 from skfairprune.noise import Noise
 from skfairprune.scored import ScoredRows
 
-__all__ = ["LEAN", "PRICE", "RuleFit", "RuleProblem"]
+__all__ = ["LEAN", "RuleFit", "RuleProblem"]
 
 # What deciding for the rarest label adds to the utility that is priced, where an error has utility 1. Gaps on
 # unseen rows are alike from .05 to .2; with .5 accuracy is lost.
 LEAN = 0.2
 # What a gap above the target costs in accuracy, when rules are compared. Where noise leaves only wild rules
 # within the target, one that is near it is better.
-PRICE = 5.0
+_PRICE = 5.0
 # Rounds of solving and measuring, and those without a better rule after which noise is all that moves; it is
 # seen sooner from a rule under a bound near by.
 _MAX_ROUNDS, _PATIENCE, _PATIENCE_NEAR = 20, 5, 2
@@ -150,7 +150,7 @@ class RuleProblem:
             shift,
             counts.event_gaps(self.constraint, self.included),
             float(self.value @ shares[np.arange(len(shares)), self.label]),
-            bool(np.all(shares == shares[0])),
+            bool(np.ptp(rule.decide(self.rows.proba)) == 0),
         )
         implied = self.dual.rates(self.dual.margins(multipliers))
         return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
@@ -197,13 +197,13 @@ class RuleProblem:
         if self.unconstrained.excess(target) <= _ROUNDING:
             return self.unconstrained
         candidates, best, stale = [self.unconstrained], self.unconstrained, 0
-        shift, patience, raised = np.zeros(self.included.shape), _PATIENCE, False
+        shift, patience = np.zeros(self.included.shape), _PATIENCE
         if near is not None:
             multipliers, shift, patience = near.multipliers, near.rate_shift, _PATIENCE_NEAR
         for _ in range(_MAX_ROUNDS):
-            multipliers, higher = self._solve(target, shift, multipliers)
-            raised |= higher
+            multipliers, raised = self._solve(target, shift, multipliers)
             fit, difference = self.evaluate(multipliers, shift)
+            fit = replace(fit, raised=raised)
             candidates.append(fit)
             if _merit(fit, target + tolerance) > _merit(best, target + tolerance):
                 best, stale = fit, 0
@@ -218,16 +218,16 @@ class RuleProblem:
         pairs = [(candidates[-2], candidates[-1])] if crossed else []
         if min(fit.excess(target) for fit in candidates) > tolerance:
             for share in _SHARPER:
-                multipliers, _ = self._solve(share * target, best.rate_shift, best.multipliers)
+                multipliers, raised = self._solve(share * target, best.rate_shift, best.multipliers)
                 fit, _ = self.evaluate(multipliers, best.rate_shift)
+                fit = replace(fit, raised=raised)
                 candidates.append(fit)
                 if fit.excess(target) < 0:
                     pairs = [(best, fit)]
                     break
         for one, other in pairs:
             candidates += self._bisect(one, other, target, tolerance)
-        found = self.select(candidates, bound)
-        return found if found is self.unconstrained else replace(found, raised=raised)
+        return self.select(candidates, bound)
 
     def meets(self, fit: RuleFit, bound: float) -> bool:
         """Tell whether a rule is as near the target as it has to come, or below it."""
@@ -271,6 +271,7 @@ class RuleProblem:
             middle, _ = self.evaluate(
                 (one.multipliers + other.multipliers) / 2, (one.rate_shift + other.rate_shift) / 2
             )
+            middle = replace(middle, raised=one.raised or other.raised)
             met.append(middle)
             excess = middle.excess(target)
             if abs(excess) <= tolerance:
@@ -298,7 +299,7 @@ def _leaning(constraint: Constraint, rows: ScoredRows) -> Constraint:
 
 def _merit(fit: RuleFit, target: Floats) -> float:
     """Return the accuracy less the price of the excess over the target."""
-    return fit.accuracy - PRICE * max(fit.excess(target), 0.0)
+    return fit.accuracy - _PRICE * max(fit.excess(target), 0.0)
 
 
 def _select(candidates: list[RuleFit], target: Floats, bound: float) -> RuleFit:

@@ -103,4 +103,6 @@ class ScoredRows:
     def counts(self, constraint: Constraint, shares: Floats) -> GroupCounts:
         """Count the rows by kind, group and the shares of the decisions."""
         shape = (constraint.n_kinds, self.n_groups, constraint.n_decisions)
+        if self.copies is None:
+            return GroupCounts.from_rows(self.kind, shares.argmax(axis=1), self.group, shape, self.weight)
         return GroupCounts.from_shares(self.kind, shares, self.group, shape, self.weight)

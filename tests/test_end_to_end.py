@@ -108,8 +108,8 @@ def test_rates_of_two_classes_refuse_three(constraint):
 
 @pytest.mark.parametrize("constraint", ["demographic_parity", "equalized_odds", "error_rate_parity"])
 def test_the_bound_holds_within_strata(constraint):
-    X, y, group, stratum = _draw(4000, 0, 2)
-    fresh, truth, their_group, their_stratum = _draw(8000, 1, 2)
+    X, y, group, stratum = _draw(4000, 2, 2)
+    fresh, truth, their_group, their_stratum = _draw(8000, 3, 2)
     clf = _model(constraint=constraint, difference_bound=0.05)
     clf.fit(X, y, sensitive_features=group, control_features=stratum)
     free = _model(constraint=None).fit(X, y)

@@ -67,7 +67,7 @@ def test_the_rule_of_a_bound_is_about_that_of_a_single_fit():
 def test_held_out_figures_are_those_of_unseen_rows():
     rows, fresh, constraint = _rows(), _rows(60_000, 1), get_constraint("demographic_parity")
     frontier = _frontier(rows)
-    for fit, gaps, accuracy in frontier.rules:
+    for fit, gaps, accuracy, _ in frontier.rules:
         gap = largest_gap(gaps)
         decision = fit.rule.decide(fresh.proba)
         theirs = fresh.counts(constraint, fresh.decide(fit.rule)).gap(constraint)
@@ -124,7 +124,7 @@ def test_rows_that_cannot_be_compared_have_one_rule():
 
 
 def _rule(fit, gap, accuracy):
-    return FrontierRule(fit, [Gap(gap, 0.01, 0, 0, 1)], accuracy)
+    return FrontierRule(fit, [Gap(gap, 0.01, 0, 0, 1)], accuracy, 0.01)
 
 
 def test_a_rule_gives_way_to_one_of_a_smaller_bound_as_good_in_both():

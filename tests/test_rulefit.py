@@ -185,7 +185,7 @@ def test_class_weights_tilt_scores_and_gain_alike(name):
 def test_errors_that_a_group_must_be_given_carry_over_to_unseen_rows(rare):
     """One group is hard to decide, the scores all but know it, and the other one has to err as often.
 
-    The network that is deployed is a little surer of the group than the copies that the rule is fitted on.
+    The network that is deployed is a little surer of the group than the one that the rule is fitted on.
     """
     rng = np.random.RandomState(0)
 

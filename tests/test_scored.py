@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skfairprune.constraints import get_constraint
@@ -78,8 +79,27 @@ def test_standard_errors_know_the_noise_of_disagreement():
     assert 0.9 < np.mean(errors) / spread < 1.25
 
 
-def test_no_count_is_negative():
+def test_rates_stay_among_the_utilities():
     shares = np.array([[-1.0, 2.0], [0.0, 1.0], [1.0, 0.0]])
     kind, group = np.zeros(3, np.intp), np.array([0, 0, 1])
-    counts = GroupCounts.from_shares(kind, shares, group, (2, 2, 2), np.ones(3)).counts
-    assert_allclose(counts[0], [[0, 2], [1, 0]])
+    counts = GroupCounts.from_shares(kind, shares, group, (2, 2, 2), np.ones(3))
+    assert_allclose(counts.counts[0], [[-1, 3], [1, 0]])
+    assert_allclose(counts.rates(PARITY), [[1, 0]])
+
+
+@pytest.mark.parametrize("name", ["equalized_odds", "error_rate_parity", "degradation_parity"])
+def test_standard_errors_are_those_of_the_rows_utilities(name):
+    """Three classes, several kinds in an event, weights: the sandwich estimate of the rows one by one."""
+    rng, constraint = np.random.default_rng(2), get_constraint(name, 3)
+    n, n_kinds = 3000, constraint.n_kinds
+    kind, group, weight = rng.integers(0, n_kinds, n), rng.integers(0, 2, n), rng.uniform(0, 2, n)
+    shares = decision_shares(rng.integers(0, 3, (3, n)), np.arange(n) % 2, 3)
+    counts = GroupCounts.from_shares(kind, shares, group, (n_kinds, 2, 3), weight)
+    rates, errors = counts.rates(constraint), counts.standard_errors(constraint)
+    for event in range(constraint.n_events):
+        utility = np.sum(shares * constraint.utilities[event, kind], axis=1)
+        for g in (0, 1):
+            cell = (constraint.members[event, kind] > 0) & (group == g)
+            w, u = weight[cell] / weight[cell].sum(), utility[cell]
+            assert_allclose(rates[event, g], w @ u)
+            assert_allclose(errors[event, g], np.sqrt(w**2 @ (u - w @ u) ** 2), rtol=0.02)

@@ -31,6 +31,15 @@ def _spread(code: NDArray[np.intp], rng: np.random.RandomState) -> NDArray[np.in
     return order[np.argsort(code[order], kind="stable")]
 
 
+def _rank(code: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the rank of each row among those of its stratum."""
+    order = np.argsort(code, kind="stable")
+    strata = code[order]
+    rank = np.empty(len(code), dtype=np.intp)
+    rank[order] = np.arange(len(code)) - np.searchsorted(strata, strata)
+    return rank
+
+
 def _stratified_folds(code: NDArray[np.intp], n_folds: int, rng: np.random.RandomState) -> NDArray[np.intp]:
     """Deal rows to folds, every stratum evenly.
 
@@ -91,7 +100,7 @@ class LevelSplit(NamedTuple):
     n_folds : int
         The number of copies.
     rule_fold : ndarray of shape (n_upper,)
-        The folds of the upper rows in the estimate of the gap.
+        The folds of the upper rows in the estimate of the gap: others than those of the copies.
     disjoint : bool
         Whether the upper rows are held out from the weights before the fine-tuning.
     """
@@ -147,4 +156,6 @@ def split_levels(
     fold[upper] = _stratified_folds(code[upper], n_folds, rng)
     # In the order of their folds, so that a batch to evaluate is of one network.
     upper = upper[np.argsort(fold[upper], kind="stable")]
-    return LevelSplit(np.flatnonzero(~part), upper, train, fold, n_folds, fold[upper], True)
+    # Each has as many rows of every blind fold: what tells the copies apart cancels from the rates of both.
+    rule_fold = (_rank(code[upper] * n_folds + fold[upper]) + fold[upper]) % n_folds
+    return LevelSplit(np.flatnonzero(~part), upper, train, fold, n_folds, rule_fold, True)

@@ -275,5 +275,5 @@ class Trainer:
         label = upper.target[upper.position].cpu().numpy() if task is None else task.labels[index]
         weight = upper.weight[upper.position].double().cpu().numpy()
         right = shares[np.arange(len(shares)), label]
-        varied = 1 - float(shares.mean(axis=0).max())
+        varied = max(1 - float(shares.mean(axis=0).max()), 0.0)
         return _Judged(outcome, right * weight / weight.sum(), varied)

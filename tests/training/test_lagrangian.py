@@ -48,7 +48,8 @@ def test_ascent_ends_at_the_multipliers_of_the_convex_problem(name, monkeypatch)
         path.append(lagrangian._ascended)
     found = np.mean(path[300:], axis=0)
     expected = replace(task, with_rule=True).fit_rule(joint, index)
-    assert largest_gap(task.event_gaps(best, index)).value <= 0.05
+    rows = task.scored([joint], index, None)
+    assert largest_gap(task.event_gaps(rows, np.eye(2)[best])).value <= 0.05
     assert np.mean(best == task.labels) >= expected.accuracy - 0.005
     # The two events of equalized odds are nearly exchangeable here: their sum is what is determined.
     assert_allclose(found.sum(axis=0), expected.multipliers.sum(axis=0), atol=0.01)
@@ -72,7 +73,8 @@ def test_violations_are_what_lies_outside_the_nearest_band():
     joint, lagrangian = _problem("demographic_parity", 0.1, with_rule=False)
     task, index = lagrangian.task, np.arange(N_ROWS)
     found = task.violation(joint, index)
-    gap = largest_gap(task.event_gaps(task.apply(task.unconstrained, joint), index))
+    rows = task.scored([joint], index, None)
+    gap = largest_gap(task.event_gaps(rows, rows.decide(task.unconstrained)))
     outside = (gap.value - (0.1 - gap.standard_error)) / 2
     assert outside > 0.01
     assert_allclose(found[0, [gap.highest, gap.lowest]], [outside, -outside], rtol=1e-9)
