@@ -138,3 +138,41 @@ def test_a_rule_gives_way_to_one_of_a_smaller_bound_as_good_in_both():
     alike = _rule(replace(fit, constant=True), 0.0, 0.8)
     assert _settle(1, [alike, _rule(fit, 0.02, 0.79)], [0]) == 1
     assert _settle(2, [_rule(fit, 0.01, 0.8), _rule(fit, 0.01, 0.82), _rule(fit, 0.02, 0.79)], [0, 1]) == 1
+
+
+def _with_copies(rows, lean, seed=0):
+    """Give the rows two copies, blind to a half each, that lean apart and know labels that they saw."""
+    rng = np.random.default_rng(seed)
+    blind = rng.integers(0, 2, len(rows.kind))
+    tilt = np.array([[-0.5, 0.5], [0.5, -0.5]])  # positive decisions of the groups, up and down
+
+    def network(lean, seen):
+        memory = np.where(seen[:, None], 0.5 * (2 * np.eye(2)[rows.kind] - 1), 0.0)
+        logits = np.log(rows.proba) + (lean * tilt.T)[None] + memory[:, :, None]
+        proba = np.exp(logits)
+        return proba / proba.sum(axis=(1, 2), keepdims=True)
+
+    copies = np.stack([network(sign * lean, blind != k) for k, sign in enumerate((1, -1))])
+    own = network(0.0, np.ones(len(rows.kind), bool))
+    return replace(rows, proba=own, copies=copies, blind=blind)
+
+
+@pytest.mark.parametrize("lean", [0.0, 0.4])
+@pytest.mark.parametrize("name", ["demographic_parity", "equalized_odds"])
+def test_figures_are_of_the_network_on_unseen_rows_whatever_its_copies_lean_to(name, lean):
+    rows, fresh, constraint = _rows(8000), _rows(60_000, 1), get_constraint(name)
+    rows = _with_copies(rows, lean)
+    cell = 2 * (2 * rows.kind + rows.group) + rows.blind
+    fold = np.zeros(len(cell), np.intp)
+    for c in np.unique(cell):
+        fold[cell == c] = np.arange(np.sum(cell == c)) % 2
+    included = np.ones((constraint.n_events, 2), bool)
+    frontier, _ = fit_frontier(rows, fold, constraint, included, 0.05, EQUAL)
+    rule = frontier.rules[frontier.position(0.05)]
+    shares = fresh.decide(rule.fit.rule)  # its unseen rows: no memory, and no lean
+    gap = fresh.counts(constraint, shares).gap(constraint)
+    assert gap.value <= 0.05 + 2 * rule.gap.standard_error
+    assert abs(gap.value - rule.gap.value) < 2.5 * rule.gap.standard_error
+    assert abs(rule.accuracy - np.mean(shares[:, 1] == fresh.kind)) < 0.012
+    seen = np.mean(rule.fit.rule.decide(rows.proba) == rows.kind)
+    assert seen > rule.accuracy + 0.02
