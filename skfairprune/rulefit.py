@@ -10,7 +10,7 @@ towards one decision, the rarest label: the errors are then those of a lower thr
 (docs/design_notes.md has the figures).
 
 Under equalized odds both kinds of errors of a group may have to rise, and no lean serves both. There the
-target gives way: it is raised until all but a few rows are decided by what they are.
+bound gives way: that of the targets is raised until all but a few rows are decided by what they are.
 
 To shrink the observed rates themselves, towards those that the scores imply, was tried and left out: on
 unseen rows it kept bounds no better, and worse where scores are not calibrated.
@@ -43,7 +43,7 @@ _MAX_ROUNDS, _PATIENCE, _PATIENCE_NEAR = 20, 5, 2
 _MAX_HALVINGS = 10
 _ROUNDING = 1e-9
 # A row where no label makes one decision worth so much more than another, in accuracy, is left to noise; so
-# many rows may be. Halvings of the way from the target to the unconstrained gap, where more are.
+# many rows may be. Halvings of the way to the bound that the unconstrained rule keeps, where more are.
 _STAKE, _MOST_BY_NOISE, _MAX_RAISES = 0.1, 0.01, 5
 # Shares of the target to aim at where the rounds end above it.
 _SHARPER = (0.5, 0.0)
@@ -176,7 +176,7 @@ class RuleProblem:
 
         The dual is solved on the scores; then the observed, thresholded rates replace what the scores
         imply, and it is solved again, until both agree. A solution that leaves too many rows to noise gives
-        way to that of the least larger target that does not. Of all the rules met on the way the one of
+        way to that of the least larger bound that does not. Of all the rules met on the way the one of
         most accuracy, less a price on its excess, is taken; a rule that decides alike for all rows only if
         no other is within the bound.
 
@@ -201,7 +201,7 @@ class RuleProblem:
         if near is not None:
             multipliers, shift, patience = near.multipliers, near.rate_shift, _PATIENCE_NEAR
         for _ in range(_MAX_ROUNDS):
-            multipliers, raised = self._solve(target, shift, multipliers)
+            multipliers, raised = self._solve(bound, 1.0, shift, multipliers)
             fit, difference = self.evaluate(multipliers, shift)
             fit = replace(fit, raised=raised)
             candidates.append(fit)
@@ -218,7 +218,7 @@ class RuleProblem:
         pairs = [(candidates[-2], candidates[-1])] if crossed else []
         if min(fit.excess(target) for fit in candidates) > tolerance:
             for share in _SHARPER:
-                multipliers, raised = self._solve(share * target, best.rate_shift, best.multipliers)
+                multipliers, raised = self._solve(bound, share, best.rate_shift, best.multipliers)
                 fit, _ = self.evaluate(multipliers, best.rate_shift)
                 fit = replace(fit, raised=raised)
                 candidates.append(fit)
@@ -244,20 +244,19 @@ class RuleProblem:
         """Return the rule of most merit under a bound."""
         return _select(fits, self.noise.target(bound) + self.tolerance, bound)
 
-    def _solve(self, target: Floats, shift: Floats, start: Floats | None) -> tuple[Floats, bool]:
-        """Return the multipliers for the target, and whether a larger one was taken instead."""
+    def _solve(self, bound: float, share: float, shift: Floats, start: Floats | None) -> tuple[Floats, bool]:
+        """Return the multipliers for a share of a bound's target, and whether a larger bound was taken."""
 
         def leave_to_noise(multipliers: Floats) -> bool:
             return bool(self.dual.weight @ (self.dual.stakes(multipliers) < _STAKE) > _MOST_BY_NOISE)
 
-        multipliers = self.dual.solve(target, shift, start)
+        multipliers = self.dual.solve(share * self.noise.target(bound), shift, start)
         if not leave_to_noise(multipliers):
             return multipliers, False
-        room = np.maximum(self.noise.gap.max() - target, 0.0)
-        low, high, multipliers = 0.0, 1.0, np.zeros(self.included.shape)
+        low, high, multipliers = bound, max(bound, self.noise.least_bound), np.zeros(self.included.shape)
         for _ in range(_MAX_RAISES):
             middle = (low + high) / 2
-            raised = self.dual.solve(target + middle * room, shift, start)
+            raised = self.dual.solve(share * self.noise.target(middle), shift, start)
             if leave_to_noise(raised):
                 low = middle
             else:
