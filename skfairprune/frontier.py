@@ -29,13 +29,13 @@ class FrontierRule(NamedTuple):
     accuracy : float
         The held-out accuracy.
     accuracy_error : float
-        Its sampling standard error.
+        Its sampling standard error; NaN where it is not known.
     """
 
     fit: RuleFit
     event_gaps: list[Gap]
     accuracy: float
-    accuracy_error: float
+    accuracy_error: float = np.nan
 
     @property
     def gap(self) -> Gap:

@@ -46,6 +46,7 @@ _RECORDS: dict[str, type] = {
     record.__name__: record
     for record in (Gap, ValidationGap, DecisionRule, RuleFit, FrontierRule, RuleFrontier, AwareRules)
 }
+_RETIRED = {("FrontierRule", "strayed")}  # fields that files of the formats before 3 have
 _KINDS = "biufU"  # of numpy's types: booleans, integers, floats, strings
 
 
@@ -180,7 +181,8 @@ def _decode_scalar(content: Any, tensors: dict[str, Tensor]) -> Any:
 
 def _decode_record(content: Any, tensors: dict[str, Tensor]) -> Any:
     name, parts = content
-    return _RECORDS[name](**{key: decode(part, tensors) for key, part in parts.items()})
+    kept = {key: part for key, part in parts.items() if (name, key) not in _RETIRED}
+    return _RECORDS[name](**{key: decode(part, tensors) for key, part in kept.items()})
 
 
 def _decode_dict(content: Any, tensors: dict[str, Tensor]) -> dict[Any, Any]:

@@ -30,7 +30,7 @@ __all__ = ["read_estimator", "write_estimator"]
 
 Estimator = TypeVar("Estimator", bound=BaseEstimator)
 
-_VERSION = 2
+_VERSION = 3
 # What building values from a file that was made by someone else can raise.
 _NOT_AS_WRITTEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 #: What a fitted estimator consists of; the last three only of some.
@@ -145,6 +145,8 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator],
     if missing or unknown:
         what = f"lacks {sorted(missing)}" if missing else f"holds {sorted(unknown)}, which no estimator has"
         raise ValueError(f"{path} is damaged: it {what}.")
+    if isinstance(fitted.get("_rows"), dict):  # of the formats before 3, with words for rules of two kinds
+        fitted["_rows"] = fitted["_rows"][True]
     n_features = fitted["n_features_in_"]
     for name in ("module_", "dense_module_"):
         if isinstance(fitted[name], OwnNetwork):

@@ -276,8 +276,8 @@ def test_tensors_of_another_program_are_a_clear_error(tmp_path, metadata):
 
 def test_a_newer_format_is_a_clear_error(saved):
     path, tensors, metadata, _ = saved
-    safetensors.torch.save_file(tensors, path, {**metadata, "skfairprune": "3"})
-    _refuses(path, r"is of format 3, and this version of skfairprune reads up to 2\. Update skfairprune")
+    safetensors.torch.save_file(tensors, path, {**metadata, "skfairprune": "4"})
+    _refuses(path, r"is of format 4, and this version of skfairprune reads up to 3\. Update skfairprune")
 
 
 def test_a_file_of_the_first_format_loads(saved, fitted, fresh):
@@ -291,6 +291,34 @@ def test_a_file_of_the_first_format_loads(saved, fitted, fresh):
     loaded = FairPrunedClassifier.load(path)
     assert_array_equal(loaded.predict_proba(fresh.X), fitted.predict_proba(fresh.X))
     loaded.to_torch()
+
+
+def _records(content, name):
+    """Yield the fields of all records of that name in JSON."""
+    if isinstance(content, dict):
+        if content.get("record", [None])[0] == name:
+            yield content["record"][1]
+        content = list(content.values())
+    if isinstance(content, list):
+        for part in content:
+            yield from _records(part, name)
+
+
+def test_a_file_of_the_second_format_loads(saved, fitted, fresh):
+    path, tensors, _, content = saved
+    gap = {"value": 0.2, "standard_error": 0.1, "event": 0, "lowest": 0, "highest": 1}
+    rules = list(_records(content["fitted"]["_frontier"], "FrontierRule"))
+    assert len(rules) > 2
+    for number, rule in enumerate(rules):
+        del rule["accuracy_error"]
+        rule["strayed"] = {"record": ["Gap", gap]} if number == 0 else None
+    for fit in _records(content["fitted"]["_frontier"], "RuleFit"):
+        del fit["raised"]
+    content["fitted"]["_rows"] = {"dict": [[True, False], ["some rows", "others"]]}
+    _forge(path, tensors, content)
+    loaded = FairPrunedClassifier.load(path)
+    assert_array_equal(loaded.predict_proba(fresh.X), fitted.predict_proba(fresh.X))
+    assert loaded.set_bound(1.0).validation_gap_.rows == "some rows"
 
 
 @pytest.mark.parametrize("place", [0, 100, 0.3, 0.9, -1])
