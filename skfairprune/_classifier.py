@@ -265,7 +265,8 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
 
     frontier_ : DataFrame or None
         What :meth:`set_bound` can choose from: one row for each bound, with the gap, gap_standard_error,
-        gap_upper (the largest one-sided 95 % limit of its events) and accuracy on held-out rows.
+        gap_upper (the largest one-sided 95 % limit of its events), accuracy and accuracy_standard_error on
+        held-out rows.
 
     multipliers_ : DataFrame or None
         The constraint's multipliers, in accuracy per unit of rate; events by groups.

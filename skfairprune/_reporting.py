@@ -66,8 +66,8 @@ def describe_rows(split: LevelSplit, with_rule: bool, searched: bool) -> str:
     """
     rule = "a rule that did not see its fold" if with_rule else "the network itself"
     if split.n_folds:
-        memory = "less what copies that saw the row owe to that"
-        rows = f"{len(split.upper)} training rows, each decided by {rule}, {memory}"
+        memory = "what the network owes to having learned from it is estimated by two copies, and taken off"
+        rows = f"{len(split.upper)} training rows, each decided by {rule} ({memory})"
     else:
         rows = f"{len(split.upper)} rows of X_val, which the weights did not see, each decided by {rule}"
     saw = ["the choice of the units", "the multipliers of the training", "the choice of the epoch"]
@@ -122,6 +122,7 @@ def frontier_table(frontier: RuleFrontier) -> pd.DataFrame:
             "gap_standard_error": [rule.gap.standard_error for rule in rules],
             "gap_upper": [upper_limit(rule.event_gaps) for rule in rules],
             "accuracy": [rule.accuracy for rule in rules],
+            "accuracy_standard_error": [rule.accuracy_error for rule in rules],
         }
     )
 
