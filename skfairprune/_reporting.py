@@ -66,8 +66,8 @@ def describe_rows(split: LevelSplit, with_rule: bool, searched: bool) -> str:
     """
     rule = "a rule that did not see its fold" if with_rule else "the network itself"
     if split.n_folds:
-        memory = "what the network owes to having learned from it is estimated by two copies, and taken off"
-        rows = f"{len(split.upper)} training rows, each decided by {rule} ({memory})"
+        copies = f"what the network owes to having learned from it, by {split.n_folds} copies, is taken off"
+        rows = f"{len(split.upper)} training rows, each decided by {rule} ({copies})"
     else:
         rows = f"{len(split.upper)} rows of X_val, which the weights did not see, each decided by {rule}"
     saw = ["the choice of the units", "the multipliers of the training", "the choice of the epoch"]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from skfairprune.constraints import Floats
 
-__all__ = ["DecisionRule", "condition_on_group", "decide"]
+__all__ = ["DecisionRule", "condition_on_group", "decide", "flat_differences"]
 
 
 def condition_on_group(proba: Floats, group: NDArray[np.intp]) -> Floats:

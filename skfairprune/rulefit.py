@@ -27,7 +27,7 @@ from skfairprune.decision import DecisionRule
 from skfairprune.gaps import Gap
 from skfairprune.multipliers import DualProblem
 from skfairprune.noise import Noise
-from skfairprune.scored import ScoredRows
+from skfairprune.scored import ScoredRows, decision_shares
 
 __all__ = ["LEAN", "RuleFit", "RuleProblem"]
 
@@ -142,7 +142,8 @@ class RuleProblem:
     def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""
         rule = DecisionRule(self.dual.coefficients(multipliers) / self.tilt[:, None, None])
-        shares = self.rows.decide(rule)
+        decisions = self.rows.decisions(rule)
+        shares = decision_shares(decisions, self.rows.blind, self.constraint.n_decisions)
         counts = self.rows.counts(self.constraint, shares)
         fit = RuleFit(
             rule,
@@ -150,7 +151,7 @@ class RuleProblem:
             shift,
             counts.event_gaps(self.constraint, self.included),
             float(self.value @ shares[np.arange(len(shares)), self.label]),
-            bool(np.ptp(rule.decide(self.rows.proba)) == 0),
+            bool(np.ptp(decisions[0]) == 0),
         )
         implied = self.dual.rates(self.dual.margins(multipliers))
         return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
@@ -166,12 +167,7 @@ class RuleProblem:
         """How near the target a gap has to come."""
         return 0.05 * float(self.noise.error.max(initial=0.0))
 
-    def fit(
-        self,
-        bound: float,
-        near: RuleFit | None = None,
-        multipliers: Floats | None = None,
-    ) -> RuleFit:
+    def fit(self, bound: float, near: RuleFit | None = None, multipliers: Floats | None = None) -> RuleFit:
         """Fit the most accurate rule whose thresholded gap on the rows keeps clear of the bound.
 
         The dual is solved on the scores; then the observed, thresholded rates replace what the scores

@@ -11,8 +11,8 @@ Both are had together. With :math:`d(x)` the decision of the network, one-hot, :
 
 what the network decides, less what copies owe to having seen the row. Means of :math:`z` over the rows of a
 cell are those of :math:`d` over unseen ones if the network owes to its memory what its copies owe to theirs;
-the rows' own noise is in all terms and cancels from the difference, as in a control variate. Of gaps on
-unseen rows they tell more than the copies alone do (docs/design_notes.md).
+the rows' own noise is in all terms and cancels from the difference, as in a control variate. On most sets
+they tell more of gaps on unseen rows than the copies alone do (docs/design_notes.md has the figures).
 """
 
 from dataclasses import dataclass, replace
@@ -44,14 +44,14 @@ def decision_shares(decisions: NDArray[np.intp], blind: NDArray[np.intp] | None,
     ndarray of shape (n_samples, n_decisions)
         The share of each decision: they sum to 1, and are 0 or 1 without copies, or where all agree.
     """
-    hot = np.eye(n_decisions)[decisions]
-    if blind is None:
-        first: Floats = hot[0]
-        return first
-    n_copies = len(decisions) - 1
-    theirs = hot[1 + blind, np.arange(len(blind))]
-    others = (hot[1:].sum(axis=0) - theirs) / (n_copies - 1)
-    shares: Floats = hot[0] + theirs - others
+    shares = np.empty((decisions.shape[1], n_decisions))
+    for decision in range(n_decisions):
+        own, *copies = decisions == decision
+        shares[:, decision] = own
+        if blind is not None:
+            theirs = np.choose(blind, copies)
+            others = np.sum(copies, axis=0) - theirs
+            shares[:, decision] += theirs - others / (len(copies) - 1)
     return shares
 
 
@@ -94,14 +94,17 @@ class ScoredRows:
         """The number of groups."""
         return self.proba.shape[2]
 
+    def decisions(self, rule: DecisionRule) -> NDArray[np.intp]:
+        """Return the decisions of the network, then of its copies, of shape (1 + n_copies, n_samples)."""
+        networks = [self.proba] if self.copies is None else [self.proba, *self.copies]
+        return np.array([rule.decide(scores) for scores in networks])
+
     def decide(self, rule: DecisionRule) -> Floats:
         """Return the shares of a rule's decisions, of shape (n_samples, n_decisions): see the module."""
-        networks = [self.proba] if self.copies is None else [self.proba, *self.copies]
-        decisions = np.array([rule.decide(scores) for scores in networks])
-        return decision_shares(decisions, self.blind, rule.coefficients.shape[2])
+        return decision_shares(self.decisions(rule), self.blind, rule.coefficients.shape[2])
 
     def counts(self, constraint: Constraint, shares: Floats) -> GroupCounts:
-        """Count the rows by kind, group and the shares of the decisions."""
+        """Count the rows by kind, group and the shares (n_samples, n_decisions) of the decisions."""
         shape = (constraint.n_kinds, self.n_groups, constraint.n_decisions)
         if self.copies is None:
             return GroupCounts.from_rows(self.kind, shares.argmax(axis=1), self.group, shape, self.weight)

@@ -59,6 +59,7 @@ def test_shares_are_those_of_unseen_rows():
     own = _network(rng, np.ones(n, bool), 0.40, label)
     copies = [_network(rng, blind != k, leaning, label) for k, leaning in enumerate((0.30, 0.34))]
     shares = decision_shares(np.array([own, *copies]), blind, 2)
+    # The copies lean further from the labels, so they owe a little more to having seen them.
     assert_allclose(shares[:, 1].mean(), 0.40, atol=0.03)
     assert own.mean() > 0.5
     assert np.choose(blind, copies).mean() < 0.34

@@ -39,8 +39,8 @@ def measure(rows: ScoredRows, population: ScoredRows, name: str, bound: float) -
     included, equal = np.ones((constraint.n_events, 2), bool), np.ones(2)
     frontier, _ = fit_frontier(rows, fold, constraint, included, bound, equal)
     rule = frontier.rules[frontier.position(bound)]
-    decision = rule.fit.rule.decide(population.proba)
-    gap = population.counts(constraint, population.decide(rule.fit.rule)).gap(constraint).value
+    shares = population.decide(rule.fit.rule)
+    gap = population.counts(constraint, shares).gap(constraint).value
     upper = upper_limit(rule.event_gaps)
     return {
         "left alone": not rule.fit.multipliers.any(),
@@ -49,7 +49,7 @@ def measure(rows: ScoredRows, population: ScoredRows, name: str, bound: float) -
         "upper": upper,
         "population": gap,
         "covered": upper >= gap,
-        "accuracy": float(np.mean(decision == population.kind)),
+        "accuracy": float(np.mean(shares.argmax(axis=1) == population.kind)),
     }
 
 
