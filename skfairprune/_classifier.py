@@ -1,6 +1,5 @@
 """The estimator: its parameters, what a fit checks first, and its seed."""
 
-import threading
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -21,6 +20,7 @@ from skfairprune._data import check_fit_data, check_held_out_data, find_classes
 from skfairprune._export import ExportMixin
 from skfairprune._parameters import GRANULARITIES, check_parameters, resolve_device
 from skfairprune._problems import find_problems
+from skfairprune._reproducible import reproducible
 from skfairprune._targets import resolve_constraint
 from skfairprune.constraints import CONSTRAINTS
 from skfairprune.modules import ACTIVATIONS
@@ -33,8 +33,6 @@ from skfairprune.training.plan import CONSTRAIN, ORDERS
 from skfairprune.training.schedules import REMOVALS
 
 __all__ = ["FairPrunedClassifier"]
-
-_ONE_FIT = threading.RLock()
 
 
 class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
@@ -513,9 +511,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
             data.stratum_labels if constraint else (),
         )
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        # The networks draw from the generator of all threads: one fit at a time.
-        with _ONE_FIT, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        with reproducible(seed, device):
             result = run_fit(self, data, held_out, classes, constraint, seed, device)
             self._store(result, data.X, classes)
         for problem in find_problems(result, self.difference_bound, self.max_accuracy_drop):

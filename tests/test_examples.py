@@ -69,7 +69,8 @@ def test_without_matplotlib_the_table_is_printed_and_the_extra_named(tmp_path):
     # A package of that name which fails to import stands before the real one.
     (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')", encoding="utf-8")
     figure = tmp_path / "figure.png"
-    done = run_example("quickstart.py", "--quick", "--output", str(figure), PYTHONPATH=str(tmp_path))
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = run_example("quickstart.py", "--quick", "--output", str(figure), PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     assert "fair pruned" in done.stdout
     assert "pip install skfairprune[plot]" in done.stderr

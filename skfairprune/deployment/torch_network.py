@@ -10,6 +10,10 @@ from skfairprune.networks.joint import JointNetwork
 
 __all__ = ["plain_network"]
 
+_EPS = (
+    2.0**-10
+)  # of a norm of variance 1: some releases of torch refuse 0, and 1 - 2^-10 + 2^-10 is 1, to the bit
+
 
 def _plain_encoding(encoding: PiecewiseLinearEncoding) -> list[nn.Module]:
     """Return the layers that encode columns as :class:`PiecewiseLinearEncoding` does.
@@ -20,8 +24,10 @@ def _plain_encoding(encoding: PiecewiseLinearEncoding) -> list[nn.Module]:
     """
     dtype, n_bins = encoding.left.dtype, encoding.n_outputs
     read = nn.Linear(encoding.n_columns, n_bins, dtype=dtype)
-    scale = nn.BatchNorm1d(n_bins, eps=0.0, dtype=dtype)
+    scale = nn.BatchNorm1d(n_bins, eps=_EPS, dtype=dtype)
+    assert scale.running_var is not None
     with torch.no_grad():
+        scale.running_var.fill_(1 - _EPS)
         read.weight.zero_()[torch.arange(n_bins), encoding.columns] = 1
         read.bias.copy_(-encoding.left)
         scale.weight.copy_(1 / encoding.width)

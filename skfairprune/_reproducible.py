@@ -1,0 +1,61 @@
+"""What makes a fit give the same bits again: seeds of its own, and a GPU's algorithms that do not race."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+__all__ = ["reproducible"]
+
+# The networks draw from the generators of all threads: one fit at a time.
+_ONE_FIT = threading.RLock()
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_MEMORY: Any = torch.utils.deterministic
+
+
+@contextmanager
+def reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators of the CPU and of the device, and leave them in the end as they were.
+
+    On a GPU torch is told to take deterministic algorithms, and warns of an operation that has none (of a
+    network of the user's: those of this package have one).
+
+    Parameters
+    ----------
+    seed : int
+        The seed.
+    device : torch.device
+        Where the fit runs.
+    """
+    on_gpu = device.type == "cuda"
+    with _ONE_FIT, torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if not on_gpu:
+            yield
+            return
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+            with _deterministic():
+                yield
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Let torch take deterministic algorithms, and leave its settings in the end as they were."""
+    cudnn, memory = torch.backends.cudnn, _MEMORY
+    before = torch.get_deterministic_debug_mode(), cudnn.benchmark, memory.fill_uninitialized_memory
+    unset = _WORKSPACE not in os.environ
+    if unset:
+        os.environ[_WORKSPACE] = ":4096:8"  # or torch warns at each matrix product
+    torch.set_deterministic_debug_mode("warn")
+    cudnn.benchmark = memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        cudnn.benchmark, memory.fill_uninitialized_memory = before[1:]
+        if unset:
+            del os.environ[_WORKSPACE]
