@@ -262,12 +262,14 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         The bound in force: `difference_bound`, or what :meth:`set_bound` set.
 
     frontier_ : DataFrame or None
-        What :meth:`set_bound` can choose from: one row for each bound, with the gap, gap_standard_error,
-        gap_upper (the largest one-sided 95 % limit of its events), accuracy and accuracy_standard_error on
-        held-out rows.
+        What :meth:`set_bound` can choose from: one row for each bound, with the number of its rule (rows of
+        one number have the same; 0 leaves the network's own decisions), and on held-out rows the gap,
+        gap_standard_error, gap_upper (the largest one-sided 95 % limit of its events), accuracy and
+        accuracy_standard_error.
 
     multipliers_ : DataFrame or None
-        The constraint's multipliers, in accuracy per unit of rate; events by groups.
+        The constraint's multipliers, in accuracy per unit of rate; events by groups. 0 where the constraint
+        costs nothing, and for a group that is left out of an event.
 
     validation_gap_ : ValidationGap or None
         The constraint's largest gap on held-out rows, its standard error, the upper limit over all events,

@@ -146,8 +146,9 @@ def check_held_out_data(
         X = check_inputs(estimator, X_val)
     except ValueError as error:
         raise ValueError(
-            f"X_val must be like X: {error} (Inside a pipeline, X_val goes through the steps before only "
-            'with make_pipeline(..., transform_input=["X_val"]) and metadata routing.)'
+            "X_val must have the columns that fit gets as X. Inside a pipeline that is X after the steps "
+            "before, and X_val goes through them only with set_config(enable_metadata_routing=True) and "
+            f'make_pipeline(..., transform_input=["X_val"]). What is wrong with X_val: {error}'
         ) from error
     y = column_or_1d(y_val)
     if len(y) != len(X):

@@ -113,11 +113,16 @@ def multiplier_table(multipliers: Any, events: tuple[str, ...], labels: list[Any
 
 
 def frontier_table(frontier: RuleFrontier) -> pd.DataFrame:
-    """Tabulate what the rule of each bound reaches on held-out rows."""
+    """Tabulate what the rule of each bound reaches on held-out rows, and which bounds have the same rule."""
     rules = frontier.rules
+    numbers: dict[bytes, int] = {}
+    for rule in rules:
+        if rule.fit.multipliers.any():
+            numbers.setdefault(rule.fit.rule.coefficients.tobytes(), len(numbers) + 1)
     return pd.DataFrame(
         {
             "bound": frontier.bounds,
+            "rule": [numbers.get(rule.fit.rule.coefficients.tobytes(), 0) for rule in rules],
             "gap": [rule.gap.value for rule in rules],
             "gap_standard_error": [rule.gap.standard_error for rule in rules],
             "gap_upper": [upper_limit(rule.event_gaps) for rule in rules],

@@ -313,6 +313,17 @@ def test_bounds_of_nonsense_are_refused_and_change_nothing(aware, bound):
     assert_array_equal(aware.predict_proba(X), before[1])
 
 
+def test_the_frontier_says_which_bounds_have_the_same_rule(fit):
+    clf, layers = fit(), {}
+    for _, bound, rule in clf.frontier_[["bound", "rule"]].itertuples():
+        layers.setdefault(rule, []).append(clf.set_bound(bound).module_.output_weights.clone())
+    assert min(layers) == 0
+    for same in layers.values():
+        assert all(np.array_equal(same[0], other) for other in same)
+    firsts = [same[0] for same in layers.values()]
+    assert all(not np.array_equal(one, other) for i, one in enumerate(firsts) for other in firsts[:i])
+
+
 def test_set_bound_needs_a_fit(aware):
     with pytest.raises(NotFittedError):
         clone(aware).set_bound(0.1)
