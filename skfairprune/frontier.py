@@ -92,7 +92,8 @@ def fit_frontier(
     rows, constraint, included, class_weight
         As for :class:`skfairprune.rulefit.RuleProblem`.
     fold : ndarray of shape (n_samples,)
-        The fold of each row: the figures of a rule are of rules that were fitted without it.
+        The fold of each row: the figures of a rule are of rules that were fitted without it. -1 for rows
+        that rules are fitted on and no figure is of.
     bound : float
         A bound that is to be among them.
 
@@ -100,8 +101,8 @@ def fit_frontier(
     -------
     frontier : RuleFrontier
         The rules.
-    shares : ndarray of shape (n_bounds, n_samples, n_decisions)
-        The shares of the decisions behind the held-out figures of each.
+    shares : ndarray of shape (n_bounds, n_judged, n_decisions)
+        The shares of the decisions behind the held-out figures of each, on the rows of a fold.
     """
     problem = RuleProblem(rows, constraint, included, class_weight)
     largest = problem.noise.least_bound
@@ -119,20 +120,20 @@ def _cross_fit(
     problem: RuleProblem, fold: NDArray[np.intp], bounds: Floats, asked: float
 ) -> tuple[list[FrontierRule], Floats]:
     """Fit the rules of all bounds; measure them by the decisions of others, fitted without one fold each."""
-    rows, constraint, included = problem.rows, problem.constraint, problem.included
+    constraint, judged = problem.constraint, fold >= 0
+    rows, label = problem.rows.take(judged), problem.label[judged]
     fits = _descend(problem, bounds, asked)
-    shares = np.empty((len(bounds), len(fold), constraint.n_decisions))
-    for k in np.unique(fold):
-        inside = fold == k
-        part, held_out = problem.part(~inside), rows.take(inside)
+    shares = np.empty((len(bounds), len(label), constraint.n_decisions))
+    for k in np.unique(fold[judged]):
+        part, held_out = problem.part(fold != k), problem.rows.take(fold == k)
         for share, whole, fit in zip(shares, fits, _descend(part, bounds, asked, fits), strict=True):
             # Noise that leaves all rows alone may be larger than that on a part: the rule does nothing.
             stands = part.unconstrained if whole is problem.unconstrained else fit
-            share[inside] = held_out.decide(stands.rule)
+            share[fold[judged] == k] = held_out.decide(stands.rule)
     weight, rules = rows.weight / rows.weight.sum(), []
     for fit, share in zip(fits, shares, strict=True):
-        gaps = rows.counts(constraint, share).event_gaps(constraint, included)
-        right = share[np.arange(len(fold)), problem.label]
+        gaps = rows.counts(constraint, share).event_gaps(constraint, problem.included)
+        right = share[np.arange(len(label)), label]
         accuracy = float(weight @ right)
         error = float(np.sqrt(weight**2 @ (right - accuracy) ** 2))
         rules.append(FrontierRule(fit, gaps, min(max(accuracy, 0.0), 1.0), error))

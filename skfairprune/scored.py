@@ -7,12 +7,14 @@ where few units carry a decision, their gaps differ from one to the next by more
 Both are had together. With :math:`d(x)` the decision of the network, one-hot, :math:`d_j` that of copy
 :math:`j` and :math:`b` the copy that is blind to a row, its *share* of each decision is
 
-.. math:: z(x) = d(x) + d_b(x) - \operatorname{mean}_{j \neq b} d_j(x),
+.. math:: z(x) = d(x) + d_b(x) - \operatorname{mean}_{j \in P_b \setminus b} d_j(x),
 
-what the network decides, less what copies owe to having seen the row. Means of :math:`z` over the rows of a
-cell are those of :math:`d` over unseen ones if the network owes to its memory what its copies owe to theirs;
-the rows' own noise is in all terms and cancels from the difference, as in a control variate. On most sets
-they tell more of gaps on unseen rows than the copies alone do (docs/design_notes.md has the figures).
+what the network decides, less what copies owe to having seen the row. :math:`P_b` are the copies that are
+blind to the folds of the same part of the rows, so that what tells them apart cancels from the rates on
+each part. Means of :math:`z` over the rows of a cell are those of :math:`d` over unseen ones if the
+network owes to its memory what its copies owe to theirs; the rows' own noise is in all terms and cancels
+from the difference, as in a control variate. On most sets they tell more of gaps on unseen rows than the
+copies alone do (docs/design_notes.md has the figures).
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +29,9 @@ from skfairprune.gaps import GroupCounts
 __all__ = ["ScoredRows", "decision_shares"]
 
 
-def decision_shares(decisions: NDArray[np.intp], blind: NDArray[np.intp] | None, n_decisions: int) -> Floats:
+def decision_shares(
+    decisions: NDArray[np.intp], blind: NDArray[np.intp] | None, n_decisions: int, n_parts: int = 1
+) -> Floats:
     """Return what a network decides on rows as if it had not seen them.
 
     Parameters
@@ -38,6 +42,9 @@ def decision_shares(decisions: NDArray[np.intp], blind: NDArray[np.intp] | None,
         The number of the copy that is blind to each row; None without copies, where the network is.
     n_decisions : int
         The number of decisions.
+    n_parts : int
+        The parts of the rows: the first ``n_copies / n_parts`` copies, two or more, are blind to the folds of
+        the first, and so on.
 
     Returns
     -------
@@ -49,9 +56,10 @@ def decision_shares(decisions: NDArray[np.intp], blind: NDArray[np.intp] | None,
         own, *copies = decisions == decision
         shares[:, decision] = own
         if blind is not None:
-            theirs = np.choose(blind, copies)
-            others = np.sum(copies, axis=0) - theirs
-            shares[:, decision] += theirs - others / (len(copies) - 1)
+            theirs, n_peers = np.choose(blind, copies), len(copies) // n_parts
+            sums = np.add.reduceat(copies, np.arange(0, len(copies), n_peers), axis=0, dtype=np.intp)
+            others = np.choose(blind // n_peers, sums) - theirs
+            shares[:, decision] += theirs - others / (n_peers - 1)
     return shares
 
 
@@ -73,6 +81,8 @@ class ScoredRows:
         The scores of the copies, two or more; None if the network itself has not seen the rows.
     blind : ndarray of shape (n_samples,), default=None
         The number of the copy that has not seen a row; given with ``copies``.
+    n_parts : int
+        As for :func:`decision_shares`.
     """
 
     proba: Floats
@@ -81,13 +91,14 @@ class ScoredRows:
     weight: Floats
     copies: Floats | None = None
     blind: NDArray[np.intp] | None = None
+    n_parts: int = 1
 
     def take(self, rows: NDArray) -> "ScoredRows":
         """Return the rows of that index or boolean mask."""
         there = ScoredRows(self.proba[rows], self.kind[rows], self.group[rows], self.weight[rows])
         if self.copies is None or self.blind is None:
             return there
-        return replace(there, copies=self.copies[:, rows], blind=self.blind[rows])
+        return replace(there, copies=self.copies[:, rows], blind=self.blind[rows], n_parts=self.n_parts)
 
     @property
     def n_groups(self) -> int:
@@ -101,7 +112,7 @@ class ScoredRows:
 
     def decide(self, rule: DecisionRule) -> Floats:
         """Return the shares of a rule's decisions, of shape (n_samples, n_decisions): see the module."""
-        return decision_shares(self.decisions(rule), self.blind, rule.coefficients.shape[2])
+        return decision_shares(self.decisions(rule), self.blind, rule.coefficients.shape[2], self.n_parts)
 
     def counts(self, constraint: Constraint, shares: Floats) -> GroupCounts:
         """Count the rows by kind, group and the shares (n_samples, n_decisions) of the decisions."""

@@ -64,6 +64,24 @@ def test_the_rule_of_a_bound_is_about_that_of_a_single_fit():
     assert_allclose(found.accuracy, single.accuracy, atol=0.002)
 
 
+def test_rows_without_a_fold_are_fitted_on_and_not_judged():
+    rows, fresh, constraint = _rows(), _rows(6000, 1), get_constraint("demographic_parity")
+    both = ScoredRows(*(np.concatenate(pair) for pair in zip(_columns(rows), _columns(fresh), strict=True)))
+    fold, included = np.append(np.arange(6000) % 2, np.full(6000, -1)), np.ones((1, 2), bool)
+    frontier, shares = fit_frontier(both, fold, constraint, included, 0.05, EQUAL)
+    assert shares.shape == (len(frontier.bounds), 6000, 2)
+    for rule, share in zip(frontier.rules, shares, strict=True):
+        gap = largest_gap(rows.counts(constraint, share).event_gaps(constraint))
+        assert rule.gap == gap
+        assert rule.accuracy == pytest.approx(share[np.arange(6000), rows.kind].mean())
+    whole = RuleProblem(both, constraint, included, EQUAL).fit(0.05)
+    assert_allclose(frontier.rules[frontier.position(0.05)].fit.multipliers, whole.multipliers, atol=0.01)
+
+
+def _columns(rows):
+    return rows.proba, rows.kind, rows.group, rows.weight
+
+
 def test_held_out_figures_are_those_of_unseen_rows():
     rows, fresh, constraint = _rows(), _rows(60_000, 1), get_constraint("demographic_parity")
     frontier = _frontier(rows)

@@ -9,10 +9,12 @@ The copies of the fine-tuning, each blind to a fold, give the honest scores of a
 be blind to that fold, too: a teacher that knew its labels would hand them on.
 """
 
+from collections.abc import Sequence
+from itertools import combinations, permutations
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import ClassifierMixin
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
@@ -65,53 +67,42 @@ def soft_targets(teacher: str, network: nn.Module, levels: Levels, n_joint: int,
 def _boosting_tables(levels: Levels, n_joint: int, seed: int) -> Floats:
     """Return the teacher's probabilities for each network; zeros on rows it does not learn from.
 
-    The rows that learn are dealt to blocks: two halves of the lower part, and the upper folds. A block's
-    probabilities come from a model of two other blocks; for a copy neither of them its blind fold. The final
-    network takes the mean over the copies' models of blocks that are in all of them.
+    The blind folds of the four copies are the blocks. A model of two of them teaches each of the other two,
+    to the copy that is blind to the fourth; the final network takes the mean over the copies. Without copies
+    two halves of the lower rows teach each other.
     """
     x, target = levels.final.x.cpu().numpy(), levels.final.target.cpu().numpy()
     weight = levels.final.weight.double().cpu().numpy()
-    blocks = _blocks(levels, target, seed)
-    lower, upper = blocks[:2], blocks[2:]
 
-    def model(parts: tuple[int, ...]) -> ClassifierMixin:
-        index = np.concatenate([blocks[part] for part in parts])
+    def teach(parts: Sequence[NDArray[np.intp]], block: NDArray[np.intp]) -> Floats:
+        index = np.concatenate(parts)
         # Of a single class there is nothing to boost.
         several = np.ptp(target[index]) > 0
         teacher = HistGradientBoostingClassifier(random_state=seed) if several else DummyClassifier()
-        return teacher.fit(x[index], target[index], sample_weight=weight[index])
+        teacher.fit(x[index], target[index], sample_weight=weight[index])
+        table = np.zeros((len(block), n_joint))
+        table[:, teacher.classes_] = teacher.predict_proba(x[block])
+        return table
 
-    def teach(table: Floats, block: NDArray[np.intp], teacher: ClassifierMixin) -> None:
-        table[block[:, None], teacher.classes_[None, :]] = teacher.predict_proba(x[block])
-
-    tables = np.zeros((1 + len(upper), len(x), n_joint))
-    if not upper:
-        for number in (0, 1):
-            teach(tables[0], lower[number], model((1 - number,)))
+    tables = np.zeros((1 + levels.n_folds, len(x), n_joint))
+    if not levels.n_folds:
+        for one, other in permutations(_halves(levels, target, seed)):
+            tables[0][one] = teach([other], one)
         return tables
-    of_lower = model((0, 1))
-    for fold, block in enumerate(upper):
-        for blind in range(len(upper)):
-            if blind != fold:
-                teach(tables[1 + blind], block, of_lower)
-        teach(tables[0], block, of_lower)
-        # A copy that is not blind to this fold learns the lower halves from it and the other half.
-        for number in (0, 1):
-            teacher = model((1 - number, 2 + fold))
-            part = np.zeros_like(tables[0])
-            teach(part, lower[number], teacher)
-            tables[0] += part / len(upper)
-            for blind in range(len(upper)):
-                if blind != fold:
-                    tables[1 + blind] += part / (len(upper) - 1)
+    fold = levels.fold.cpu().numpy()
+    blocks = [np.flatnonzero(fold == k) for k in range(levels.n_folds)]
+    for pair in combinations(range(len(blocks)), 2):
+        others = [k for k in range(len(blocks)) if k not in pair]
+        both = np.concatenate([blocks[k] for k in pair])
+        parts = np.split(teach([blocks[k] for k in others], both), [len(blocks[pair[0]])])
+        for taught, blind, part in zip(pair, pair[::-1], parts, strict=True):
+            tables[1 + blind][blocks[taught]] = part
+            tables[0][blocks[taught]] += part / (len(blocks) - 1)
     return tables
 
 
-def _blocks(levels: Levels, target: NDArray[np.intp], seed: int) -> list[NDArray[np.intp]]:
-    """Return the positions of two lower halves, every joint class dealt evenly, and of the upper folds."""
-    fold = levels.fold.cpu().numpy()
-    lower = levels.lower.position.cpu().numpy()
-    shuffled = np.random.RandomState(seed).permutation(lower)
+def _halves(levels: Levels, target: NDArray[np.intp], seed: int) -> list[NDArray[np.intp]]:
+    """Return the positions of two halves of the lower rows, every joint class dealt evenly."""
+    shuffled = np.random.RandomState(seed).permutation(levels.lower.position.cpu().numpy())
     dealt = shuffled[np.argsort(target[shuffled], kind="stable")]
-    halves = [np.sort(dealt[start::2]) for start in (0, 1)]
-    return [*halves, *(np.flatnonzero(fold == k) for k in range(levels.n_folds))]
+    return [np.sort(dealt[start::2]) for start in (0, 1)]

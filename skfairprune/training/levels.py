@@ -28,6 +28,8 @@ class Levels(NamedTuple):
         The rows of the fine-tuning.
     held_out : Rows or None
         The rows of the loss that chooses the epoch; None keeps the last one.
+    rule : Rows
+        The rows that rules are fitted on, the upper ones first.
     fold : Tensor of shape (n_total,) of long
         Which copy of the fine-tuning is blind to a row: 0 to ``n_folds`` - 1. ``n_folds`` for rows that all
         learn from, -1 for rows that none does.
@@ -39,6 +41,7 @@ class Levels(NamedTuple):
     upper: Rows
     final: Rows
     held_out: Rows | None
+    rule: Rows
     fold: Tensor
     n_folds: int
 
@@ -52,7 +55,9 @@ class Levels(NamedTuple):
         upper = part(split.upper)
         fold = torch.from_numpy(split.fold).to(rows.x.device)
         held_out = upper if split.disjoint else None
-        return cls(part(split.lower), upper, part(split.final), held_out, fold, split.n_folds)
+        return cls(
+            part(split.lower), upper, part(split.final), held_out, part(split.rule), fold, split.n_folds
+        )
 
     def sample(self) -> list[tuple[Tensor, Tensor]]:
         """Return some lower rows and their weights, in batches, for Gram matrices."""

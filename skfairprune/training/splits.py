@@ -5,7 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LevelSplit", "is_tiny", "split_levels"]
+__all__ = ["N_PARTS", "LevelSplit", "is_tiny", "split_levels"]
+
+#: The parts of the rows that have folds: the upper and the lower one.
+N_PARTS = 2
 
 _TINY = 200
 _NEVER_TINY = 2000
@@ -99,8 +102,11 @@ class LevelSplit(NamedTuple):
         Which copy of the fine-tuning is blind to a row; ``n_folds`` where none is, -1 where all are.
     n_folds : int
         The number of copies.
-    rule_fold : ndarray of shape (n_upper,)
-        The folds of the upper rows in the estimate of the gap: others than those of the copies.
+    rule : ndarray of int
+        The rows that rules are fitted on: the upper ones first, in the same order.
+    rule_fold : ndarray of shape (n_rule,)
+        The folds of the upper rows in the estimate of the gap: others than those of the copies. -1 for the
+        rest, which no gap is measured on: the weights had seen them before the copies were made.
     disjoint : bool
         Whether the upper rows are held out from the weights before the fine-tuning.
     """
@@ -110,6 +116,7 @@ class LevelSplit(NamedTuple):
     final: NDArray[np.intp]
     fold: NDArray[np.intp]
     n_folds: int
+    rule: NDArray[np.intp]
     rule_fold: NDArray[np.intp]
     disjoint: bool
 
@@ -133,7 +140,7 @@ def split_levels(
         The share of the training rows for the upper level where there are no held-out rows. None gives
         all rows to both levels.
     n_folds : int
-        The folds of the upper rows.
+        The folds of the upper rows, and as many of the lower ones.
     rng : RandomState
         Draws the rows.
 
@@ -146,16 +153,19 @@ def split_levels(
         upper = np.arange(n_train, len(code))
         fold = np.where(np.arange(len(code)) < n_train, 0, -1)
         rule_fold = _stratified_folds(code[upper], n_folds, rng)
-        return LevelSplit(train, upper, train, fold, 0, rule_fold, True)
+        return LevelSplit(train, upper, train, fold, 0, upper, rule_fold, True)
     if fraction is None:
         none = np.zeros(n_train, dtype=np.intp)
-        return LevelSplit(train, train, train, none, 0, none, False)
+        return LevelSplit(train, train, train, none, 0, train, none, False)
     part = _stratified_part(code, fraction, rng)
     upper = np.flatnonzero(part)
-    fold = np.full(n_train, n_folds)
+    upper, lower, fold = np.flatnonzero(part), np.flatnonzero(~part), np.empty(n_train, dtype=np.intp)
     fold[upper] = _stratified_folds(code[upper], n_folds, rng)
+    fold[lower] = n_folds + _stratified_folds(code[lower], n_folds, rng)
     # In the order of their folds, so that a batch to evaluate is of one network.
-    upper = upper[np.argsort(fold[upper], kind="stable")]
+    rule = np.argsort(fold, kind="stable")
+    upper = rule[: len(upper)]
     # Each has as many rows of every blind fold: what tells the copies apart cancels from the rates of both.
-    rule_fold = (_rank(code[upper] * n_folds + fold[upper]) + fold[upper]) % n_folds
-    return LevelSplit(np.flatnonzero(~part), upper, train, fold, n_folds, rule_fold, True)
+    rule_fold = np.full(n_train, -1)
+    rule_fold[: len(upper)] = (_rank(code[upper] * n_folds + fold[upper]) + fold[upper]) % n_folds
+    return LevelSplit(lower, upper, train, fold, N_PARTS * n_folds, rule, rule_fold, True)

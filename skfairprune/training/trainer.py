@@ -16,6 +16,7 @@ from skfairprune.gaps import Gap, is_within, largest_gap
 from skfairprune.pruning.structure import Masks, Structure
 from skfairprune.rulefit import RuleFit
 from skfairprune.scored import decision_shares
+from skfairprune.training.batches import Rows
 from skfairprune.training.distillation import soft_targets
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
@@ -24,6 +25,7 @@ from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import Plan
 from skfairprune.training.pruner import Pruner
 from skfairprune.training.search import Trial, find_smallest
+from skfairprune.training.splits import N_PARTS
 
 __all__ = ["Outcome", "Trainer"]
 
@@ -87,8 +89,9 @@ class Trainer:
     ----------
     levels : Levels
         The rows.
-    rule_fold : ndarray of shape (n_upper,)
-        The folds of the upper rows in the estimate of the gap.
+    rule_fold : ndarray of shape (n_rule,)
+        The folds of the rows of the rule in the estimate of the gap: see
+        :class:`skfairprune.training.splits.LevelSplit`.
     runner : PhaseRunner
         Runs phases.
     plan : Plan
@@ -214,12 +217,13 @@ class Trainer:
             self._dense = copy.deepcopy(network)
         # A network that has learned nothing shows no gap, nor the noise of one.
         if task is not None and self.plan.dense:
-            self.lagrangian.measure_noise(self._scores(network))
+            self.lagrangian.measure_noise(self._scores(network, rows))
 
     def _fine_tune(self, small: nn.Module, structure: Structure) -> NetworkStack | CopyStack:
-        """Fine-tune on all rows and, beside, copies that are blind to one upper fold each.
+        """Fine-tune on all rows and, beside, copies that are blind to one fold each.
 
         The phases before were blind to all upper rows, so each has a score from weights that never saw it.
+        Of the lower rows a copy that is blind knows what is left of the phases before.
         """
         levels = self.levels
         stack = stack_networks([small] * (1 + levels.n_folds))
@@ -243,36 +247,41 @@ class Trainer:
             )
         return stack
 
-    def _scores(self, network: nn.Module) -> Floats:
-        """Return the joint probabilities of the upper rows."""
-        return joint_proba(lambda batch: network(batch.x), self.levels.upper)
+    def _scores(self, network: nn.Module, rows: Rows) -> Floats:
+        """Return the joint probabilities of rows."""
+        return joint_proba(lambda batch: network(batch.x), rows)
 
     def _finish(self, small: nn.Module, masks: Masks, structure: Structure) -> _Judged:
         """Fine-tune a pruned network, fit its rules, and judge what it decides on the upper rows."""
         stack = self._fine_tune(small, structure)
-        levels, task, upper = self.levels, self.lagrangian.task, self.levels.upper
+        levels, task, judged = self.levels, self.lagrangian.task, self.rule_fold >= 0
         network, *copies = (stack.unstack(number) for number in range(1 + levels.n_folds))
-        scores = [self._scores(one) for one in (network, *copies)]
-        index = upper.position.cpu().numpy()
-        blind = levels.fold[upper.position].cpu().numpy() if copies else None
+        scores = [self._scores(one, levels.rule) for one in (network, *copies)]
+        index = levels.rule.position.cpu().numpy()
+        blind = levels.fold[levels.rule.position].cpu().numpy() if copies else None
         if task is None:
-            decisions = np.array([joint.argmax(axis=1) for joint in scores])
-            shares = decision_shares(decisions, blind, scores[0].shape[1])
+            decisions = np.array([joint[judged].argmax(axis=1) for joint in scores])
+            n_decisions = scores[0].shape[1]
+            shares = decision_shares(
+                decisions, None if blind is None else blind[judged], n_decisions, N_PARTS
+            )
             outcome = Outcome(network, masks, bool(np.ptp(decisions[0]) == 0))
         elif not task.with_rule:
-            rows, rule = task.scored(scores, index, blind), task.fit_rule(scores[0], index)
+            rows = task.scored(scores, index, blind, N_PARTS).take(judged)
+            rule = task.fit_rule(scores[0][judged], index[judged])
             shares = rows.decide(rule.rule)
             gaps = task.event_gaps(rows, shares)
             outcome = Outcome(network, masks, rule.constant, rule, gaps, dense=self._dense)
         else:
-            rows = task.scored(scores, index, blind)
+            rows = task.scored(scores, index, blind, N_PARTS)
             frontier, every = task.fit_frontier(rows, self.rule_fold)
             position = frontier.position(task.bound)
             shares, asked = every[position], frontier.rules[position]
             aware = task.fit_frontier(rows, self.rule_fold, aware=True)[0] if self.attribute_aware else None
             found = (asked.fit.constant, asked.fit, asked.event_gaps)
             outcome = Outcome(network, masks, *found, frontier, aware, self._dense)
-        label = upper.target[upper.position].cpu().numpy() if task is None else task.labels[index]
+        upper, where = levels.upper, index[judged]
+        label = upper.target[upper.position].cpu().numpy() if task is None else task.labels[where]
         weight = upper.weight[upper.position].double().cpu().numpy()
         right = shares[np.arange(len(shares)), label]
         varied = max(1 - float(shares.mean(axis=0).max()), 0.0)

@@ -98,7 +98,7 @@ def test_the_dense_teacher_is_the_dense_network():
     with torch.no_grad():
         proba = torch.softmax(_network()(levels.final.x), dim=1)
     hard = torch.eye(N_JOINT).double()[torch.as_tensor(target)]
-    assert_allclose(soft, (0.3 * hard + 0.7 * proba).expand(3, -1, -1))
+    assert_allclose(soft, (0.3 * hard + 0.7 * proba).expand(5, -1, -1))
 
 
 def test_hard_labels_as_soft_targets_give_the_same_loss():

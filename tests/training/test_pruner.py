@@ -38,7 +38,7 @@ def _pruner(criterion, n_rows=120):
     plan = make_plan(12, criterion, "joint", "both")
     runner = PhaseRunner(30, 0.01, None, torch.Generator().manual_seed(0))
     return Pruner(
-        levels=Levels(lower, upper, rows, upper, torch.zeros(n_rows).long(), 0),
+        levels=Levels(lower, upper, rows, upper, rows, torch.zeros(n_rows).long(), 0),
         runner=runner,
         plan=plan,
         lagrangian=Lagrangian(None, upper, plan.constrained, 0.5, 0.3, "sigmoid"),

@@ -32,21 +32,27 @@ def test_the_upper_part_is_stratified(code, fraction, n_folds, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(codes, st.floats(0.1, 0.9), st.integers(2, 5), seeds)
-def test_the_folds_are_stratified_parts_of_the_upper_rows(code, fraction, n_folds, seed):
+def test_the_folds_are_stratified_parts_of_the_upper_and_of_the_lower_rows(code, fraction, n_folds, seed):
     split = _split(code, fraction, n_folds, seed)
-    assert split.n_folds == n_folds
+    assert split.n_folds == 2 * n_folds
     assert_array_equal(split.final, np.arange(len(code)))
-    assert_array_equal(split.fold[split.lower], n_folds)  # none is blind to them
+    # rules are fitted on every row and judged on the upper ones
+    assert_array_equal(np.sort(split.rule), np.arange(len(code)))
+    assert_array_equal(split.rule[: len(split.upper)], split.upper)
+    assert np.all(np.diff(split.fold[split.rule]) >= 0)
+    assert_array_equal(split.rule_fold[len(split.upper) :], -1)
     # every blind fold of every stratum is dealt evenly to the folds of the rule
     cell = code[split.upper] * n_folds + split.fold[split.upper]
-    dealt = np.array([np.bincount(split.rule_fold[cell == c], minlength=n_folds) for c in np.unique(cell)])
+    judged = split.rule_fold[: len(split.upper)]
+    dealt = np.array([np.bincount(judged[cell == c], minlength=n_folds) for c in np.unique(cell)])
     assert np.ptp(dealt, axis=1).max() <= 1
-    assert split.rule_fold.min() >= 0
-    assert split.rule_fold.max() < n_folds
-    sizes = np.array([_per_stratum(code, split.fold == k) for k in range(n_folds)])
-    assert np.ptp(sizes, axis=0).max() <= 1
-    assert np.ptp(sizes.sum(axis=1)) <= 1
-    assert_array_equal(sizes.sum(axis=0), _per_stratum(code, split.upper))
+    assert judged.min() >= 0
+    assert judged.max() < n_folds
+    for first, part in ((0, split.upper), (n_folds, split.lower)):
+        sizes = np.array([_per_stratum(code, split.fold == first + k) for k in range(n_folds)])
+        assert np.ptp(sizes, axis=0).max() <= 1
+        assert np.ptp(sizes.sum(axis=1)) <= 1
+        assert_array_equal(sizes.sum(axis=0), _per_stratum(code, part))
 
 
 @settings(deadline=None, max_examples=60)
@@ -62,6 +68,7 @@ def test_held_out_rows_are_the_upper_part(code, n_train, n_folds, seed):
     assert split.n_folds == 0
     assert_array_equal(split.fold[held_out], -1)
     assert_array_equal(split.fold[train], 0)
+    assert_array_equal(split.rule, held_out)
     assert split.rule_fold.shape == held_out.shape
     sizes = [_per_stratum(code[held_out], split.rule_fold == k) for k in range(n_folds)]
     assert np.ptp(sizes, axis=0).max() <= 1
@@ -69,7 +76,7 @@ def test_held_out_rows_are_the_upper_part(code, n_train, n_folds, seed):
 
 def test_without_a_fraction_both_levels_read_all_rows():
     split = _split(np.arange(50) % 4, fraction=None)
-    for rows in (split.lower, split.upper, split.final):
+    for rows in (split.lower, split.upper, split.final, split.rule):
         assert_array_equal(rows, np.arange(50))
     assert split.n_folds == 0
     assert not split.disjoint
