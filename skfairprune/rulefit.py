@@ -143,7 +143,7 @@ class RuleProblem:
         """Return the rule of these multipliers and its observed less its implied rates."""
         rule = DecisionRule(self.dual.coefficients(multipliers) / self.tilt[:, None, None])
         decisions = self.rows.decisions(rule)
-        shares = decision_shares(decisions, self.rows.blind, self.constraint.n_decisions, self.rows.n_parts)
+        shares = decision_shares(decisions, self.rows.blind, self.constraint.n_decisions)
         counts = self.rows.counts(self.constraint, shares)
         fit = RuleFit(
             rule,

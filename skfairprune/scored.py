@@ -29,9 +29,7 @@ from skfairprune.gaps import GroupCounts
 __all__ = ["ScoredRows", "decision_shares"]
 
 
-def decision_shares(
-    decisions: NDArray[np.intp], blind: NDArray[np.intp] | None, n_decisions: int, n_parts: int = 1
-) -> Floats:
+def decision_shares(decisions: NDArray[np.intp], blind: NDArray[np.intp] | None, n_decisions: int) -> Floats:
     """Return what a network decides on rows as if it had not seen them.
 
     Parameters
@@ -42,24 +40,22 @@ def decision_shares(
         The number of the copy that is blind to each row; None without copies, where the network is.
     n_decisions : int
         The number of decisions.
-    n_parts : int
-        The parts of the rows: the first ``n_copies / n_parts`` copies, two or more, are blind to the folds of
-        the first, and so on.
 
     Returns
     -------
     ndarray of shape (n_samples, n_decisions)
         The share of each decision: they sum to 1, and are 0 or 1 without copies, or where all agree.
     """
-    shares = np.empty((decisions.shape[1], n_decisions))
-    for decision in range(n_decisions):
+    shares = np.ones((decisions.shape[1], n_decisions))
+    for decision in range(n_decisions - 1):
         own, *copies = decisions == decision
-        shares[:, decision] = own
+        share = own.astype(np.float64)
         if blind is not None:
-            theirs, n_peers = np.choose(blind, copies), len(copies) // n_parts
-            sums = np.add.reduceat(copies, np.arange(0, len(copies), n_peers), axis=0, dtype=np.intp)
-            others = np.choose(blind // n_peers, sums) - theirs
-            shares[:, decision] += theirs - others / (n_peers - 1)
+            theirs = np.choose(blind, copies)
+            others = np.sum(copies, axis=0) - theirs
+            share += theirs - others / (len(copies) - 1)
+        shares[:, decision] = share
+        shares[:, -1] -= share
     return shares
 
 
@@ -78,11 +74,10 @@ class ScoredRows:
     weight : ndarray of shape (n_samples,)
         Non-negative weights.
     copies : ndarray of shape (n_copies, n_samples, n_head_classes, n_groups), default=None
-        The scores of the copies, two or more; None if the network itself has not seen the rows.
+        The scores of the copies of each row's part, two or more; None if the network itself has not seen the
+        rows.
     blind : ndarray of shape (n_samples,), default=None
         The number of the copy that has not seen a row; given with ``copies``.
-    n_parts : int
-        As for :func:`decision_shares`.
     """
 
     proba: Floats
@@ -91,14 +86,13 @@ class ScoredRows:
     weight: Floats
     copies: Floats | None = None
     blind: NDArray[np.intp] | None = None
-    n_parts: int = 1
 
     def take(self, rows: NDArray) -> "ScoredRows":
         """Return the rows of that index or boolean mask."""
         there = ScoredRows(self.proba[rows], self.kind[rows], self.group[rows], self.weight[rows])
         if self.copies is None or self.blind is None:
             return there
-        return replace(there, copies=self.copies[:, rows], blind=self.blind[rows], n_parts=self.n_parts)
+        return replace(there, copies=self.copies[:, rows], blind=self.blind[rows])
 
     @property
     def n_groups(self) -> int:
@@ -112,7 +106,7 @@ class ScoredRows:
 
     def decide(self, rule: DecisionRule) -> Floats:
         """Return the shares of a rule's decisions, of shape (n_samples, n_decisions): see the module."""
-        return decision_shares(self.decisions(rule), self.blind, rule.coefficients.shape[2], self.n_parts)
+        return decision_shares(self.decisions(rule), self.blind, rule.coefficients.shape[2])
 
     def counts(self, constraint: Constraint, shares: Floats) -> GroupCounts:
         """Count the rows by kind, group and the shares (n_samples, n_decisions) of the decisions."""

@@ -34,18 +34,6 @@ def test_shares_by_hand():
     assert_array_equal(decision_shares(np.array([own]), None, 3), np.eye(3)[own])
 
 
-def test_what_tells_copies_apart_cancels_from_each_part():
-    """Two copies are blind to the folds of the first 60 rows, two to those of the others."""
-    rng, blind = np.random.default_rng(0), np.arange(120) // 30
-    own, decisions = rng.integers(0, 2, 120), np.arange(4)[:, None].repeat(120, axis=1) % 3 > 0
-    shares = decision_shares(np.array([own, *decisions]), blind, 2, n_parts=2)
-    difference = shares[:, 1] - own
-    assert_array_equal(np.unique(difference), [-1, 1])
-    assert difference[:60].sum() == difference[60:].sum() == 0
-    by_hand = decisions[[1, 0, 3, 2]][blind, np.arange(120)]
-    assert_array_equal(difference, decisions[blind, np.arange(120)].astype(int) - by_hand)
-
-
 def test_rows_take_their_copies_along():
     rng = np.random.default_rng(0)
     proba = rng.dirichlet(np.ones(4), (4, 30)).reshape(4, 30, 2, 2)
@@ -56,9 +44,6 @@ def test_rows_take_their_copies_along():
     assert_allclose(shares, decision_shares(decisions, blind, 2))
     some = rng.permutation(30)[:12]
     assert_allclose(rows.take(some).decide(LIKELIEST), shares[some])
-    both = ScoredRows(proba[0], kind, group, np.ones(30), np.repeat(proba[1:3], 2, axis=0), blind, n_parts=2)
-    assert_array_equal(both.decide(LIKELIEST), both.take(np.arange(30)).decide(LIKELIEST))
-    assert_array_equal(both.decide(LIKELIEST), np.eye(2)[decisions[0]])  # the copies of a part are the same
 
 
 def _network(rng, seen, leaning, label):

@@ -96,11 +96,7 @@ class FairTask:
         return ScoredRows(self._shaped(joint), self.kind[index], self.group[index], self.weight[index])
 
     def scored(
-        self,
-        networks: Sequence[Floats],
-        index: NDArray[np.intp],
-        blind: NDArray[np.intp] | None,
-        n_parts: int = 1,
+        self, networks: Sequence[Floats], index: NDArray[np.intp], blind: NDArray[np.intp] | None
     ) -> ScoredRows:
         """Return rows as rules are fitted on them.
 
@@ -112,14 +108,11 @@ class FairTask:
             The rows' positions.
         blind : ndarray of shape (n_samples,) or None
             The number of the copy that has not seen each row; None without copies.
-        n_parts : int
-            The parts of the rows: see :func:`skfairprune.scored.decision_shares`.
         """
         rows = self._scored(networks[0], index)
         if blind is None:
             return rows
-        copies = np.stack([self._shaped(joint) for joint in networks[1:]])
-        return replace(rows, copies=copies, blind=blind, n_parts=n_parts)
+        return replace(rows, copies=np.stack([self._shaped(joint) for joint in networks[1:]]), blind=blind)
 
     def fit_rule(self, joint: Floats, index: NDArray[np.intp]) -> RuleFit:
         """Fit the rule on joint probabilities (n_samples, n_joint) of the rows of that index."""

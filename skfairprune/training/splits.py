@@ -5,10 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["N_PARTS", "LevelSplit", "is_tiny", "split_levels"]
-
-#: The parts of the rows that have folds: the upper and the lower one.
-N_PARTS = 2
+__all__ = ["LevelSplit", "is_tiny", "split_levels"]
 
 _TINY = 200
 _NEVER_TINY = 2000
@@ -168,4 +165,4 @@ def split_levels(
     # Each has as many rows of every blind fold: what tells the copies apart cancels from the rates of both.
     rule_fold = np.full(n_train, -1)
     rule_fold[: len(upper)] = (_rank(code[upper] * n_folds + fold[upper]) + fold[upper]) % n_folds
-    return LevelSplit(lower, upper, train, fold, N_PARTS * n_folds, rule, rule_fold, True)
+    return LevelSplit(lower, upper, train, fold, 2 * n_folds, rule, rule_fold, True)

@@ -25,7 +25,6 @@ from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import Plan
 from skfairprune.training.pruner import Pruner
 from skfairprune.training.search import Trial, find_smallest
-from skfairprune.training.splits import N_PARTS
 
 __all__ = ["Outcome", "Trainer"]
 
@@ -251,29 +250,39 @@ class Trainer:
         """Return the joint probabilities of rows."""
         return joint_proba(lambda batch: network(batch.x), rows)
 
+    def _peers(self, copies: list[nn.Module]) -> list[Floats]:
+        """Return the joint probabilities of the rule's rows by the copies that are blind in their part.
+
+        The first half of the copies is blind to the upper folds, which come first in the rows.
+        """
+        half = len(copies) // 2
+        lower = self.levels.rule.take(self.levels.rule.position[len(self.levels.upper.position) :])
+        return [
+            np.concatenate([self._scores(of_upper, self.levels.upper), self._scores(of_lower, lower)])
+            for of_upper, of_lower in zip(copies[:half], copies[half:], strict=True)
+        ]
+
     def _finish(self, small: nn.Module, masks: Masks, structure: Structure) -> _Judged:
         """Fine-tune a pruned network, fit its rules, and judge what it decides on the upper rows."""
         stack = self._fine_tune(small, structure)
         levels, task, judged = self.levels, self.lagrangian.task, self.rule_fold >= 0
         network, *copies = (stack.unstack(number) for number in range(1 + levels.n_folds))
-        scores = [self._scores(one, levels.rule) for one in (network, *copies)]
+        scores = [self._scores(network, levels.rule), *self._peers(copies)]
         index = levels.rule.position.cpu().numpy()
-        blind = levels.fold[levels.rule.position].cpu().numpy() if copies else None
+        blind = levels.fold[levels.rule.position].cpu().numpy() % (len(scores) - 1) if copies else None
         if task is None:
             decisions = np.array([joint[judged].argmax(axis=1) for joint in scores])
-            n_decisions = scores[0].shape[1]
-            shares = decision_shares(
-                decisions, None if blind is None else blind[judged], n_decisions, N_PARTS
-            )
+            there = None if blind is None else blind[judged]
+            shares = decision_shares(decisions, there, scores[0].shape[1])
             outcome = Outcome(network, masks, bool(np.ptp(decisions[0]) == 0))
         elif not task.with_rule:
-            rows = task.scored(scores, index, blind, N_PARTS).take(judged)
+            rows = task.scored(scores, index, blind).take(judged)
             rule = task.fit_rule(scores[0][judged], index[judged])
             shares = rows.decide(rule.rule)
             gaps = task.event_gaps(rows, shares)
             outcome = Outcome(network, masks, rule.constant, rule, gaps, dense=self._dense)
         else:
-            rows = task.scored(scores, index, blind, N_PARTS)
+            rows = task.scored(scores, index, blind)
             frontier, every = task.fit_frontier(rows, self.rule_fold)
             position = frontier.position(task.bound)
             shares, asked = every[position], frontier.rules[position]
