@@ -66,7 +66,9 @@ def describe_rows(split: LevelSplit, with_rule: bool, searched: bool) -> str:
     """
     rule = "a rule that did not see its fold" if with_rule else "the network itself"
     if split.n_folds:
-        copies = f"what the network owes to having learned from it, by {split.n_folds} copies, is taken off"
+        copies = (
+            f"what the network owes to having learned from it, by {split.n_folds // 2} copies, is taken off"
+        )
         rows = f"{len(split.upper)} training rows, each decided by {rule} ({copies})"
     else:
         rows = f"{len(split.upper)} rows of X_val, which the weights did not see, each decided by {rule}"

@@ -20,7 +20,7 @@ from skfairprune.training.batches import Rows
 from skfairprune.training.distillation import soft_targets
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
-from skfairprune.training.net import CopyStack, FineTuneNet, NetworkStack, joint_proba, stack_networks
+from skfairprune.training.net import FineTuneNet, joint_proba, stack_networks
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import Plan
 from skfairprune.training.pruner import Pruner
@@ -218,14 +218,15 @@ class Trainer:
         if task is not None and self.plan.dense:
             self.lagrangian.measure_noise(self._scores(network, rows))
 
-    def _fine_tune(self, small: nn.Module, structure: Structure) -> NetworkStack | CopyStack:
+    def _fine_tune(self, small: nn.Module, structure: Structure) -> list[nn.Module]:
         """Fine-tune on all rows and, beside, copies that are blind to one fold each.
 
         The phases before were blind to all upper rows, so each has a score from weights that never saw it.
-        Of the lower rows a copy that is blind knows what is left of the phases before.
+        Of the lower rows a copy that is blind knows what is left of the phases before; only rules need those.
         """
         levels = self.levels
-        stack = stack_networks([small] * (1 + levels.n_folds))
+        n_networks = 1 + (levels.n_folds if self._with_rule else levels.n_folds // 2)
+        stack = stack_networks([small] * n_networks)
         structure.hold(stack.parameters_of)
         for phase, n_epochs in (("fine-tune", self.plan.fine_tune), ("repair", self.plan.repair)):
             objective = self.lagrangian.objective()
@@ -242,54 +243,63 @@ class Trainer:
                 FineTuneNet,
                 update,
                 fold=levels.fold,
-                soft_target=self._soft_target,
+                soft_target=None if self._soft_target is None else self._soft_target[:n_networks],
             )
-        return stack
+        return [stack.unstack(number) for number in range(n_networks)]
 
     def _scores(self, network: nn.Module, rows: Rows) -> Floats:
         """Return the joint probabilities of rows."""
         return joint_proba(lambda batch: network(batch.x), rows)
 
-    def _peers(self, copies: list[nn.Module]) -> list[Floats]:
-        """Return the joint probabilities of the rule's rows by the copies that are blind in their part.
+    @property
+    def _with_rule(self) -> bool:
+        """Whether rules will be fitted."""
+        return self.lagrangian.task is not None and self.lagrangian.task.with_rule
+
+    def _rule_scores(self, network: nn.Module, copies: list[nn.Module]) -> list[Floats]:
+        """Return the joint probabilities of the rule's rows by the network, and by the copies of their part.
 
         The first half of the copies is blind to the upper folds, which come first in the rows.
         """
-        half = len(copies) // 2
-        lower = self.levels.rule.take(self.levels.rule.position[len(self.levels.upper.position) :])
+        upper, rule, half = self.levels.upper, self.levels.rule, len(copies) // 2
+        lower = rule.take(rule.position[len(upper.position) :])
         return [
-            np.concatenate([self._scores(of_upper, self.levels.upper), self._scores(of_lower, lower)])
-            for of_upper, of_lower in zip(copies[:half], copies[half:], strict=True)
+            self._scores(network, rule),
+            *(
+                np.concatenate([self._scores(of_upper, upper), self._scores(of_lower, lower)])
+                for of_upper, of_lower in zip(copies[:half], copies[half:], strict=True)
+            ),
         ]
 
     def _finish(self, small: nn.Module, masks: Masks, structure: Structure) -> _Judged:
         """Fine-tune a pruned network, fit its rules, and judge what it decides on the upper rows."""
-        stack = self._fine_tune(small, structure)
-        levels, task, judged = self.levels, self.lagrangian.task, self.rule_fold >= 0
-        network, *copies = (stack.unstack(number) for number in range(1 + levels.n_folds))
-        scores = [self._scores(network, levels.rule), *self._peers(copies)]
-        index = levels.rule.position.cpu().numpy()
-        blind = levels.fold[levels.rule.position].cpu().numpy() % (len(scores) - 1) if copies else None
+        network, *copies = self._fine_tune(small, structure)
+        levels, task, upper = self.levels, self.lagrangian.task, self.levels.upper
+        rows = levels.rule if self._with_rule else upper
+        index = rows.position.cpu().numpy()
+        blind = levels.fold[rows.position].cpu().numpy() % (levels.n_folds // 2) if copies else None
+        if self._with_rule:
+            scores = self._rule_scores(network, copies)
+        else:
+            scores = [self._scores(one, upper) for one in (network, *copies)]
         if task is None:
-            decisions = np.array([joint[judged].argmax(axis=1) for joint in scores])
-            there = None if blind is None else blind[judged]
-            shares = decision_shares(decisions, there, scores[0].shape[1])
+            decisions = np.array([joint.argmax(axis=1) for joint in scores])
+            shares = decision_shares(decisions, blind, scores[0].shape[1])
             outcome = Outcome(network, masks, bool(np.ptp(decisions[0]) == 0))
         elif not task.with_rule:
-            rows = task.scored(scores, index, blind).take(judged)
-            rule = task.fit_rule(scores[0][judged], index[judged])
-            shares = rows.decide(rule.rule)
-            gaps = task.event_gaps(rows, shares)
+            scored, rule = task.scored(scores, index, blind), task.fit_rule(scores[0], index)
+            shares = scored.decide(rule.rule)
+            gaps = task.event_gaps(scored, shares)
             outcome = Outcome(network, masks, rule.constant, rule, gaps, dense=self._dense)
         else:
-            rows = task.scored(scores, index, blind)
-            frontier, every = task.fit_frontier(rows, self.rule_fold)
+            scored = task.scored(scores, index, blind)
+            frontier, every = task.fit_frontier(scored, self.rule_fold)
             position = frontier.position(task.bound)
             shares, asked = every[position], frontier.rules[position]
-            aware = task.fit_frontier(rows, self.rule_fold, aware=True)[0] if self.attribute_aware else None
+            aware = task.fit_frontier(scored, self.rule_fold, aware=True)[0] if self.attribute_aware else None
             found = (asked.fit.constant, asked.fit, asked.event_gaps)
             outcome = Outcome(network, masks, *found, frontier, aware, self._dense)
-        upper, where = levels.upper, index[judged]
+        where = upper.position.cpu().numpy()
         label = upper.target[upper.position].cpu().numpy() if task is None else task.labels[where]
         weight = upper.weight[upper.position].double().cpu().numpy()
         right = shares[np.arange(len(shares)), label]
