@@ -159,7 +159,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
     distill : {"dense", "boosting"} or None, default=None
         The teacher whose soft (label, group) probabilities the fine-tuning learns beside the labels: the
         dense network, or gradient boosting that saw neither the row it speaks of nor the fold that a copy
-        is blind to (five models, on half of the rows each).
+        is blind to (six models, on half of the rows each).
 
     min_cell_size : int, default=30
         A cell, that is a group within an event (all rows, or the rows of one label), with fewer training
