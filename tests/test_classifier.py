@@ -764,7 +764,10 @@ def test_a_second_fit_forgets_the_first(small, train):
     assert again.validation_gap_ is None
 
 
-@pytest.mark.parametrize("params", [{}, {"constraint": None}, {"n_iter_no_change": 1, "max_epochs": 30}])
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"constraint": None}, {"n_iter_no_change": 1, "max_epochs": 30, "difference_bound": 0.5}],
+)
 def test_verbose_0_is_silent(small, train, capfd, params):
     small(**params).fit(train.X, train.y, sensitive_features=train.sensitive_features)
     assert capfd.readouterr() == ("", "")

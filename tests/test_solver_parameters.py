@@ -313,6 +313,7 @@ def test_bounds_of_nonsense_are_refused_and_change_nothing(aware, bound):
     assert_array_equal(aware.predict_proba(X), before[1])
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_the_frontier_says_which_bounds_have_the_same_rule(fit):
     clf, layers = fit(), {}
     for _, bound, rule in clf.frontier_[["bound", "rule"]].itertuples():

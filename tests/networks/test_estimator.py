@@ -119,6 +119,7 @@ def test_training_starts_from_the_weights_of_the_template():
     assert np.ptp(expected) > 0.2
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     "params", [{}, {"pos_label": 0}, {"constraint": None}, {"constraint": "equalized_odds"}]
 )
@@ -413,6 +414,7 @@ def test_networks_of_layers_of_torch_need_no_exported_program():
     assert_allclose(plain(rows), clf.predict_proba(DATA.X), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     "make",
     [
