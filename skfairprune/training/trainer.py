@@ -225,7 +225,7 @@ class Trainer:
         Of the lower rows a copy that is blind knows what is left of the phases before; only rules need those.
         """
         levels = self.levels
-        n_networks = 1 + (levels.n_folds if self._with_rule else levels.n_folds // 2)
+        n_networks = 1 + (levels.n_folds if self._uses_every_row else levels.n_folds // 2)
         stack = stack_networks([small] * n_networks)
         structure.hold(stack.parameters_of)
         for phase, n_epochs in (("fine-tune", self.plan.fine_tune), ("repair", self.plan.repair)):
@@ -252,9 +252,13 @@ class Trainer:
         return joint_proba(lambda batch: network(batch.x), rows)
 
     @property
-    def _with_rule(self) -> bool:
-        """Whether rules will be fitted."""
-        return self.lagrangian.task is not None and self.lagrangian.task.with_rule
+    def _uses_every_row(self) -> bool:
+        """Whether rules are fitted on the lower rows, too: not where they are held against the dense network.
+
+        It learned from these rows, and what it decides there is too good.
+        """
+        task = self.lagrangian.task
+        return task is not None and task.with_rule and not task.needs_dense_decisions
 
     def _rule_scores(self, network: nn.Module, copies: list[nn.Module]) -> list[Floats]:
         """Return the joint probabilities of the rule's rows by the network, and by the copies of their part.
@@ -275,10 +279,10 @@ class Trainer:
         """Fine-tune a pruned network, fit its rules, and judge what it decides on the upper rows."""
         network, *copies = self._fine_tune(small, structure)
         levels, task, upper = self.levels, self.lagrangian.task, self.levels.upper
-        rows = levels.rule if self._with_rule else upper
+        rows = levels.rule if self._uses_every_row else upper
         index = rows.position.cpu().numpy()
         blind = levels.fold[rows.position].cpu().numpy() % (levels.n_folds // 2) if copies else None
-        if self._with_rule:
+        if self._uses_every_row:
             scores = self._rule_scores(network, copies)
         else:
             scores = [self._scores(one, upper) for one in (network, *copies)]
@@ -292,11 +296,11 @@ class Trainer:
             gaps = task.event_gaps(scored, shares)
             outcome = Outcome(network, masks, rule.constant, rule, gaps, dense=self._dense)
         else:
-            scored = task.scored(scores, index, blind)
-            frontier, every = task.fit_frontier(scored, self.rule_fold)
+            scored, fold = task.scored(scores, index, blind), self.rule_fold[: len(index)]
+            frontier, every = task.fit_frontier(scored, fold)
             position = frontier.position(task.bound)
             shares, asked = every[position], frontier.rules[position]
-            aware = task.fit_frontier(scored, self.rule_fold, aware=True)[0] if self.attribute_aware else None
+            aware = task.fit_frontier(scored, fold, aware=True)[0] if self.attribute_aware else None
             found = (asked.fit.constant, asked.fit, asked.event_gaps)
             outcome = Outcome(network, masks, *found, frontier, aware, self._dense)
         where = upper.position.cpu().numpy()
