@@ -191,9 +191,9 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
 
     validation_fraction : float, default=0.5
         The share in (0, 1) of the training rows that the weights do not see before the fine-tuning: the
-        gates, the multipliers, the rule and the choice of the epoch read them. The fine-tuning is on all
-        rows. Not used when `X_val` is given, nor in an unconstrained fit on at most 200 distinct rows,
-        where all rows serve both levels and no epoch is chosen.
+        gates, the multipliers, the choice of the epoch and the held-out figures read them. The fine-tuning
+        and the rule are on all rows. Not used when `X_val` is given, nor in an unconstrained fit on at most
+        200 distinct rows, where all rows serve both levels and no epoch is chosen.
 
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the loss. They do not count in the constraint's rates.

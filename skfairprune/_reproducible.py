@@ -33,13 +33,14 @@ def reproducible(seed: int, device: torch.device) -> Iterator[None]:
     on_gpu = device.type == "cuda"
     with _ONE_FIT, torch.random.fork_rng(devices=[device] if on_gpu else []):
         torch.default_generator.manual_seed(seed)
-        if not on_gpu:
-            yield
-            return
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-            with _deterministic():
+        if on_gpu:
+            with torch.cuda.device(device), _deterministic():
+                torch.cuda.manual_seed(seed)
                 yield
+        else:
+            if device.type != "cpu":
+                torch.get_device_module(device).manual_seed(seed)
+            yield
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def _deterministic() -> Iterator[None]:
     unset = _WORKSPACE not in os.environ
     if unset:
         os.environ[_WORKSPACE] = ":4096:8"  # or torch warns at each matrix product
-    torch.set_deterministic_debug_mode("warn")
+    torch.set_deterministic_debug_mode(max(before[0], 1))  # at least a warning
     cudnn.benchmark = memory.fill_uninitialized_memory = False
     try:
         yield
@@ -58,4 +59,4 @@ def _deterministic() -> Iterator[None]:
         torch.set_deterministic_debug_mode(before[0])
         cudnn.benchmark, memory.fill_uninitialized_memory = before[1:]
         if unset:
-            del os.environ[_WORKSPACE]
+            os.environ.pop(_WORKSPACE, None)

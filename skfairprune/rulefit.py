@@ -91,7 +91,7 @@ class RuleProblem:
     Parameters
     ----------
     rows : ScoredRows
-        Rows that the network's weights did not see, or with copies that did not.
+        Rows that the network's weights did not see, or with copies that fine-tuning did not show them.
     constraint : Constraint
         The constraint.
     included : ndarray of shape (n_events, n_groups) of bool

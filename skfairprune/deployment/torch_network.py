@@ -10,9 +10,8 @@ from skfairprune.networks.joint import JointNetwork
 
 __all__ = ["plain_network"]
 
-_EPS = (
-    2.0**-10
-)  # of a norm of variance 1: some releases of torch refuse 0, and 1 - 2^-10 + 2^-10 is 1, to the bit
+# Of a norm of variance 1: some releases of torch refuse 0, and 1 - 2^-10 + 2^-10 is 1 to the bit.
+_EPS = 2.0**-10
 
 
 def _plain_encoding(encoding: PiecewiseLinearEncoding) -> list[nn.Module]:

@@ -15,6 +15,7 @@ from itertools import combinations, permutations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
@@ -77,8 +78,11 @@ def _boosting_tables(levels: Levels, n_joint: int, seed: int) -> Floats:
     def teach(parts: Sequence[NDArray[np.intp]], block: NDArray[np.intp]) -> Floats:
         index = np.concatenate(parts)
         # Of a single class there is nothing to boost.
-        several = np.ptp(target[index]) > 0
-        teacher = HistGradientBoostingClassifier(random_state=seed) if several else DummyClassifier()
+        counts = np.unique(target[index], return_counts=True)[1]
+        teacher: ClassifierMixin = DummyClassifier()
+        if len(counts) > 1:  # a class of one row cannot be split for early stopping
+            stopping = "auto" if counts.min() > 1 else False
+            teacher = HistGradientBoostingClassifier(random_state=seed, early_stopping=stopping)
         teacher.fit(x[index], target[index], sample_weight=weight[index])
         table = np.zeros((len(block), n_joint))
         table[:, teacher.classes_] = teacher.predict_proba(x[block])

@@ -23,7 +23,7 @@ class Levels(NamedTuple):
     lower : Rows
         The rows that the weights learn from before the fine-tuning.
     upper : Rows
-        The rows of the gates, the multipliers and the rule.
+        The rows of the gates, the multipliers and the held-out figures.
     final : Rows
         The rows of the fine-tuning.
     held_out : Rows or None
@@ -34,7 +34,7 @@ class Levels(NamedTuple):
         Which copy of the fine-tuning is blind to a row: 0 to ``n_folds`` - 1. ``n_folds`` for rows that all
         learn from, -1 for rows that none does.
     n_folds : int
-        The number of copies.
+        The number of copies with rules; without, the first half of them.
     """
 
     lower: Rows

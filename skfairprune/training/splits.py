@@ -92,13 +92,13 @@ class LevelSplit(NamedTuple):
     Attributes
     ----------
     lower, upper : ndarray of int
-        The rows of the weights before the fine-tuning; those of gates, multipliers and rule.
+        The rows of the weights before the fine-tuning; those of gates, multipliers and held-out figures.
     final : ndarray of int
         The rows of the fine-tuning.
     fold : ndarray of shape (n_total,)
         Which copy of the fine-tuning is blind to a row; ``n_folds`` where none is, -1 where all are.
     n_folds : int
-        The number of copies.
+        The number of copies with rules; without, the first half of them.
     rule : ndarray of int
         The rows that rules are fitted on: the upper ones first, in the same order.
     rule_fold : ndarray of shape (n_rule,)
@@ -155,7 +155,6 @@ def split_levels(
         none = np.zeros(n_train, dtype=np.intp)
         return LevelSplit(train, train, train, none, 0, train, none, False)
     part = _stratified_part(code, fraction, rng)
-    upper = np.flatnonzero(part)
     upper, lower, fold = np.flatnonzero(part), np.flatnonzero(~part), np.empty(n_train, dtype=np.intp)
     fold[upper] = _stratified_folds(code[upper], n_folds, rng)
     fold[lower] = n_folds + _stratified_folds(code[lower], n_folds, rng)

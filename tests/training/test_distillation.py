@@ -72,7 +72,7 @@ def test_no_row_is_taught_by_a_model_that_saw_it(n_held_out, monkeypatch):
     levels, taught = _levels(_target(), n_held_out), []
 
     class Spy:
-        def __init__(self, random_state):
+        def __init__(self, random_state, early_stopping):
             self.classes_ = np.arange(N_JOINT)
 
         def fit(self, x, y, sample_weight):

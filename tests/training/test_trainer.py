@@ -1,13 +1,18 @@
-"""The search for the smallest network, on networks whose held-out figures are given."""
+"""The scores behind rules, and the search for the smallest network, on networks with given figures."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from numpy.testing import assert_array_equal
 from torch import nn
 
 from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.structure import UnitStructure
+from skfairprune.training.batches import Rows
+from skfairprune.training.levels import Levels
+from skfairprune.training.splits import split_levels
 from skfairprune.training.trainer import Outcome, Trainer, _Judged
 
 CHAIN = Chain(10, (8, 8), 2, "parameters", False)
@@ -33,6 +38,50 @@ def _search(monkeypatch, found, max_accuracy_drop=0.01):
     monkeypatch.setattr(trainer, "_train_dense", lambda network, n_joint: network)
     monkeypatch.setattr(trainer, "_finish", lambda network, masks, structure: next(judged))
     return trainer.fit_smallest(nn.Identity(), UnitStructure((), CHAIN), [100], max_accuracy_drop)
+
+
+class _Numbered(nn.Module):
+    """Decides by its own number, whatever the row."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.logits = 20.0 * nn.functional.one_hot(torch.tensor(number), 5)
+
+    def forward(self, x):
+        return self.logits.expand(len(x), -1)
+
+
+def test_each_row_is_scored_by_the_copies_of_its_part():
+    target = torch.arange(60) % 4
+    split = split_levels(target.numpy(), 60, 0.5, 2, np.random.RandomState(0))
+    levels = Levels.from_split(Rows(torch.zeros(60, 1), target, torch.ones(60), torch.arange(60)), split)
+    parts = dict.fromkeys(("runner", "plan", "lagrangian", "pruner", "distill", "seed", "attribute_aware"))
+    trainer = Trainer(levels=levels, rule_fold=split.rule_fold, **parts)
+    network, *copies = (_Numbered(number) for number in range(5))
+    scores = trainer._rule_scores(network, copies)
+    own, *peers = (joint.argmax(axis=1) for joint in scores)
+    assert_array_equal(own, 0)
+    fold, upper = split.fold[split.rule], np.isin(split.rule, split.upper)
+    assert_array_equal(np.where(upper, 1, 3), peers[0])  # copy k + 1 is blind to fold k
+    assert_array_equal(np.where(upper, 2, 4), peers[1])
+    assert_array_equal(np.choose(fold % 2, peers), fold + 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        (None, False),
+        ({"with_rule": False, "needs_dense_decisions": False}, False),
+        ({"with_rule": True, "needs_dense_decisions": False}, True),
+        # the dense network, which the rates are held against, has learned the lower rows
+        ({"with_rule": True, "needs_dense_decisions": True}, False),
+    ],
+)
+def test_which_rules_are_fitted_on_the_lower_rows_too(task, expected):
+    names = ("levels", "rule_fold", "runner", "plan", "pruner", "distill", "seed", "attribute_aware")
+    task = None if task is None else SimpleNamespace(**task)
+    trainer = Trainer(lagrangian=SimpleNamespace(task=task), **dict.fromkeys(names))
+    assert trainer._uses_every_row == expected
 
 
 @pytest.mark.parametrize(
