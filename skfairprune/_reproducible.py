@@ -13,7 +13,7 @@ __all__ = ["reproducible"]
 # The networks draw from the generators of all threads: one fit at a time.
 _ONE_FIT = threading.RLock()
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-_MEMORY: Any = torch.utils.deterministic
+_MEMORY: Any = torch.utils.deterministic  # its setting is a property that type checkers do not see
 
 
 @contextmanager

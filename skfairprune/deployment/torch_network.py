@@ -10,7 +10,7 @@ from skfairprune.networks.joint import JointNetwork
 
 __all__ = ["plain_network"]
 
-# Of a norm of variance 1: some releases of torch refuse 0, and 1 - 2^-10 + 2^-10 is 1 to the bit.
+# Of a norm of variance 1: torch 2.11 refuses 0, and 1 - 2^-10 + 2^-10 is 1 to the bit.
 _EPS = 2.0**-10
 
 

@@ -219,7 +219,7 @@ class NetworkStack(nn.Module):
     """Built-in networks of the same sizes, evaluated together on the same rows.
 
     All read the same encoded rows, so their first layers are one matrix product, and each layer after them is
-    one batch of products: half the time of ``torch.vmap``.
+    one batch of products, which is faster than ``torch.vmap`` (docs/design_notes.md).
 
     Parameters
     ----------

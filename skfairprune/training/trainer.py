@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
     masks : list of ndarray of bool
         The mask of each prunable layer.
     constant : bool
-        Whether all held-out rows get the same decision.
+        Whether all rows of the rule, or without one all held-out rows, get the same decision.
     rule : RuleFit or None
         The decision rule; None without a constraint.
     event_gaps : list of Gap
