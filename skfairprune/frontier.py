@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats
+from skfairprune.decision import DecisionRule
 from skfairprune.gaps import Gap, largest_gap
 from skfairprune.rulefit import RuleFit, RuleProblem
 from skfairprune.scored import ScoredRows
@@ -101,43 +102,64 @@ def fit_frontier(
     -------
     frontier : RuleFrontier
         The rules.
-    shares : ndarray of shape (n_bounds, n_judged, n_decisions)
-        The shares of the decisions behind the held-out figures of each, on the rows of a fold.
+    shares : ndarray of shape (n_judged, n_decisions)
+        The shares of the decisions behind the held-out figures of the rule for ``bound``, on the rows of a
+        fold.
     """
     problem = RuleProblem(rows, constraint, included, class_weight)
     largest = problem.noise.least_bound
     smallest = min(_SMALLEST * problem.noise.error.max(initial=0.0), largest / 2)
     grid = np.geomspace(smallest, largest, _N_BOUNDS - 2).tolist() if largest > 0 else []
     bounds = np.unique([0.0, bound, *grid])
-    rules, shares = _cross_fit(problem, fold, bounds, bound)
+    held_out = _HeldOut(problem, fold, bounds, bound)
+    rules = [held_out.rule(number) for number in range(len(bounds))]
     chosen: list[int] = []
-    for k in range(len(bounds)):
-        chosen.append(_settle(k, rules, chosen))
-    return RuleFrontier(bounds, [rules[k] for k in chosen]), shares[chosen]
+    for number in range(len(bounds)):
+        chosen.append(_settle(number, rules, chosen))
+    frontier = RuleFrontier(bounds, [rules[number] for number in chosen])
+    return frontier, held_out.shares(chosen[frontier.position(bound)])
 
 
-def _cross_fit(
-    problem: RuleProblem, fold: NDArray[np.intp], bounds: Floats, asked: float
-) -> tuple[list[FrontierRule], Floats]:
-    """Fit the rules of all bounds; measure them by the decisions of others, fitted without one fold each."""
-    constraint, judged = problem.constraint, fold >= 0
-    rows, label = problem.rows.take(judged), problem.label[judged]
-    fits = _descend(problem, bounds, asked)
-    shares = np.empty((len(bounds), len(label), constraint.n_decisions))
-    for k in np.unique(fold[judged]):
-        part, held_out = problem.part(fold != k), problem.rows.take(fold == k)
-        for share, whole, fit in zip(shares, fits, _descend(part, bounds, asked, fits), strict=True):
-            # Noise that leaves all rows alone may be larger than that on a part: the rule does nothing.
-            stands = part.unconstrained if whole is problem.unconstrained else fit
-            share[fold[judged] == k] = held_out.decide(stands.rule)
-    weight, rules = rows.weight / rows.weight.sum(), []
-    for fit, share in zip(fits, shares, strict=True):
-        gaps = rows.counts(constraint, share).event_gaps(constraint, problem.included)
-        right = share[np.arange(len(label)), label]
+class _HeldOut:
+    """The rules of all bounds, and the decisions on the rows of each fold by others, fitted without it.
+
+    Decisions are made again when they are asked for: those for all bounds would fill more memory than the
+    rows do.
+    """
+
+    def __init__(self, problem: RuleProblem, fold: NDArray[np.intp], bounds: Floats, asked: float) -> None:
+        judged = fold >= 0
+        self.problem, self.rows, self.fold = problem, problem.rows.take(judged), fold[judged]
+        self.label = problem.label[judged]
+        self.fits = _descend(problem, bounds, asked)
+        self.blind = {k: self._fit_without(fold != k, bounds, asked) for k in np.unique(self.fold)}
+
+    def _fit_without(self, rows: NDArray[np.bool_], bounds: Floats, asked: float) -> list[DecisionRule]:
+        """Return the rules of some of the rows."""
+        part = self.problem.part(rows)
+        # Noise that leaves all rows alone may be larger than that on a part: the rule does nothing.
+        return [
+            (part.unconstrained if whole is self.problem.unconstrained else fit).rule
+            for whole, fit in zip(self.fits, _descend(part, bounds, asked, self.fits), strict=True)
+        ]
+
+    def shares(self, number: int) -> Floats:
+        """Return the shares of the decisions under the bound of that number, (n_judged, n_decisions)."""
+        shares = np.empty((len(self.label), self.problem.constraint.n_decisions))
+        for k, rules in self.blind.items():
+            there = self.fold == k
+            shares[there] = self.rows.take(there).decide(rules[number])
+        return shares
+
+    def rule(self, number: int) -> FrontierRule:
+        """Return the rule for the bound of that number, and what it reaches."""
+        problem, weight = self.problem, self.rows.weight / self.rows.weight.sum()
+        shares = self.shares(number)
+        gaps = self.rows.counts(problem.constraint, shares).event_gaps(problem.constraint, problem.included)
+        right = shares[np.arange(len(self.label)), self.label]
         accuracy = float(weight @ right)
         error = float(np.sqrt(weight**2 @ (right - accuracy) ** 2))
-        rules.append(FrontierRule(fit, gaps, min(max(accuracy, 0.0), 1.0), error))
-    return rules, shares
+        return FrontierRule(self.fits[number], gaps, min(max(accuracy, 0.0), 1.0), error)
 
 
 def _descend(

@@ -37,8 +37,17 @@ def joint_proba(logits: Callable[[Batch], Tensor], rows: Rows) -> NDArray[np.flo
     rows : Rows
         The rows.
     """
-    parts = [torch.softmax(logits(batch), dim=1) for batch in Batches(rows, EVALUATION_ROWS)]
-    return torch.cat(parts).double().cpu().numpy()
+    found: Tensor | None = None
+    start = 0
+    for batch in Batches(rows, EVALUATION_ROWS):
+        proba = torch.softmax(logits(batch), dim=1)
+        if found is None:
+            found = proba.new_empty(len(rows.position), proba.shape[1])
+        # Kept batches would lie between the large blocks that the allocator would use again for the next.
+        found[start : start + len(proba)] = proba
+        start += len(proba)
+    assert found is not None
+    return found.double().cpu().numpy()
 
 
 class PhaseNet(NeuralNet):

@@ -297,9 +297,8 @@ class Trainer:
             outcome = Outcome(network, masks, rule.constant, rule, gaps, dense=self._dense)
         else:
             scored, fold = task.scored(scores, index, blind), self.rule_fold[: len(index)]
-            frontier, every = task.fit_frontier(scored, fold)
-            position = frontier.position(task.bound)
-            shares, asked = every[position], frontier.rules[position]
+            frontier, shares = task.fit_frontier(scored, fold)
+            asked = frontier.rules[frontier.position(task.bound)]
             aware = task.fit_frontier(scored, fold, aware=True)[0] if self.attribute_aware else None
             found = (asked.fit.constant, asked.fit, asked.event_gaps)
             outcome = Outcome(network, masks, *found, frontier, aware, self._dense)

@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -381,6 +383,31 @@ def test_joint_proba_is_the_softmax_in_the_rows_order():
     network = _network()
     expected = torch.softmax(network(rows.x[rows.position]), dim=1)
     assert_allclose(joint_proba(lambda batch: network(batch.x), rows), expected.detach(), rtol=1e-12)
+
+
+# The heap of a process that has run before may have room for what is to be seen here.
+_GROWTH = """
+import psutil, torch
+from skfairprune.training.batches import Rows
+from skfairprune.training.net import joint_proba
+
+torch.set_num_threads(1)
+n, process, seen = 200_000, psutil.Process(), []
+network = torch.nn.Sequential(torch.nn.Linear(4, 1200), torch.nn.ReLU(), torch.nn.Linear(1200, 4))
+rows = Rows(torch.rand(n, 4), torch.zeros(n, dtype=torch.long), torch.ones(n), torch.arange(n))
+
+def logits(batch):
+    seen.append(process.memory_info().rss)
+    return network(batch.x)
+
+joint_proba(logits, rows)
+print((max(seen) - seen[2]) / 2**20)
+"""
+
+
+def test_joint_proba_of_many_rows_fills_the_memory_of_a_batch_and_of_its_outputs():
+    done = subprocess.run([sys.executable, "-c", _GROWTH], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 100  # MiB; with the outputs of all batches kept one by one 700
 
 
 def test_upper_loss_can_be_learnt_by_gates_alone():
