@@ -72,4 +72,5 @@ class Batches:
             order = torch.randperm(len(position), generator=self.generator)
             position = position[order.to(position.device)]
         for part in position.tensor_split(self.n_batches):
-            yield Batch(self.rows.x[part], self.rows.target[part], self.rows.weight[part], part)
+            x, target, weight = (tensor.index_select(0, part) for tensor in self.rows[:3])
+            yield Batch(x, target, weight, part)
