@@ -18,7 +18,7 @@ from skfairprune.training.batches import Rows
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
 from skfairprune.training.phases import PhaseRunner
-from skfairprune.training.plan import make_plan
+from skfairprune.training.plan import Plan, make_plan
 from skfairprune.training.progress import ProgressBar
 from skfairprune.training.pruner import Pruner
 from skfairprune.training.search import Trial, geometric_budgets
@@ -37,6 +37,8 @@ class Result(NamedTuple):
         What the network learned.
     split : LevelSplit
         Which rows each level read.
+    plan : Plan
+        The phases.
     dense : DenseNetwork
         The dense network; its weights have changed.
     outcome : Outcome
@@ -49,6 +51,7 @@ class Result(NamedTuple):
 
     targets: Targets
     split: LevelSplit
+    plan: Plan
     dense: DenseNetwork
     outcome: Outcome
     trials: list[Trial]
@@ -112,15 +115,18 @@ def run_fit(
         )
     dense = make_dense_network(params, data, rows, targets, tiny, rng)
     budget = None if params.sparsity == "auto" else dense.structure.layout.budget(float(params.sparsity))
+    parts = np.split(targets.weight, [n_train])
+    weight = np.concatenate([part / part.mean() for part in parts if len(part)])
     tensors = Rows(
         torch.tensor(rows.X, dtype=dense.dtype, device=device),
         torch.tensor(targets.joint, device=device),
-        torch.tensor(targets.weight / targets.weight[:n_train].mean(), dtype=dense.dtype, device=device),
+        torch.tensor(weight, dtype=dense.dtype, device=device),
         torch.arange(len(rows.y), device=device),
     )
+    del rows  # with held-out rows a copy of X
     trainer = _make_trainer(params, Levels.from_split(tensors, split), split, targets, n_train, tiny, seed)
     outcome, trials = _train(params, trainer, dense, budget, device)
-    return Result(targets, split, dense, outcome, trials, trainer.runner.history)
+    return Result(targets, split, trainer.plan, dense, outcome, trials, trainer.runner.history)
 
 
 def _recipe(params: BaseEstimator) -> Recipe:

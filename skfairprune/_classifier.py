@@ -243,9 +243,9 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
 
     sparsity_path_ : DataFrame or None
         With ``sparsity="auto"`` one row for each size that was tried, the dense network first: sparsity,
-        widths (units of the prunable layers), parameters, held-out accuracy, accuracy_drop and
-        drop_standard_error (both against the dense network, on the same rows), gap and gap_standard_error,
-        within (what is allowed), missed (what is not: "accuracy", "gap",
+        widths (units of the prunable layers), parameters, held-out accuracy (weighted by `class_weight`,
+        too), accuracy_drop and drop_standard_error (both against the dense network, on the same rows), gap
+        and gap_standard_error, within (what is allowed), missed (what is not: "accuracy", "gap",
         "variation" where more than half of the rows that the dense network decides otherwise than most are
         decided as most), chosen.
 
@@ -268,8 +268,8 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         accuracy_standard_error.
 
     multipliers_ : DataFrame or None
-        The constraint's multipliers, in accuracy per unit of rate; events by groups. 0 where the constraint
-        costs nothing, and for a group that is left out of an event.
+        The multipliers behind the decision rule, in accuracy per unit of rate; events by groups. 0 where the
+        constraint costs nothing, and for a group that is left out of an event. None without a rule.
 
     validation_gap_ : ValidationGap or None
         The constraint's largest gap on held-out rows, its standard error, the upper limit over all events,
@@ -353,6 +353,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         "control_features": True,
         "X_val": True,
         "y_val": True,
+        "sample_weight_val": True,
         "sensitive_features_val": True,
         "control_features_val": True,
     }
@@ -451,6 +452,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         control_features: Any = None,
         X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
         sensitive_features_val: Any = None,
         control_features_val: Any = None,
     ) -> "FairPrunedClassifier":
@@ -473,6 +475,9 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         X_val, y_val : array-like, default=None
             Held-out rows for the upper level, the rule and the choice of the epoch, in place of a part of
             `X`. The weights never learn from them.
+        sample_weight_val : array-like, default=None
+            Non-negative weights of the held-out rows, needed with them where `sample_weight` is given: the
+            rule and the gap that is reported are of these rows.
         sensitive_features_val : like sensitive_features, default=None
             The groups of the held-out rows, needed with them under a constraint.
         control_features_val : like sensitive_features, default=None
@@ -496,21 +501,19 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         """
         check_parameters(self)
         device = resolve_device(self.device)
-        # What the checks of the data set would not fit the old model: a fit that fails from here leaves none.
-        if hasattr(self, "module_"):
-            del self.module_
+        self._forget()
         data = check_fit_data(self, X, y, sample_weight, sensitive_features, control_features)
         classes = find_classes(data.y)
         constraint = resolve_constraint(self.constraint, data, self.difference_bound)
         held_out = check_held_out_data(
             self,
+            data,
+            constraint is not None,
             X_val,
             y_val,
+            sample_weight_val,
             sensitive_features_val,
-            classes,
-            data.group_labels if constraint else (),
             control_features_val,
-            data.stratum_labels if constraint else (),
         )
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         with reproducible(seed, device):

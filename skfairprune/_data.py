@@ -1,6 +1,6 @@
 """The rows of a fit, checked and encoded: inputs, labels, weights, group and stratum codes."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
-from skfairprune._labels import encode_sensitive, show_labels
+from skfairprune._labels import GroupCodes, encode_sensitive, show_labels
 
 __all__ = [
     "FitData",
@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _FLOATS = [np.float64, np.float32]
+_BLOCK_ROWS = 10_000  # looked at at once: a copy of few rows
 
 
 class FitData(NamedTuple):
@@ -37,23 +38,17 @@ class FitData(NamedTuple):
         Labels as given.
     weight : ndarray of shape (n_samples,)
         Positive sample weights, the largest 1.
-    group : ndarray of shape (n_samples,) or None
-        Group codes.
-    group_labels : tuple
-        The groups' labels, in the order of their codes; empty without groups.
-    stratum : ndarray of shape (n_samples,) or None
-        Codes of the strata that the control features form.
-    stratum_labels : tuple
-        The strata's labels, in the order of their codes; empty without strata.
+    groups : GroupCodes or None
+        The groups.
+    strata : GroupCodes or None
+        The strata that the control features form.
     """
 
     X: NDArray[np.floating]
     y: NDArray
     weight: NDArray[np.float64]
-    group: NDArray[np.intp] | None
-    group_labels: tuple[Hashable, ...]
-    stratum: NDArray[np.intp] | None = None
-    stratum_labels: tuple[Hashable, ...] = ()
+    groups: GroupCodes | None
+    strata: GroupCodes | None = None
 
 
 def check_fit_data(
@@ -78,14 +73,16 @@ def check_fit_data(
             "groups are compared. Pass sensitive_features too."
         )
     counted = weight > 0
-    if not counted.any():
-        raise ValueError("All sample weights are zero; at least one row must have a positive weight.")
-    group, group_labels = _encode(sensitive_features, "sensitive_features", counted)
-    stratum, stratum_labels = _encode(control_features, "control_features", counted)
+    groups = _encode(sensitive_features, "sensitive_features", counted)
+    strata = _encode(control_features, "control_features", counted)
     if not counted.all():
         rows, classes, weight = rows[counted], classes[counted], weight[counted]
-    weight = weight / weight.max()  # only ratios count, and squares must not overflow
-    return FitData(_dense(rows), classes, weight, group, group_labels, stratum, stratum_labels)
+    return FitData(_dense(rows), classes, _scaled(weight), groups, strata)
+
+
+def _scaled(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return weights of which the largest is 1: only ratios count, and squares must not overflow."""
+    return weight / weight.max()
 
 
 def find_classes(y: NDArray) -> NDArray:
@@ -105,45 +102,44 @@ def find_classes(y: NDArray) -> NDArray:
     return classes
 
 
-def _encode(
-    features: Any, name: str, counted: NDArray[np.bool_]
-) -> tuple[NDArray[np.intp] | None, tuple[Hashable, ...]]:
-    """Encode the features of the rows that count: codes and labels, only those that occur there."""
+def _encode(features: Any, name: str, counted: NDArray[np.bool_]) -> GroupCodes | None:
+    """Encode the features of the rows that count, by the labels that occur there."""
     if features is None:
-        return None, ()
+        return None
     encoded = encode_sensitive(features, len(counted), name)
     present, codes = np.unique(encoded.codes[counted], return_inverse=True)
-    return codes, tuple(encoded.labels[code] for code in present)
+    return GroupCodes(tuple(encoded.labels[code] for code in present), codes, encoded.names)
 
 
 def check_held_out_data(
     estimator: BaseEstimator,
+    data: FitData,
+    constrained: bool,
     X_val: ArrayLike | None,
     y_val: ArrayLike | None,
+    sample_weight_val: ArrayLike | None,
     sensitive_features_val: Any,
-    classes: NDArray,
-    group_labels: tuple[Hashable, ...],
-    control_features_val: Any = None,
-    stratum_labels: tuple[Hashable, ...] = (),
+    control_features_val: Any,
 ) -> FitData | None:
     """Check held-out rows against the training rows' columns, classes, groups and strata.
 
-    ``group_labels`` is empty without a constraint, ``stratum_labels`` without strata; the groups or
-    the strata are then not needed.
+    Rows of weight 0 are left out. Without a constraint groups and strata are not needed.
     """
+    given = {
+        "sample_weight_val": sample_weight_val,
+        "sensitive_features_val": sensitive_features_val,
+        "control_features_val": control_features_val,
+    }
     if X_val is None and y_val is None:
-        for name, features in [
-            ("sensitive_features_val", sensitive_features_val),
-            ("control_features_val", control_features_val),
-        ]:
-            if features is not None:
+        for name, value in given.items():
+            if value is not None:
                 raise ValueError(f"{name} is given without X_val; pass X_val and y_val too.")
         return None
     if X_val is None or y_val is None:
-        given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
-        raise ValueError(f"{given} is given without {missing}; pass both or neither.")
+        one, other = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
+        raise ValueError(f"{one} is given without {other}; pass both or neither.")
     try:
-        X = check_inputs(estimator, X_val)
+        X = _dense(check_inputs(estimator, X_val))
     except ValueError as error:
         raise ValueError(
             "X_val must have the columns that fit gets as X. Inside a pipeline that is X after the steps "
@@ -153,42 +149,55 @@ def check_held_out_data(
     y = column_or_1d(y_val)
     if len(y) != len(X):
         raise ValueError(f"X_val has {len(X)} rows and y_val has {len(y)}; they must be as many.")
-    unknown = sorted(set(np.unique(y).tolist()) - set(classes.tolist()), key=str)
+    classes = np.unique(data.y).tolist()
+    unknown = sorted(set(y.tolist()) - set(classes), key=str)
     if unknown:
-        raise ValueError(f"y_val has the classes {unknown}, which y does not have; y has {classes.tolist()}.")
-    group = stratum = None
-    if group_labels:
-        group = _encode_as(group_labels, "groups", sensitive_features_val, "sensitive_features", len(y))
-        if control_features_val is not None and not stratum_labels:
+        raise ValueError(f"y_val has the classes {unknown}, which y does not have; y has {classes}.")
+    counted, weight = np.ones(len(y), dtype=bool), np.ones(len(y))
+    if sample_weight_val is not None:
+        weight = _check_sample_weight(sample_weight_val, X, dtype=np.float64, ensure_non_negative=True)
+        counted = weight > 0
+    elif np.ptp(data.weight) > 0:
+        raise ValueError(
+            "sample_weight is given, and X_val without sample_weight_val: the rule and the gap reported are "
+            "those of the held-out rows, and would not be weighted. Pass sample_weight_val, of 1 where the "
+            "held-out rows are to count alike."
+        )
+    groups = strata = None
+    if constrained and data.groups is not None:
+        groups = _encode_as(data.groups, "groups", sensitive_features_val, "sensitive_features", counted)
+        if control_features_val is not None and data.strata is None:
             raise ValueError(
                 "control_features_val is given, but there are no control_features of the training rows; "
                 "pass both or neither."
             )
-    if group_labels and stratum_labels:
-        stratum = _encode_as(stratum_labels, "strata", control_features_val, "control_features", len(y))
-    return FitData(X, y, np.ones(len(y)), group, group_labels, stratum, stratum_labels)
+        if data.strata is not None:
+            strata = _encode_as(data.strata, "strata", control_features_val, "control_features", counted)
+    if not counted.all():
+        X, y, weight = X[counted], y[counted], weight[counted]
+    return FitData(X, y, _scaled(weight), groups, strata)
 
 
 def _encode_as(
-    labels: tuple[Hashable, ...], kind: str, features: Any, name: str, n_samples: int
-) -> NDArray[np.intp]:
-    """Encode held-out features by the labels of the training rows."""
+    known: GroupCodes, kind: str, features: Any, name: str, counted: NDArray[np.bool_]
+) -> GroupCodes:
+    """Encode the features of the held-out rows that count, by the labels of the training rows."""
     if features is None:
         raise ValueError(
             f"X_val is given without {name}_val; the constraint needs the {kind} of the held-out rows too."
         )
-    encoded = encode_sensitive(features, n_samples, f"{name}_val")
-    strange = [label for label in encoded.labels if label not in labels]
+    encoded = encode_sensitive(features, len(counted), f"{name}_val", known.names)
+    strange = [label for label in encoded.labels if label not in known.labels]
     if strange:
         raise ValueError(
-            f"{name}_val has the {kind} {strange}, which {name} does not have; it has {list(labels)}."
+            f"{name}_val has the {kind} {strange}, which {name} does not have; it has {list(known.labels)}."
         )
-    position = np.array([labels.index(label) for label in encoded.labels], dtype=np.intp)
-    return position[encoded.codes]
+    position = np.array([known.labels.index(label) for label in encoded.labels], dtype=np.intp)
+    return known._replace(codes=position[encoded.codes[counted]])
 
 
-def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] = ()) -> NDArray[np.floating]:
-    """Check rows to predict against the columns seen in fit.
+def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] = ()) -> Any:
+    """Check rows to predict against the columns seen in fit, and return an array or a CSR matrix of them.
 
     What stands in the columns at the positions ``unread`` does not matter.
     """
@@ -196,19 +205,19 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
         rows = validate_data(
             estimator, X, accept_sparse="csr", dtype=_FLOATS, reset=False, ensure_all_finite=not unread
         )
+        if unread:
+            read = np.delete(np.arange(rows.shape[1]), unread)
+            for start in range(0, rows.shape[0], _BLOCK_ROWS):
+                block = rows[start : start + _BLOCK_ROWS][:, read]
+                assert_all_finite(block.data if sparse.issparse(block) else block, input_name="X")
     except (TypeError, ValueError) as error:
-        _explain_columns(X, error)
+        _explain_columns(X, error, unread)
         raise
-    rows = _dense(rows)
-    if unread:
-        assert_all_finite(np.delete(rows, unread, axis=1), input_name="X")
-        rows = rows.copy()  # it can be the caller's own
-        rows[:, unread] = 0
     return rows
 
 
-def _explain_columns(X: Any, error: Exception) -> None:
-    """Say which columns of a frame or an array are the cause of an error, if any are.
+def _explain_columns(X: Any, error: Exception, unread: Sequence[int] = ()) -> None:
+    """Say which of the columns that are read are the cause of an error of numbers, if any are.
 
     Raises
     ------
@@ -218,15 +227,20 @@ def _explain_columns(X: Any, error: Exception) -> None:
     """
     if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "f":
         X = pd.DataFrame(X)
-    if not isinstance(X, pd.DataFrame):
+    # Names and numbers of columns that do not agree are errors of their own.
+    if not isinstance(X, pd.DataFrame) or any(word in str(error) for word in ("feature names", "features,")):
         return
     strange, missing = [], []
-    for position, name in enumerate(X.columns):
-        column = X.iloc[:, position]
+    for position in np.delete(np.arange(X.shape[1]), unread):
+        name, column = X.columns[position], X.iloc[:, position]
         there = column[column.notna()]
-        if column.dtype.kind in "mM" or pd.to_numeric(there.astype(object), errors="coerce").isna().any():
-            strange.append((name, there.iloc[0]))
-        elif len(there) < len(column):
+        if column.dtype.kind not in "biuf":
+            numbers = pd.to_numeric(there.astype(object), errors="coerce")
+            if column.dtype.kind in "mM" or numbers.isna().any():
+                wrong = there if column.dtype.kind in "mM" else there[numbers.isna()]
+                strange.append((name, wrong.iloc[0]))
+                continue
+        if len(there) < len(column):
             missing.append(name)
     cure = (
         "in a pipeline: make_pipeline(make_preprocessor(X), FairPrunedClassifier()), with make_preprocessor "
@@ -251,15 +265,15 @@ def _dense(X: Any) -> NDArray[np.floating]:
 def concatenate(first: FitData, second: FitData) -> FitData:
     """Put held-out rows behind training rows."""
 
-    def join(one: NDArray[np.intp] | None, other: NDArray[np.intp] | None) -> NDArray[np.intp] | None:
-        return None if one is None or other is None else np.concatenate([one, other])
+    def join(one: GroupCodes | None, other: GroupCodes | None) -> GroupCodes | None:
+        if one is None or other is None:
+            return None
+        return one._replace(codes=np.concatenate([one.codes, other.codes]))
 
     return FitData(
         np.concatenate([first.X, second.X]),
         np.concatenate([first.y, second.y]),
         np.concatenate([first.weight, second.weight]),
-        join(first.group, second.group),
-        first.group_labels,
-        join(first.stratum, second.stratum),
-        first.stratum_labels,
+        join(first.groups, second.groups),
+        join(first.strata, second.strata),
     )

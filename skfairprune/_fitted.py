@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skfairprune._assembly import Result
 from skfairprune._data import check_inputs
 from skfairprune._network import unread_columns
+from skfairprune._problems import only_constant
 from skfairprune._reporting import (
     ValidationGap,
     describe_rows,
@@ -78,6 +79,15 @@ class FittedMixin:
     _example_joint: NDArray[np.floating] | None
     _dense_shapes: dict[str, tuple[int, ...]] | None
 
+    def __sklearn_is_fitted__(self) -> bool:
+        """Tell whether a fit has ended: what its first checks set is not enough."""
+        return hasattr(self, "module_")
+
+    def _forget(self) -> None:
+        """Delete all fitted attributes: a fit that fails leaves none of the model before."""
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+
     def _store(self, result: Result, X: NDArray[np.floating], classes: NDArray) -> None:
         """Set all fitted attributes but those of the columns: what a fit on the rows X left."""
         self.classes_ = classes
@@ -89,7 +99,7 @@ class FittedMixin:
             self._store_sizes(result)
             self._store_rules(result)
         except BaseException:
-            del self.module_  # an estimator that decides has everything else
+            self._forget()  # an estimator that decides has everything else
             raise
 
     def _store_network(self, result: Result) -> None:
@@ -126,21 +136,25 @@ class FittedMixin:
         self.constraint_ = None if task is None else task.constraint.name
         self.groups_ = targets.group_labels
         self.bound_ = self.multipliers_ = self.validation_gap_ = self.event_gaps_ = None
-        if task is not None and outcome.rule is not None:
+        if task is not None:
             self._events = task.constraint.events
-            self._rows = describe_rows(result.split, task.with_rule, bool(result.trials))
-            self._describe(task.bound, outcome.rule.multipliers, outcome.event_gaps)
+            self._rows = describe_rows(result.split, result.plan, task.with_rule, bool(result.trials))
+            multipliers = None if outcome.rule is None else outcome.rule.multipliers
+            self._describe(task.bound, multipliers, outcome.event_gaps)
         self._frontier, self.frontier_, self._aware = outcome.frontier, None, None
         if outcome.frontier is not None:
             self.frontier_ = frontier_table(outcome.frontier)
         if outcome.aware is not None:
-            self._aware = AwareRules(outcome.aware, targets.group_codes, targets.order)
+            self._aware = AwareRules(outcome.aware, targets.group_codes, targets.order, targets.group_names)
 
-    def _describe(self, bound: float, multipliers: NDArray[np.float64], event_gaps: Sequence[Gap]) -> None:
-        """Set the attributes that describe the rule of one bound."""
+    def _describe(
+        self, bound: float, multipliers: NDArray[np.float64] | None, event_gaps: Sequence[Gap]
+    ) -> None:
+        """Set the attributes that describe the rule of one bound, or the network that decides itself."""
         assert self.groups_ is not None
         self.bound_ = bound
-        self.multipliers_ = multiplier_table(multipliers, self._events, self.groups_)
+        if multipliers is not None:
+            self.multipliers_ = multiplier_table(multipliers, self._events, self.groups_)
         self.validation_gap_ = validation_gap(event_gaps, self._events, self.groups_, self._rows)
         self.event_gaps_ = event_gap_table(event_gaps, self._events, self.groups_)
 
@@ -173,7 +187,8 @@ class FittedMixin:
         Warns
         -----
         ConvergenceWarning
-            If the held-out gap of that rule is above the bound by more than its standard error, in any event.
+            If the held-out gap of that rule is above the bound by more than its standard error, in any event,
+            or it gives all held-out rows the same class.
         """
         check_is_fitted(self, "module_")
         number = isinstance(difference_bound, Real) and not isinstance(difference_bound, bool)
@@ -181,8 +196,8 @@ class FittedMixin:
             raise ValueError(f"difference_bound must be a number in [0, 1]; got {difference_bound!r}.")
         if self._frontier is None:
             raise ValueError(
-                "set_bound needs the decision rules of a constraint, and this model was fitted with "
-                f"constraint_={self.constraint_!r}, decision_rule={self.decision_rule!r}. Fit it with a "
+                "set_bound needs the decision rules of a constraint, and this model was fitted "
+                f"{'without a constraint' if self.constraint_ is None else 'without a rule'}. Fit it with a "
                 "constraint and decision_rule=True."
             )
         rule = self._frontier.rules[self.module_.set_bound(float(difference_bound))]
@@ -196,9 +211,14 @@ class FittedMixin:
                 ConvergenceWarning,
                 stacklevel=2,
             )
+        elif rule.fit.constant:
+            assert self.constraint_ is not None
+            warnings.warn(
+                only_constant(self.constraint_, float(difference_bound)), ConvergenceWarning, stacklevel=2
+            )
         return self
 
-    def _joint_proba(self, rows: NDArray[np.floating]) -> Iterator[torch.Tensor]:
+    def _joint_proba(self, rows: Any) -> Iterator[torch.Tensor]:
         """Yield the joint probabilities of checked rows, a batch at a time."""
         names = getattr(self, "feature_names_in_", range(self.n_features_in_))
         dtype = self.module_.output_weights.dtype
@@ -237,14 +257,14 @@ class FittedMixin:
         parts = [(joint @ weights).numpy() for joint in self._joint_proba(rows)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _aware_proba(self, rows: NDArray[np.floating], sensitive_features: Any) -> NDArray[np.floating]:
+    def _aware_proba(self, rows: Any, sensitive_features: Any) -> NDArray[np.floating]:
         """Predict class probabilities of rows whose groups are told."""
         if self._aware is None or self.bound_ is None:
             raise ValueError(
                 "predict got sensitive_features, but no attribute-aware rule was fitted. Predict without "
                 "them, or fit with attribute_aware=True and a constraint."
             )
-        group = self._aware.encode(sensitive_features, len(rows))
+        group = self._aware.encode(sensitive_features, rows.shape[0])
         joint = np.concatenate([part.numpy() for part in self._joint_proba(rows)])
         return self._aware.proba(joint, group, self.bound_)
 

@@ -42,7 +42,12 @@ class GroupCodes(NamedTuple):
     names: tuple[Hashable, ...] | None
 
 
-def encode_sensitive(sensitive_features: Any, n_samples: int, name: str = "sensitive_features") -> GroupCodes:
+def encode_sensitive(
+    sensitive_features: Any,
+    n_samples: int,
+    name: str = "sensitive_features",
+    known: tuple[Hashable, ...] | None = None,
+) -> GroupCodes:
     """Encode sensitive features, or control features, as group codes.
 
     Parameters
@@ -54,6 +59,9 @@ def encode_sensitive(sensitive_features: Any, n_samples: int, name: str = "sensi
         The number of rows needed.
     name : str, default="sensitive_features"
         How the error messages call the features.
+    known : tuple, default=None
+        The names of the columns of other rows, such as those of fit: several columns with names are taken in
+        the order of these.
 
     Returns
     -------
@@ -63,7 +71,8 @@ def encode_sensitive(sensitive_features: Any, n_samples: int, name: str = "sensi
     ------
     ValueError
         If the features are not one or more columns of ``n_samples`` values each, if values are
-        missing (None, NaN, NaT, NA), or if they cannot be labels (lists).
+        missing (None, NaN, NaT, NA), or if they cannot be labels (lists); or if the columns have other names
+        than the known ones.
 
     Examples
     --------
@@ -76,6 +85,13 @@ def encode_sensitive(sensitive_features: Any, n_samples: int, name: str = "sensi
     columns, names = _columns(sensitive_features, name)
     if not columns:
         raise ValueError(f"{name} has no columns; pass at least one value per sample.")
+    if names is not None and known is not None and names != known and max(len(names), len(known)) > 1:
+        if len(names) != len(known) or set(names) != set(known):
+            raise ValueError(
+                f"{name} has the columns {show_labels(names)}, and in fit they were {show_labels(known)}. "
+                "Pass the same columns."
+            )
+        columns, names = [columns[names.index(key)] for key in known], known
     titles = [name]
     if names is not None or len(columns) > 1:
         titles = [f"column {key!r} of {name}" for key in names or range(len(columns))]
@@ -230,7 +246,7 @@ def align_labels(
     ------
     ValueError
         If the lengths differ or are 0, if values are missing, if the labels are of different kinds, or
-        if there are more than two and fractions among them.
+        if there are fractions among them.
     """
     names = list(columns)
     series = [_single_column(column, name) for name, column in columns.items()]
@@ -244,7 +260,7 @@ def align_labels(
     _refuse_missing(encoded, names, "Drop these rows.")
     labels = _sorted({*(label for found, _ in encoded for label in found), *classes})
     mixed = len({isinstance(label, str) for label in labels}) > 1
-    if mixed or (len(labels) > 2 and any(isinstance(label, float) and label % 1 for label in labels)):
+    if mixed or any(isinstance(label, float) and label % 1 for label in labels):
         raise ValueError(
             f"{', '.join(names[:-1])} and {names[-1]} must hold labels of one type and no scores, got "
             f"{show_labels(labels)}. Pass decisions, as returned by predict, and the same labels in all."

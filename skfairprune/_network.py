@@ -26,7 +26,7 @@ __all__ = ["DenseNetwork", "make_dense_network", "unread_columns"]
 
 _PROBE_ROWS = 32  # on which a network is tried
 _MOST_INPUTS = 10_000  # their Gram matrix: time grows with the cube, minutes here
-_KNOT_ROWS = 200_000  # quantiles of more rows cost time and move no knot
+_KNOT_ROWS = 200_000  # quantiles of more rows cost time and hardly move a knot
 
 
 class DenseNetwork(NamedTuple):
@@ -119,10 +119,15 @@ def _choose_knots(data: FitData, n_bins: int, rng: np.random.RandomState) -> lis
         If all columns are constant.
     """
     X, weight = data.X, data.weight
+    rows: NDArray[np.intp] | slice = slice(None)
     if len(X) > _KNOT_ROWS:
         rows = np.sort(rng.permutation(len(X))[:_KNOT_ROWS])
-        X, weight = X[rows], weight[rows]
-    knots = [find_knots(column, weight, n_bins) for column in X.T]
+    sample, weight = X[rows], weight[rows]
+    # The range is that of all rows: a value that is rare must not leave a column constant.
+    knots = [
+        np.unique([low, *find_knots(column, weight, n_bins), high])
+        for column, low, high in zip(sample.T, X.min(axis=0), X.max(axis=0), strict=True)
+    ]
     if all(len(k) == 1 for k in knots):
         raise ValueError(
             f"Every one of the {len(knots)} columns of X is constant; at least one must vary to learn from."

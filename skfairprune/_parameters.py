@@ -116,7 +116,8 @@ def _check_module(params: BaseEstimator) -> None:
     default = {name: value.default for name, value in signature(type(params).__init__).parameters.items()}
     stated = _OF_NETWORK + (_OF_TRAINING if isinstance(module, NeuralNet) else ())
     for name in stated:
-        if getattr(params, name) != default[name]:
+        value = getattr(params, name)
+        if (tuple(value) if isinstance(value, list) else value) != default[name]:
             owner = "the net states its own" if name in _OF_TRAINING else "it is of the built-in network"
             raise InvalidParameterError(
                 f"{name}={getattr(params, name)!r} has no meaning with module={name_of(module)}: "

@@ -5,7 +5,7 @@ import numpy as np
 from skfairprune._assembly import Result
 from skfairprune.gaps import is_within, largest_gap
 
-__all__ = ["find_problems"]
+__all__ = ["find_problems", "only_constant"]
 
 # The share of one class from which on the most accurate network may well be constant.
 _MOSTLY_ONE = 0.9
@@ -52,22 +52,29 @@ def _of_the_decisions(result: Result, bound: float) -> str | None:
             f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, after "
             f"{n_epochs} epochs. Allow a larger bound, more epochs, or give more rows."
         )
-    if outcome.constant and targets.task is not None and outcome.frontier is not None:
-        return (
-            f"Only a constant decision keeps {targets.task.constraint.name} within "
-            f"difference_bound={bound} on the {n_rows} held-out rows: all get "
-            "the same class. Give more rows, allow a larger bound, or, if the network is constant without "
-            "a bound, too, train longer or ask for less sparsity."
-        )
-    if outcome.constant and targets.task is None:
-        shares = np.bincount(targets.joint[split.upper], targets.weight[split.upper])
+    task = targets.task
+    if outcome.constant and task is not None and outcome.frontier is not None:
+        return only_constant(task.constraint.name, bound)
+    if outcome.constant:
+        label, weight = (targets.joint, targets.weight) if task is None else (task.labels, task.weight)
+        shares = np.bincount(label[split.upper], weight[split.upper])
         if not split.disjoint or shares.max() > _MOSTLY_ONE * shares.sum():
             return None
         return (
             f"The network gives all of the {n_rows} held-out rows the same class, after {n_epochs} epochs. "
-            "Train longer, ask for less sparsity, or, where one class is rare, set class_weight='balanced'."
+            f"Train longer, ask for less sparsity{', allow a larger bound' if task is not None else ''}, or, "
+            "where one class is rare, set class_weight='balanced'."
         )
     return None
+
+
+def only_constant(constraint: str, bound: float) -> str:
+    """Return what to say of a rule that gives all held-out rows the same class."""
+    return (
+        f"Only a constant decision keeps {constraint} within difference_bound={bound} on the held-out rows: "
+        "all get the same class. Give more rows, allow a larger bound, or, if the network is constant "
+        "without a bound, too, train longer or ask for less sparsity."
+    )
 
 
 def _of_the_accuracy(result: Result, bound: float) -> str | None:

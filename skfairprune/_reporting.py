@@ -9,6 +9,7 @@ import pandas as pd
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import Gap, largest_gap, upper_limit
 from skfairprune.pruning.budget import Layout
+from skfairprune.training.plan import Plan
 from skfairprune.training.search import Trial
 from skfairprune.training.splits import LevelSplit
 
@@ -52,13 +53,15 @@ class ValidationGap(NamedTuple):
     rows: str
 
 
-def describe_rows(split: LevelSplit, with_rule: bool, searched: bool) -> str:
+def describe_rows(split: LevelSplit, plan: Plan, with_rule: bool, searched: bool) -> str:
     """Say on which rows the gap is measured, and what saw them.
 
     Parameters
     ----------
     split : LevelSplit
         The rows.
+    plan : Plan
+        The phases of the fit.
     with_rule : bool
         Whether a rule decides.
     searched : bool
@@ -72,10 +75,13 @@ def describe_rows(split: LevelSplit, with_rule: bool, searched: bool) -> str:
         rows = f"{len(split.upper)} training rows, each decided by {rule} ({copies})"
     else:
         rows = f"{len(split.upper)} rows of X_val, which the weights did not see, each decided by {rule}"
-    saw = ["the choice of the units", "the multipliers of the training", "the choice of the epoch"]
-    if searched:
-        saw.insert(0, "the choice of the size")
-    return f"{rows}; {', '.join(saw[:-1])} and {saw[-1]} saw them"
+    *saw, last = [
+        *(["the choice of the size"] if searched else []),
+        *(["the choice of the units"] if plan.bilevel else []),
+        *(["the multipliers of the training"] if plan.constrained else []),
+        "the choice of the epoch",
+    ]
+    return f"{rows}; {', '.join(saw) + ' and ' if saw else ''}{last} saw them"
 
 
 def validation_gap(

@@ -52,11 +52,14 @@ class AwareRules:
         The code of each group label.
     order : ndarray of shape (n_classes,)
         The label code of each class.
+    names : tuple, default=None
+        The names of the columns that the groups are of.
     """
 
     frontier: RuleFrontier
     codes: dict[Hashable, int]
     order: NDArray[np.intp]
+    names: tuple[Hashable, ...] | None = None
 
     def encode(self, sensitive_features: Any, n_samples: int) -> NDArray[np.intp]:
         """Return the group code of each row.
@@ -64,15 +67,15 @@ class AwareRules:
         Raises
         ------
         ValueError
-            If there are groups that were not seen in fit.
+            If there are groups that were not seen in fit, or columns of other names.
         """
-        groups = encode_sensitive(sensitive_features, n_samples)
+        groups = encode_sensitive(sensitive_features, n_samples, known=self.names)
         strange = [label for label in groups.labels if label not in self.codes]
         if strange:
             raise ValueError(
                 f"sensitive_features has the groups {show_labels(strange)}, which fit has not seen; it has "
                 f"seen {show_labels(list(self.codes))}. Predict these rows without sensitive_features, or "
-                "pass the same columns as in fit, in the same order."
+                "pass the same columns as in fit, without names in the same order."
             )
         return np.array([self.codes[label] for label in groups.labels], dtype=np.intp)[groups.codes]
 

@@ -40,6 +40,8 @@ class Targets(NamedTuple):
         The labels of the groups under it.
     group_codes : dict
         The code of every group that was seen.
+    group_names : tuple or None
+        The names of the columns that the groups are of.
     """
 
     joint: NDArray[np.intp]
@@ -49,6 +51,7 @@ class Targets(NamedTuple):
     task: FairTask | None
     group_labels: list[Any] | None
     group_codes: dict[Hashable, int]
+    group_names: tuple[Hashable, ...] | None
 
     @property
     def output_weights(self) -> NDArray[np.float64]:
@@ -79,10 +82,10 @@ def resolve_constraint(
     if isinstance(constraint, Moment):
         check_moment(constraint, bound)
     if constraint == "auto":
-        constraint = None if data.group is None else "demographic_parity"
+        constraint = None if data.groups is None else "demographic_parity"
     if constraint is None:
         return None
-    if data.group is None:
+    if data.groups is None:
         raise ValueError(
             f"constraint={constraint!r} needs sensitive_features in fit, and got none. Inside a "
             "search, cross-validation or ensemble they arrive only with metadata routing: call "
@@ -124,31 +127,32 @@ def encode_targets(
     codes, order = encode_classes(rows.y, classes, pos_label)
     by_code = _class_weights(class_weight, data, classes)[np.argsort(order)]
     weight = rows.weight * by_code[codes]
-    if constraint is None or data.group is None or rows.group is None:
-        return Targets(codes, len(classes), weight, order, None, None, {})
+    if constraint is None or data.groups is None or rows.groups is None:
+        return Targets(codes, len(classes), weight, order, None, None, {}, None)
     if isinstance(constraint, UtilityParity):
         terms, kind = take_over(
             constraint,
             rows.X,
             codes,
-            rows.group,
-            rows.group_labels,
-            stratum=rows.stratum,
-            stratum_labels=rows.stratum_labels,
+            rows.groups.codes,
+            rows.groups.labels,
+            stratum=None if rows.strata is None else rows.strata.codes,
+            stratum_labels=() if rows.strata is None else rows.strata.labels,
             feature_names=feature_names,
         )
     else:
         terms = get_constraint(constraint, len(classes), classes[np.argsort(order)].tolist())
-        if rows.stratum is not None:
-            terms = terms.stratified(rows.stratum_labels)
-        kind = terms.kinds(codes, rows.stratum)
+        if rows.strata is not None:
+            terms = terms.stratified(rows.strata.labels)
+        kind = terms.kinds(codes, None if rows.strata is None else rows.strata.codes)
     n_train = len(data.y)
-    cells = cover_cells(terms, kind[:n_train], data.group, data.group_labels, min_cell_size)
-    group = cells.recode[rows.group]
+    cells = cover_cells(terms, kind[:n_train], data.groups.codes, data.groups.labels, min_cell_size)
+    group = cells.recode[rows.groups.codes]
     included, bound = cells.included, float(bound)
     task = FairTask(terms, included, bound, kind, group, rows.weight, by_code, with_rule)
-    group_codes = dict(zip(data.group_labels, cells.recode.tolist(), strict=True))
-    return Targets(task.joint, task.n_joint, weight, order, task, cells.labels, group_codes)
+    group_codes = dict(zip(data.groups.labels, cells.recode.tolist(), strict=True))
+    names = data.groups.names
+    return Targets(task.joint, task.n_joint, weight, order, task, cells.labels, group_codes, names)
 
 
 def _class_weights(given: dict | str | None, data: FitData, classes: NDArray) -> NDArray[np.float64]:

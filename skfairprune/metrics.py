@@ -145,7 +145,7 @@ def gap_with_error(
         \qquad \mathrm{se}(r)^2 = \frac{\sum w_i^2 (u_i - r)^2}{(\sum w_i)^2}
 
     before half an observation is added at each end of the utility's range (see
-    :meth:`skfairprune.constraints.GroupCounts.standard_errors`): so it is not 0 between rates of 0 or 1,
+    :meth:`skfairprune.gaps.GroupCounts.standard_errors`): so it is not 0 between rates of 0 or 1,
     the less so the fewer rows they have. It is that of the difference between two given groups: it
     does not know that they were chosen as the extreme ones.
 
@@ -296,15 +296,15 @@ def group_rates(
 
     order = np.argsort(rule.events)  # pandas warns of an index that is not sorted
 
-    def column(values: Floats) -> Floats:
-        # from (stratum, event) by group to event, stratum, group
-        return values.reshape(len(strata), rule.n_events, -1)[:, order].swapaxes(0, 1).ravel()
+    def column(values: list[Floats]) -> Floats:
+        # from stratum, event, group to event, stratum, group
+        return np.stack(values)[:, order].swapaxes(0, 1).ravel()
 
     return pd.DataFrame(
         {
-            "rate": column(found.counts.rates(found.stratified)),
-            "standard_error": column(found.counts.standard_errors(found.stratified)),
-            "n_samples": column(found.stratified.cell_sums(found.n_rows)).astype(np.int64),
+            "rate": column([counts.rates(rule) for counts in found.counts]),
+            "standard_error": column([counts.standard_errors(rule) for counts in found.counts]),
+            "n_samples": column([rule.cell_sums(rows) for rows in found.n_rows]).astype(np.int64),
         },
         index=pd.MultiIndex.from_tuples(
             [(rule.events[e], *stratum, *key) for e in order for stratum in strata for key in keys],
@@ -436,25 +436,39 @@ def _encode(
 
 
 class _Measured(NamedTuple):
-    """Counts by kind, group and decision, weighted, and of rows; and what the codes mean."""
+    """Rows counted by stratum, and the labels of the codes.
+
+    Attributes
+    ----------
+    constraint : Constraint
+        The constraint within a stratum.
+    counts : list of GroupCounts
+        The weighted counts in each stratum.
+    n_rows : ndarray of shape (n_strata, n_kinds, n_groups)
+        The numbers of rows.
+    groups : GroupCodes
+        The groups.
+    strata : GroupCodes or None
+        The strata.
+    """
 
     constraint: Constraint
-    stratified: Constraint
-    counts: GroupCounts
+    counts: list[GroupCounts]
     n_rows: Floats
     groups: GroupCodes
     strata: GroupCodes | None
 
     def gap(self) -> GapWithError:
         """Return the largest gap, and the labels of where it lies."""
-        found = self.counts.gap(self.stratified)
+        gaps = [counts.gap(self.constraint) for counts in self.counts]
+        stratum = int(np.argmax([np.nan_to_num(gap.value, nan=-1.0) for gap in gaps]))
+        found = gaps[stratum]
         if found.event < 0:
             return GapWithError(found.value, found.standard_error, None, None, None)
-        stratum, event = divmod(found.event, self.constraint.n_events)
         return GapWithError(
             found.value,
             found.standard_error,
-            self.constraint.events[event],
+            self.constraint.events[found.event],
             self.groups.labels[found.lowest],
             self.groups.labels[found.highest],
             None if self.strata is None else self.strata.labels[stratum],
@@ -472,21 +486,26 @@ def _measure(
 ) -> _Measured:
     """Count the rows by group, within the strata that control features form."""
     groups, strata = encode_sensitive(sensitive_features, len(y)), None
-    stratified, stratum = constraint, None
+    kind = constraint.kinds(y)
+    if dense is not None:
+        kind = constraint.with_dense_decisions(kind, dense)
+    n_kinds, n_strata = constraint.n_kinds, 1
     if control_features is not None:
         strata = encode_sensitive(control_features, len(y), "control_features")
-        stratified, stratum = constraint.stratified(strata.labels), strata.codes
-    kind = stratified.kinds(y, stratum)
-    if dense is not None:
-        kind = stratified.with_dense_decisions(kind, dense)
-    shape = (stratified.n_kinds, len(groups.labels), stratified.n_decisions)
+        kind, n_strata = kind + n_kinds * strata.codes, len(strata.labels)
+    shape = (n_strata * n_kinds, len(groups.labels), constraint.n_decisions)
     counts = unweighted = GroupCounts.from_rows(kind, decision, groups.codes, shape)
     if sample_weight is not None:
         weight = _check_sample_weight(
             sample_weight, y, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
         )
         counts = GroupCounts.from_rows(kind, decision, groups.codes, shape, weight)
-    return _Measured(constraint, stratified, counts, unweighted.counts.sum(axis=2), groups, strata)
+    each = (n_strata, n_kinds, *shape[1:])
+    by_stratum = [
+        GroupCounts(*part)
+        for part in zip(counts.counts.reshape(each), counts.squares.reshape(each), strict=True)
+    ]
+    return _Measured(constraint, by_stratum, unweighted.counts.reshape(each).sum(axis=3), groups, strata)
 
 
 def _levels(encoded: GroupCodes, prefix: str) -> tuple[list[tuple[Hashable, ...]], list[Hashable]]:

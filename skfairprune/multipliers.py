@@ -115,8 +115,12 @@ class DualProblem:
             share = self.scores[:, own]
             worth = share @ coefficients.reshape(len(own), -1)[own]
             total = np.maximum(share.sum(axis=1), np.finfo(float).tiny)
-            worth.partition(-2, axis=1)
-            stakes = np.maximum(stakes, (worth[:, -1] - worth[:, -2]) / total)
+            if worth.shape[1] == 2:  # the same, six times as fast
+                lead = np.abs(worth[:, 1] - worth[:, 0])
+            else:
+                worth.partition(-2, axis=1)
+                lead = worth[:, -1] - worth[:, -2]
+            stakes = np.maximum(stakes, lead / total)
         return stakes
 
     def rates(self, margins: Floats) -> Floats:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, ndtr, softmax
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval, validate_parameter_constraints, validate_params
 
 __all__ = ["BiasedDistribution", "make_biased_classification"]
 
@@ -39,10 +39,6 @@ _CONSTRAINTS: dict[str, list[Any]] = {
     "missing_rate": [Interval(Real, 0, 1, closed="left")],
     "random_state": ["random_state"],
 }
-
-
-def _check(**params: Any) -> None:
-    validate_parameter_constraints(_CONSTRAINTS, params, "make_biased_classification")
 
 
 def _names(known: tuple[str, ...], kind: str, n: int) -> list[str]:
@@ -118,7 +114,8 @@ class BiasedDistribution:
     missing_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        _check(**{field.name: getattr(self, field.name) for field in fields(self)})
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        validate_parameter_constraints(_CONSTRAINTS, given, type(self).__name__)
         for name in ("group_probs", "base_rates"):
             given = getattr(self, name)
             try:
@@ -325,6 +322,7 @@ class BiasedDistribution:
         )
 
 
+@validate_params(_CONSTRAINTS, prefer_skip_nested_validation=True)
 def make_biased_classification(
     n_samples: int = 2000,
     *,
@@ -399,7 +397,6 @@ def make_biased_classification(
     >>> data.distribution.joint_proba(data.X).shape
     (1000, 2, 2)
     """
-    _check(n_samples=n_samples, random_state=random_state)
     law = BiasedDistribution(
         n_informative=n_informative,
         n_proxies=n_proxies,

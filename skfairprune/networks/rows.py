@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor, nn
 
 from skfairprune.networks.trial import trial_of
@@ -22,7 +23,7 @@ _ADVICE = (
 
 def logits_by_batch(
     network: nn.Module,
-    rows: NDArray[np.floating],
+    rows: Any,
     dtype: torch.dtype,
     known: NDArray[np.floating] | None = None,
     names: Sequence[Any] | None = None,
@@ -34,8 +35,8 @@ def logits_by_batch(
     ----------
     network : nn.Module
         The network, on the CPU.
-    rows : ndarray of shape (n_samples, n_features)
-        The rows.
+    rows : {ndarray, CSR matrix} of shape (n_samples, n_features)
+        The rows; sparse ones are made dense a batch at a time.
     dtype : torch.dtype
         Of the network.
     known : ndarray of shape (n_known, n_features), default=None
@@ -54,8 +55,10 @@ def logits_by_batch(
     ValueError
         If the network raises an error on a row, or its logits are not finite there.
     """
-    for start in range(0, len(rows), _BATCH_ROWS):
-        batch = torch.tensor(rows[start : start + _BATCH_ROWS], dtype=dtype)
+    for start in range(0, rows.shape[0], _BATCH_ROWS):
+        block = rows[start : start + _BATCH_ROWS]
+        block = block.toarray() if sparse.issparse(block) else block
+        batch = torch.tensor(block, dtype=dtype)
         try:
             with torch.inference_mode():
                 logits = network(batch)
@@ -63,13 +66,13 @@ def logits_by_batch(
             position = _first_failure(network, batch)
             if position is None:  # such as too little memory
                 raise
-            where = _describe(rows, start + position, known, names, source)
+            where = _describe(block[position], start + position, known, names, source)
             raise ValueError(
                 f"The network fails on {where}: {type(error).__name__}: {error} {_ADVICE}"
             ) from error
         if known is not None and not logits.isfinite().all():
             position = int((~logits.isfinite()).any(dim=1).nonzero()[0])
-            where = _describe(rows, start + position, known, names, source)
+            where = _describe(block[position], start + position, known, names, source)
             raise ValueError(f"The network gives infinite or NaN outputs for {where}. Scale the columns.")
         yield logits
 
@@ -135,7 +138,7 @@ def _fails(network: nn.Module, batch: Tensor) -> bool:
 
 
 def _describe(
-    rows: NDArray[np.floating],
+    row: NDArray[np.floating],
     position: int,
     known: NDArray[np.floating] | None,
     names: Sequence[Any] | None,
@@ -145,7 +148,7 @@ def _describe(
     told = f"row {position} of {source}"
     if known is None or names is None:
         return told
-    row, lowest, highest = rows[position], known.min(axis=0), known.max(axis=0)
+    lowest, highest = known.min(axis=0), known.max(axis=0)
     outside = [
         f"column {names[column]!r} is {row[column]:g}, and {lowest[column]:g} to {highest[column]:g} there"
         for column in np.flatnonzero((row < lowest) | (row > highest)).tolist()

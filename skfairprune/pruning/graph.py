@@ -89,7 +89,7 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
     trial, rows = _scrambled(network).double(), probe.double()
     try:
         calls = _count_calls(trial, rows)
-    except RuntimeError:  # the forward pass has tensors in a precision of its own
+    except Exception:  # of the user's own forward pass, such as of tensors in a precision of its own
         trial, rows = _scrambled(network), probe
         calls = _count_calls(trial, rows)
     layers: list[UnitLayer] = []
@@ -341,7 +341,8 @@ def _embeddings(network: nn.Module, rows: Tensor) -> Iterator[_Candidate]:
         outputs = made[path].reshape(len(rows), -1, made[path].shape[-1]).permute(2, 1, 0)
         sides = []
         for reader, inputs in flat.items():
-            equal = (outputs[:, :, None] == inputs).all(dim=-1).any(dim=1)  # units by inputs
+            same = ((unit[:, None] == inputs).all(dim=-1).any(dim=0) for unit in outputs)
+            equal = torch.stack(list(same))  # units by inputs
             counts = equal.sum(dim=1)
             if bool((counts > 0).all()) and bool((counts == counts[0]).all()):
                 sides.append(Side(reader, equal.nonzero()[:, 1].reshape(len(equal), -1).cpu().numpy()))
@@ -402,7 +403,7 @@ def _check_removal(network: nn.Module, layers: tuple[UnitLayer, ...], rows: Tens
         small = shrink(network, layers, masks)
         shrunk = _outputs(small, lambda: small(rows), made)
     except Exception as error:  # of the user's own forward pass
-        told = str(error).splitlines()[0]
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise _LeftOutError(f"without some of its outputs the network fails: {told}") from error
     spreads = [float(found.max() - found.min()) for found in masked]
     if max(spreads) == 0:

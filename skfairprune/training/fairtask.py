@@ -117,8 +117,7 @@ class FairTask:
     def fit_rule(self, joint: Floats, index: NDArray[np.intp]) -> RuleFit:
         """Fit the rule on joint probabilities (n_samples, n_joint) of the rows of that index."""
         rows = self._scored(joint, index)
-        problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
-        return problem.fit(self.bound) if self.with_rule else problem.unconstrained
+        return RuleProblem(rows, self.constraint, self.included, self.class_weight).fit(self.bound)
 
     def is_limited_by_noise(self, joint: Floats, index: NDArray[np.intp]) -> bool:
         """Tell whether noise would stop a rule on joint probabilities of these rows short of the bound.

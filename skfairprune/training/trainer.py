@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
     constant : bool
         Whether all rows of the rule, or without one all held-out rows, get the same decision.
     rule : RuleFit or None
-        The decision rule; None without a constraint.
+        The decision rule; None where the network itself decides.
     event_gaps : list of Gap
         The gaps on held-out rows, one for each event; empty without a constraint.
     frontier : RuleFrontier or None
@@ -291,10 +291,11 @@ class Trainer:
             shares = decision_shares(decisions, blind, scores[0].shape[1])
             outcome = Outcome(network, masks, bool(np.ptp(decisions[0]) == 0))
         elif not task.with_rule:
-            scored, rule = task.scored(scores, index, blind), task.fit_rule(scores[0], index)
-            shares = scored.decide(rule.rule)
+            scored = task.scored(scores, index, blind)
+            constant = bool(np.ptp(task.unconstrained.decide(scored.proba)) == 0)
+            shares = scored.decide(task.unconstrained)
             gaps = task.event_gaps(scored, shares)
-            outcome = Outcome(network, masks, rule.constant, rule, gaps, dense=self._dense)
+            outcome = Outcome(network, masks, constant, None, gaps, dense=self._dense)
         else:
             scored, fold = task.scored(scores, index, blind), self.rule_fold[: len(index)]
             frontier, shares = task.fit_frontier(scored, fold)
