@@ -264,8 +264,9 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
     frontier_ : DataFrame or None
         What :meth:`set_bound` can choose from: one row for each bound, with the number of its rule (rows of
         one number have the same; 0 leaves the network's own decisions), and on held-out rows the gap,
-        gap_standard_error, gap_upper (the largest one-sided 95 % limit of its events), accuracy and
-        accuracy_standard_error.
+        gap_standard_error, gap_upper (the largest one-sided 95 % limit of its events), accuracy,
+        accuracy_standard_error and agreement: the share of the rows on which the network decides alike by the
+        rule and by those fitted without a fold, which the figures are of.
 
     multipliers_ : DataFrame or None
         The multipliers behind the decision rule, in accuracy per unit of rate; events by groups. 0 where the

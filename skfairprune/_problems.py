@@ -11,6 +11,10 @@ __all__ = ["find_problems", "only_constant"]
 _MOSTLY_ONE = 0.9
 # Standard errors by which the decisions are right less often than one class for all rows.
 _BEHIND = 2
+# The share of the network's gain over one class for all rows that a bound is to leave.
+_LITTLE = 0.2
+# The share of the rows on which rules fitted without a part of them are to decide as the rule does.
+_ALIKE = 0.85
 
 
 def find_problems(result: Result, bound: float, max_accuracy_drop: float) -> list[str]:
@@ -26,7 +30,12 @@ def find_problems(result: Result, bound: float, max_accuracy_drop: float) -> lis
         Of the search for the smallest network.
     """
     search = _of_the_search(result, max_accuracy_drop)
-    problems = (search, _of_the_decisions(result, bound), _of_the_accuracy(result, bound))
+    problems = (
+        search,
+        _of_the_decisions(result, bound),
+        _of_the_accuracy(result, bound),
+        _of_the_agreement(result, bound),
+    )
     return [problem for problem in problems if problem is not None]
 
 
@@ -78,18 +87,33 @@ def only_constant(constraint: str, bound: float) -> str:
 
 
 def _of_the_accuracy(result: Result, bound: float) -> str | None:
-    """Return whether the constraint costs more accuracy than deciding alike for all rows would."""
+    """Return whether the constraint takes most of what the network gains over one class for all rows."""
     frontier, task, upper = result.outcome.frontier, result.targets.task, result.split.upper
     # With class weights accuracy is not what was asked for.
     if frontier is None or task is None or np.ptp(task.class_weight) > 0:
         return None
-    rule, weight = frontier.rules[frontier.position(bound)], task.weight[upper]
-    accuracy, error = rule.accuracy, rule.accuracy_error
+    rule, free, weight = frontier.rules[frontier.position(bound)], frontier.rules[-1], task.weight[upper]
+    accuracy, error = min(rule.accuracy, rule.fit.accuracy), rule.accuracy_error
     majority = np.bincount(task.labels[upper], weight).max() / weight.sum()
-    if accuracy + _BEHIND * error >= majority:
+    gains = free.accuracy - _BEHIND * free.accuracy_error > majority
+    little = gains and accuracy - majority < _LITTLE * (free.accuracy - majority)
+    if accuracy + _BEHIND * error >= majority and not little:
         return None
     return (
         f"Within difference_bound={bound} the accuracy on held-out rows is {accuracy:.3f}, with a standard "
-        f"error of {error:.3f}; one class for all rows would have {majority:.3f}. Allow a larger bound, give "
-        "more rows, or merge small groups."
+        f"error of {error:.3f}; one class for all rows would have {majority:.3f}, the network without the "
+        f"bound {free.accuracy:.3f}. Allow a larger bound, give more rows, or merge small groups."
+    )
+
+
+def _of_the_agreement(result: Result, bound: float) -> str | None:
+    """Return whether the figures on held-out rows are those of other decisions than the network's."""
+    frontier = result.outcome.frontier
+    if frontier is None or frontier.rules[frontier.position(bound)].agreement >= _ALIKE:
+        return None
+    other = 1 - frontier.rules[frontier.position(bound)].agreement
+    return (
+        f"The rules behind the held-out figures, fitted without a part of the rows, decide {other:.0%} of "
+        f"them otherwise than the rule for difference_bound={bound} does: the figures say little of it. "
+        "Allow a larger bound, give more rows, or merge small groups."
     )

@@ -136,6 +136,7 @@ def frontier_table(frontier: RuleFrontier) -> pd.DataFrame:
             "gap_upper": [upper_limit(rule.event_gaps) for rule in rules],
             "accuracy": [rule.accuracy for rule in rules],
             "accuracy_standard_error": [rule.accuracy_error for rule in rules],
+            "agreement": [rule.agreement for rule in rules],
         }
     )
 

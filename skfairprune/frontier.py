@@ -1,5 +1,6 @@
 """The rule frontier: rules for many bounds from the scores of one network, each held to unseen rows."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,12 +32,16 @@ class FrontierRule(NamedTuple):
         The held-out accuracy.
     accuracy_error : float
         Its sampling standard error; NaN where it is not known.
+    agreement : float
+        The share of these rows on which the network decides alike by the rule and by the one behind the
+        figures; NaN where it is not known.
     """
 
     fit: RuleFit
     event_gaps: list[Gap]
     accuracy: float
     accuracy_error: float = np.nan
+    agreement: float = np.nan
 
     @property
     def gap(self) -> Gap:
@@ -131,41 +136,55 @@ class _HeldOut:
         judged = fold >= 0
         self.problem, self.rows, self.fold = problem, problem.rows.take(judged), fold[judged]
         self.label = problem.label[judged]
-        self.fits = _descend(problem, bounds, asked)
+        self.fits, self.origin = _descend(problem, bounds, asked)
         self.blind = {k: self._fit_without(fold != k, bounds, asked) for k in np.unique(self.fold)}
 
     def _fit_without(self, rows: NDArray[np.bool_], bounds: Floats, asked: float) -> list[DecisionRule]:
-        """Return the rules of some of the rows."""
+        """Return the rules of some of the rows.
+
+        Bounds that have the same rule on all rows have the same here: that of the bound it was fitted for.
+        """
         part = self.problem.part(rows)
+        fits, _ = _descend(part, bounds, asked, self.fits)
         # Noise that leaves all rows alone may be larger than that on a part: the rule does nothing.
         return [
-            (part.unconstrained if whole is self.problem.unconstrained else fit).rule
-            for whole, fit in zip(self.fits, _descend(part, bounds, asked, self.fits), strict=True)
+            (part.unconstrained if whole is self.problem.unconstrained else fits[number]).rule
+            for whole, number in zip(self.fits, self.origin, strict=True)
         ]
+
+    def _parts(self, number: int) -> Iterator[tuple[NDArray[np.bool_], ScoredRows, DecisionRule]]:
+        """Yield each fold, its rows, and the rule for the bound of that number that was fitted without it."""
+        for k, rules in self.blind.items():
+            there = self.fold == k
+            yield there, self.rows.take(there), rules[number]
 
     def shares(self, number: int) -> Floats:
         """Return the shares of the decisions under the bound of that number, (n_judged, n_decisions)."""
         shares = np.empty((len(self.label), self.problem.constraint.n_decisions))
-        for k, rules in self.blind.items():
-            there = self.fold == k
-            shares[there] = self.rows.take(there).decide(rules[number])
+        for there, rows, rule in self._parts(number):
+            shares[there] = rows.decide(rule)
         return shares
 
     def rule(self, number: int) -> FrontierRule:
         """Return the rule for the bound of that number, and what it reaches."""
-        problem, weight = self.problem, self.rows.weight / self.rows.weight.sum()
+        problem, fit, weight = self.problem, self.fits[number], self.rows.weight / self.rows.weight.sum()
         shares = self.shares(number)
         gaps = self.rows.counts(problem.constraint, shares).event_gaps(problem.constraint, problem.included)
         right = shares[np.arange(len(self.label)), self.label]
         accuracy = float(weight @ right)
         error = float(np.sqrt(weight**2 @ (right - accuracy) ** 2))
-        return FrontierRule(self.fits[number], gaps, min(max(accuracy, 0.0), 1.0), error)
+        alike = 0.0
+        for there, rows, rule in self._parts(number):
+            alike += float(weight[there] @ (rule.decide(rows.proba) == fit.rule.decide(rows.proba)))
+        return FrontierRule(fit, gaps, min(max(accuracy, 0.0), 1.0), error, min(alike, 1.0))
 
 
 def _descend(
     problem: RuleProblem, bounds: Floats, asked: float, known: list[RuleFit] | None = None
-) -> list[RuleFit]:
+) -> tuple[list[RuleFit], list[int]]:
     """Fit a rule for each of the bounds, from the largest down, each from the solution of the one before.
+
+    Returned are the rules, and the number of the bound that each was fitted for.
 
     That of the bound asked for is fitted with all patience. A rule that missed its bound gives way to the
     best of the others. One that meets it stays: by how much others are more accurate on the same rows is
@@ -184,10 +203,12 @@ def _descend(
         else:
             fits.append(problem.fit(bound, near))
     fits = fits[::-1]
-    return [
+    origin = {id(fit): number for number, fit in enumerate(fits)}  # the largest, where several have one
+    settled = [
         fit if problem.meets(fit, bound) else problem.select(fits, bound)
         for fit, bound in zip(fits, bounds, strict=True)
     ]
+    return settled, [origin[id(fit)] for fit in settled]
 
 
 def _settle(number: int, rules: list[FrontierRule], smaller: list[int]) -> int:

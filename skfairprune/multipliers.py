@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, null_space
 
 from skfairprune.constraints import Constraint, Floats
-from skfairprune.decision import flat_differences
+from skfairprune.decision import decide, flat_differences
 from skfairprune.scored import ScoredRows
 
 __all__ = ["DualProblem"]
@@ -77,9 +77,12 @@ class DualProblem:
         self.weight = rows.weight / rows.weight.sum()
         self.cell_weights = constraint.cell_sums(counts.sum(axis=2))
         self.included = included & (self.cell_weights > 0)
+        share = counts.sum(axis=2).reshape(-1, constraint.n_dense, rows.n_groups).sum(axis=1)
+        mean = (self.weight @ self.scores).reshape(share.shape)
+        self.ratio = np.divide(share, mean, out=np.zeros_like(share), where=mean > 0)
         self.first_rates = constraint.rates(counts)
         units = np.eye(self.cell_weights.size).reshape(-1, *self.cell_weights.shape)
-        costs = constraint.costs(units, self.cell_weights)
+        costs = self._costs(units)
         # By cell, decision from 1 on, and joint class: what a unit of score adds to the cell's rate.
         difference = (costs - costs[..., :1])[..., 1:]
         self.slopes: Floats = np.moveaxis(difference, -1, 1).reshape(len(units), -1, self.scores.shape[1])
@@ -95,7 +98,11 @@ class DualProblem:
 
     def coefficients(self, multipliers: Floats) -> Floats:
         """Return the rule's coefficients, of shape (n_head_classes, n_groups, n_decisions)."""
-        return self.gain[:, None] - self.constraint.costs(multipliers, self.cell_weights)
+        return self.gain[:, None] - self._costs(multipliers)
+
+    def _costs(self, multipliers: Floats) -> Floats:
+        """Return the costs of decisions, by rates whose scores are scaled to the shares of the rows."""
+        return self.ratio[:, :, None] * self.constraint.costs(multipliers, self.cell_weights)
 
     def margins(self, multipliers: Floats) -> Floats:
         """Return the margins under multipliers of shape (n_events, n_groups)."""
@@ -122,6 +129,15 @@ class DualProblem:
                 lead = worth[:, -1] - worth[:, -2]
             stakes = np.maximum(stakes, lead / total)
         return stakes
+
+    def accuracy(self, multipliers: Floats) -> float:
+        """Return the accuracy that the scores imply for the decisions under the multipliers."""
+        decision = decide(self.margins(multipliers))
+        gain = self.scores @ np.repeat(self.gain[:, None], self.ratio.shape[1], axis=1).reshape(
+            -1, self.gain.shape[1]
+        )
+        right = gain[np.arange(len(gain)), decision]
+        return float(self.weight @ right / (self.weight @ gain.sum(axis=1)))
 
     def rates(self, margins: Floats) -> Floats:
         """Return the rates that the scores imply for the smoothed decisions, which the dual equates."""

@@ -37,6 +37,9 @@ LEAN = 0.2
 # What a gap above the target costs in accuracy, when rules are compared. Where noise leaves only wild rules
 # within the target, one that is near it is better.
 _PRICE = 5.0
+# What a rule may be less accurate than one decision for all rows, and what it costs that is still less: more
+# than any excess.
+_LEAST, _BEHIND = 0.02, 2 * _PRICE
 # Rounds of solving and measuring, and those without a better rule after which noise is all that moves; it is
 # seen sooner from a rule under a bound near by.
 _MAX_ROUNDS, _PATIENCE, _PATIENCE_NEAR = 20, 5, 2
@@ -127,6 +130,7 @@ class RuleProblem:
         self.label = constraint.labels[rows.kind]
         correct = class_weight[self.label] * rows.weight
         self.value = correct / correct.sum()
+        self.constants = self._measure_constants()
         self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
         self.noise = self._measure_noise() if noise is None else noise
 
@@ -155,6 +159,22 @@ class RuleProblem:
         )
         implied = self.dual.rates(self.dual.margins(multipliers))
         return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
+
+    def _measure_constants(self) -> list[tuple[float, Floats]]:
+        """Return the accuracy, and the gap of each event, of each decision if all rows get it."""
+        found = []
+        for decision in range(self.constraint.n_decisions):
+            shares = np.zeros((len(self.label), self.constraint.n_decisions))
+            shares[:, decision] = 1
+            gaps = self.rows.counts(self.constraint, shares).event_gaps(self.constraint, self.included)
+            accuracy = float(self.value @ (self.label == decision))
+            found.append((accuracy, np.nan_to_num([gap.value for gap in gaps])))
+        return found
+
+    def _floor(self, bound: float) -> float:
+        """Return about the accuracy of one decision for all rows within the bound; else minus infinity."""
+        within = [accuracy for accuracy, gaps in self.constants if np.all(gaps <= bound)]
+        return max(within, default=-math.inf) - _LEAST
 
     def _measure_noise(self) -> Noise:
         """Measure the noise of the unconstrained rates."""
@@ -189,19 +209,23 @@ class RuleProblem:
         -------
         RuleFit
         """
-        target, tolerance = self.noise.target(bound), self.tolerance
+        target, tolerance, floor = self.noise.target(bound), self.tolerance, self._floor(bound)
         if self.unconstrained.excess(target) <= _ROUNDING:
             return self.unconstrained
         candidates, best, stale = [self.unconstrained], self.unconstrained, 0
         shift, patience = np.zeros(self.included.shape), _PATIENCE
         if near is not None:
             multipliers, shift, patience = near.multipliers, near.rate_shift, _PATIENCE_NEAR
+
+        def merit(fit: RuleFit) -> float:
+            return _merit(fit, target + tolerance, floor)
+
         for _ in range(_MAX_ROUNDS):
             multipliers, raised = self._solve(bound, 1.0, shift, multipliers)
             fit, difference = self.evaluate(multipliers, shift)
             fit = replace(fit, raised=raised)
             candidates.append(fit)
-            if _merit(fit, target + tolerance) > _merit(best, target + tolerance):
+            if merit(fit) > merit(best):
                 best, stale = fit, 0
             else:
                 stale += 1
@@ -234,26 +258,29 @@ class RuleProblem:
 
         It is minus infinity if all rows are decided alike.
         """
-        return -math.inf if fit.constant else _merit(fit, self.noise.clear(bound))
+        return -math.inf if fit.constant else _merit(fit, self.noise.clear(bound), self._floor(bound))
 
     def select(self, fits: list[RuleFit], bound: float) -> RuleFit:
         """Return the rule of most merit under a bound."""
-        return _select(fits, self.noise.target(bound) + self.tolerance, bound)
+        return _select(fits, self.noise.target(bound) + self.tolerance, bound, self._floor(bound))
 
     def _solve(self, bound: float, share: float, shift: Floats, start: Floats | None) -> tuple[Floats, bool]:
         """Return the multipliers for a share of a bound's target, and whether a larger bound was taken."""
 
-        def leave_to_noise(multipliers: Floats) -> bool:
-            return bool(self.dual.weight @ (self.dual.stakes(multipliers) < _STAKE) > _MOST_BY_NOISE)
+        floor = self._floor(bound)
+
+        def is_wild(multipliers: Floats) -> bool:
+            by_noise = self.dual.weight @ (self.dual.stakes(multipliers) < _STAKE)
+            return bool(by_noise > _MOST_BY_NOISE or self.dual.accuracy(multipliers) < floor)
 
         multipliers = self.dual.solve(share * self.noise.target(bound), shift, start)
-        if not leave_to_noise(multipliers):
+        if not is_wild(multipliers):
             return multipliers, False
         low, high, multipliers = bound, max(bound, self.noise.least_bound), np.zeros(self.included.shape)
         for _ in range(_MAX_RAISES):
             middle = (low + high) / 2
             raised = self.dual.solve(share * self.noise.target(middle), shift, start)
-            if leave_to_noise(raised):
+            if is_wild(raised):
                 low = middle
             else:
                 high, multipliers = middle, raised
@@ -292,19 +319,23 @@ def _leaning(constraint: Constraint, rows: ScoredRows) -> Constraint:
     return replace(constraint, utilities=utilities)
 
 
-def _merit(fit: RuleFit, target: Floats) -> float:
-    """Return the accuracy less the price of the excess over the target."""
-    return fit.accuracy - _PRICE * max(fit.excess(target), 0.0)
+def _merit(fit: RuleFit, target: Floats, floor: float) -> float:
+    """Return the accuracy less the price of the excess over the target.
+
+    A rule that is less accurate than ``floor``, see :meth:`RuleProblem._floor`, comes behind all others.
+    """
+    behind = _BEHIND if fit.accuracy < floor else 0.0
+    return fit.accuracy - _PRICE * max(fit.excess(target), 0.0) - behind
 
 
-def _select(candidates: list[RuleFit], target: Floats, bound: float) -> RuleFit:
+def _select(candidates: list[RuleFit], target: Floats, bound: float, floor: float) -> RuleFit:
     """Return the rule of most merit.
 
     A rule that decides alike for all rows has no gap; it is taken only if no other is within the bound.
     """
 
     def merit(fit: RuleFit) -> float:
-        return _merit(fit, target)
+        return _merit(fit, target, floor)
 
     varying = [fit for fit in candidates if not fit.constant]
     constant = [fit for fit in candidates if fit.constant and fit.excess(bound) <= 0]

@@ -92,7 +92,7 @@ def _columns(rows):
 def test_held_out_figures_are_those_of_unseen_rows():
     rows, fresh, constraint = _rows(), _rows(60_000, 1), get_constraint("demographic_parity")
     frontier = _frontier(rows)
-    for fit, gaps, accuracy, _ in frontier.rules:
+    for fit, gaps, accuracy, *_ in frontier.rules:
         gap = largest_gap(gaps)
         decision = fit.rule.decide(fresh.proba)
         theirs = fresh.counts(constraint, fresh.decide(fit.rule)).gap(constraint)

@@ -176,6 +176,7 @@ def test_class_weights_tilt_scores_and_gain_alike(name):
     if name == "error_rate_parity":
         constraint.utilities[:, :, np.bincount(rows.kind).argmin()] += LEAN
     costs = constraint.costs(fit.multipliers, constraint.cell_sums(share))
+    costs *= (share / rows.proba.mean(axis=0))[:, :, None]
     expected = np.einsum("iyg,ygd->id", rows.proba, np.diag(class_weight / 1.5)[:, None] - costs)
     sure = np.abs(expected[:, 1] - expected[:, 0]) > 1e-9
     assert_array_equal(fit.rule.decide(tilted)[sure], expected.argmax(axis=1)[sure])
@@ -352,7 +353,7 @@ def _candidate(value, accuracy, constant=False):
 )
 def test_selection(candidates, chosen):
     fits = [_candidate(*arguments) for arguments in candidates]
-    assert _select(fits, np.array([0.03]), 0.05) is fits[chosen]
+    assert _select(fits, np.array([0.03]), 0.05, 0.55) is fits[chosen]
 
 
 def test_excess_is_of_the_worst_defined_event():
