@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from skfairprune.constraints import Constraint
 __all__ = ["Cells", "cover_cells", "require_held_out_cells"]
 
 _SHOWN = 10  # cells that a message names
+_MANY = 20  # groups that are numbers: values that were not made to be groups
 
 
 class Cells(NamedTuple):
@@ -109,9 +111,11 @@ def cover_cells(
         f" The events {_list(alone)} have fewer than two groups left, and leave it whole." if alone else ""
     )
     if small:
+        numbers = len(labels) > _MANY and all(isinstance(label, Real) for label in labels)
+        advice = " A column of numbers needs bands, such as pandas.cut makes." if numbers else ""
         warnings.warn(
             f"{len(small)} cell(s) have fewer than min_cell_size={min_cell_size} samples and are left "
-            f"out of {constraint.name}: {_list(small)}.{dropped} The bound says nothing about them.",
+            f"out of {constraint.name}: {_list(small)}.{dropped} The bound says nothing about them.{advice}",
             UserWarning,
             stacklevel=6,
         )

@@ -196,8 +196,8 @@ class FittedMixin:
             raise ValueError(f"difference_bound must be a number in [0, 1]; got {difference_bound!r}.")
         if self._frontier is None:
             raise ValueError(
-                "set_bound needs the decision rules of a constraint, and this model was fitted "
-                f"{'without a constraint' if self.constraint_ is None else 'without a rule'}. Fit it with a "
+                "set_bound needs the decision rules of a constraint, and this model was fitted with "
+                f"{'constraint_=None' if self.constraint_ is None else 'decision_rule=False'}. Fit it with a "
                 "constraint and decision_rule=True."
             )
         rule = self._frontier.rules[self.module_.set_bound(float(difference_bound))]

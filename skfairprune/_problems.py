@@ -14,7 +14,7 @@ _BEHIND = 2
 # The share of the network's gain over one class for all rows that a bound is to leave.
 _LITTLE = 0.2
 # The share of the rows on which rules fitted without a part of them are to decide as the rule does.
-_ALIKE = 0.85
+_ALIKE = 0.9
 
 
 def find_problems(result: Result, bound: float, max_accuracy_drop: float) -> list[str]:
@@ -93,14 +93,18 @@ def _of_the_accuracy(result: Result, bound: float) -> str | None:
     if frontier is None or task is None or np.ptp(task.class_weight) > 0:
         return None
     rule, free, weight = frontier.rules[frontier.position(bound)], frontier.rules[-1], task.weight[upper]
-    accuracy, error = min(rule.accuracy, rule.fit.accuracy), rule.accuracy_error
+    if rule.fit.constant:  # which is a problem of its own
+        return None
+    error, accuracy, where = rule.accuracy_error, rule.accuracy, "held-out rows"
+    if rule.fit.accuracy < accuracy:
+        accuracy, where = rule.fit.accuracy, "the rows of the rule"
     majority = np.bincount(task.labels[upper], weight).max() / weight.sum()
     gains = free.accuracy - _BEHIND * free.accuracy_error > majority
     little = gains and accuracy - majority < _LITTLE * (free.accuracy - majority)
     if accuracy + _BEHIND * error >= majority and not little:
         return None
     return (
-        f"Within difference_bound={bound} the accuracy on held-out rows is {accuracy:.3f}, with a standard "
+        f"Within difference_bound={bound} the accuracy on {where} is {accuracy:.3f}, with a standard "
         f"error of {error:.3f}; one class for all rows would have {majority:.3f}, the network without the "
         f"bound {free.accuracy:.3f}. Allow a larger bound, give more rows, or merge small groups."
     )

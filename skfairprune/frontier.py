@@ -117,7 +117,7 @@ def fit_frontier(
     grid = np.geomspace(smallest, largest, _N_BOUNDS - 2).tolist() if largest > 0 else []
     bounds = np.unique([0.0, bound, *grid])
     held_out = _HeldOut(problem, fold, bounds, bound)
-    rules = [held_out.rule(number) for number in range(len(bounds))]
+    rules = held_out.rules()
     chosen: list[int] = []
     for number in range(len(bounds)):
         chosen.append(_settle(number, rules, chosen))
@@ -165,7 +165,15 @@ class _HeldOut:
             shares[there] = rows.decide(rule)
         return shares
 
-    def rule(self, number: int) -> FrontierRule:
+    def rules(self) -> list[FrontierRule]:
+        """Return the rule for each bound, and what it reaches."""
+        measured: dict[int, FrontierRule] = {}
+        for number, fit in enumerate(self.fits):
+            if id(fit) not in measured:
+                measured[id(fit)] = self._measure(number)
+        return [measured[id(fit)] for fit in self.fits]
+
+    def _measure(self, number: int) -> FrontierRule:
         """Return the rule for the bound of that number, and what it reaches."""
         problem, fit, weight = self.problem, self.fits[number], self.rows.weight / self.rows.weight.sum()
         shares = self.shares(number)

@@ -364,11 +364,16 @@ def gap_scorer(constraint: str, *, pos_label: Hashable = None) -> Callable[..., 
     _resolve(constraint)
     scorer = _GapScorer(gap, -1, {"constraint": constraint, "pos_label": pos_label})
     with config_context(enable_metadata_routing=True):
-        return scorer.set_score_request(sensitive_features=True, control_features=True, sample_weight=True)
+        return scorer.set_score_request()
 
 
 class _GapScorer(_BaseScorer):
     """A scorer as of make_scorer that takes its metadata with routing off, too."""
+
+    def set_score_request(self, **requests: Any) -> "_GapScorer":
+        """Set what is requested; all that is not named stays requested."""
+        every = dict.fromkeys(("sensitive_features", "control_features", "sample_weight"), True)
+        return super().set_score_request(**(every | requests))
 
     def __call__(self, estimator: Any, X: Any, y_true: ArrayLike, **metadata: Any) -> float:
         def call(estimator: Any, method: str, X: Any) -> Any:

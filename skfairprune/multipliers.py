@@ -9,11 +9,14 @@ cell, which sum to 0 over the groups of an event:
 
     \\min_\\lambda\\; E\\big[\\max_d s_d(x)\\big] - \\sum_{e,g} \\lambda_{e,g}\\, (a_{e,g} + t_{e,g})
     + \\tfrac{\\epsilon}{2} \\sum_{e,g} |\\lambda_{e,g}|, \\qquad
-    s_d(x) = \\sum_{k,g} q_{k,g}(x)\\, \\big(u_{k,d} - V_{k,g,d}(\\lambda)\\big)
+    s_d(x) = \\sum_{k,g} q_{k,g}(x)\\, \\big(u_{k,d} - r_{k,g} V_{k,g,d}(\\lambda)\\big)
 
 with :math:`u` the accuracy that a decision gains and :math:`V` the costs of :meth:`Constraint.costs`,
 both as differences to decision 0, :math:`a` the rates where all decisions are 0, and :math:`t` a
-shift that corrects the scores' own rates to the observed ones. The primal solution is
+shift that corrects the scores' own rates to the observed ones. :math:`r_{k,g} = P(k, g) / E[q_{k,g}]` scales
+the scores of a class and group, where they stand for rows in a rate, to the share of such rows: a network may
+think a small group five times as rare as it is, and the rate of a decision that all rows get would not be 1.
+The primal solution is
 :math:`h = \\arg\\max_d s_d(x)`: the Bayes rule under the constraint (Menon and Williamson, "The cost of
 fairness in binary classification", 2018; Xian et al., "Fair and optimal classification via
 post-processing", 2023).
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, null_space
 
 from skfairprune.constraints import Constraint, Floats
-from skfairprune.decision import decide, flat_differences
+from skfairprune.decision import flat_differences
 from skfairprune.scored import ScoredRows
 
 __all__ = ["DualProblem"]
@@ -130,14 +133,17 @@ class DualProblem:
             stakes = np.maximum(stakes, lead / total)
         return stakes
 
-    def accuracy(self, multipliers: Floats) -> float:
-        """Return the accuracy that the scores imply for the decisions under the multipliers."""
-        decision = decide(self.margins(multipliers))
-        gain = self.scores @ np.repeat(self.gain[:, None], self.ratio.shape[1], axis=1).reshape(
-            -1, self.gain.shape[1]
-        )
-        right = gain[np.arange(len(gain)), decision]
-        return float(self.weight @ right / (self.weight @ gain.sum(axis=1)))
+    def accuracy(self, multipliers: Floats) -> tuple[float, Floats]:
+        """Return the accuracy that the scores imply for the smoothed decisions, and for one for all rows.
+
+        The second is of shape (n_decisions,).
+        """
+        soft, _ = _softmax(self.margins(multipliers) / _SMOOTHING[-1])
+        gain = np.repeat(self.gain, self.ratio.shape[1], axis=0)
+        alike = self.weight @ self.scores @ gain
+        more = (self.weight[:, None] * soft).T @ self.scores
+        own = alike[0] + np.sum(more.T * (gain[:, 1:] - gain[:, :1]))
+        return float(own / alike.sum()), alike / alike.sum()
 
     def rates(self, margins: Floats) -> Floats:
         """Return the rates that the scores imply for the smoothed decisions, which the dual equates."""

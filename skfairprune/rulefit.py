@@ -171,10 +171,14 @@ class RuleProblem:
             found.append((accuracy, np.nan_to_num([gap.value for gap in gaps])))
         return found
 
+    def _constants_within(self, bound: float) -> NDArray[np.bool_]:
+        """Tell which decisions keep the bound if all rows get them, of shape (n_decisions,)."""
+        return np.array([bool(np.all(gaps <= bound)) for _, gaps in self.constants])
+
     def _floor(self, bound: float) -> float:
         """Return about the accuracy of one decision for all rows within the bound; else minus infinity."""
-        within = [accuracy for accuracy, gaps in self.constants if np.all(gaps <= bound)]
-        return max(within, default=-math.inf) - _LEAST
+        accuracy = np.array([accuracy for accuracy, _ in self.constants])
+        return float(accuracy[self._constants_within(bound)].max(initial=-math.inf)) - _LEAST
 
     def _measure_noise(self) -> Noise:
         """Measure the noise of the unconstrained rates."""
@@ -267,11 +271,13 @@ class RuleProblem:
     def _solve(self, bound: float, share: float, shift: Floats, start: Floats | None) -> tuple[Floats, bool]:
         """Return the multipliers for a share of a bound's target, and whether a larger bound was taken."""
 
-        floor = self._floor(bound)
+        constant = self._constants_within(bound)
 
         def is_wild(multipliers: Floats) -> bool:
             by_noise = self.dual.weight @ (self.dual.stakes(multipliers) < _STAKE)
-            return bool(by_noise > _MOST_BY_NOISE or self.dual.accuracy(multipliers) < floor)
+            accuracy, alike = self.dual.accuracy(multipliers)
+            behind = accuracy < alike[constant].max(initial=-math.inf) - _LEAST
+            return bool(by_noise > _MOST_BY_NOISE or behind)
 
         multipliers = self.dual.solve(share * self.noise.target(bound), shift, start)
         if not is_wild(multipliers):

@@ -202,3 +202,26 @@ def test_figures_are_of_the_network_on_unseen_rows_whatever_its_copies_lean_to(n
     assert abs(rule.accuracy - np.mean(shares[:, 1] == fresh.kind)) < 0.012
     seen = np.mean(rule.fit.rule.decide(rows.proba) == rows.kind)
     assert seen > rule.accuracy + 0.02
+
+
+def test_bounds_of_one_rule_have_one_line_of_figures():
+    rows = _rows(700, 3)
+    frontier = _frontier(rows, "equalized_odds")
+    numbers = {rule.fit.rule.coefficients.tobytes() for rule in frontier.rules}
+    assert len(numbers) < len(frontier.rules)
+    figures = {
+        (rule.fit.rule.coefficients.tobytes(), rule.gap.value, rule.accuracy, rule.agreement)
+        for rule in frontier.rules
+    }
+    assert len(figures) == len(numbers)
+
+
+def test_the_agreement_is_the_share_of_rows_decided_as_by_the_rules_without_their_fold():
+    rows, constraint, included = _rows(600), get_constraint("demographic_parity"), np.ones((1, 2), bool)
+    fold = np.arange(600) % 2
+    frontier, shares = fit_frontier(rows, fold, constraint, included, 0.05, EQUAL)
+    rule = frontier.rules[frontier.position(0.05)]
+    whole = rule.fit.rule.decide(rows.proba)
+    assert 0.9 < rule.agreement < 1
+    assert_allclose(rule.agreement, np.mean(shares.argmax(axis=1) == whole))
+    assert_allclose(frontier.rules[-1].agreement, 1)  # the network's own decisions, with any fold

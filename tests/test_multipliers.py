@@ -281,6 +281,37 @@ def test_margins_and_rates_are_the_programmes(name, n_classes):
     assert_allclose(problem.rates(margins), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+@every_multi_class
+def test_the_rates_of_one_decision_for_all_rows_are_the_observed_ones(name, n_classes):
+    """Scores of any calibration imply them exactly: 0 and 1, or the share of the labels that err."""
+    rows = _rows(3, n_classes=n_classes)
+    skewed = rows.proba * np.array([1.0, 0.3, 4.0])
+    skewed /= skewed.sum(axis=(1, 2), keepdims=True)
+    problem = _problem(ScoredRows(skewed, rows.kind, rows.group, rows.weight), name)
+    for decision in range(n_classes):
+        margins = np.full((len(skewed), n_classes - 1), -1e3)
+        if decision:
+            margins[:, decision - 1] = 1e3
+        shares = np.eye(n_classes)[np.full(len(skewed), decision)]
+        observed = rows.counts(problem.constraint, shares).rates(problem.constraint)
+        assert_allclose(problem.rates(margins), observed, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_the_accuracy_is_what_the_scores_imply(n_classes):
+    rows = _rows(3, n_classes=n_classes)
+    problem = _problem(rows, "equalized_odds", gain=np.diag(np.arange(1.0, n_classes + 1)))
+    multipliers = 0.05 * np.random.default_rng(0).normal(size=problem.included.shape)
+    scores = np.einsum("nkg,kgd->nd", rows.proba, problem.coefficients(multipliers))
+    worth = rows.proba.sum(axis=2) * np.arange(1.0, n_classes + 1)
+    right = np.sum(worth * softmax(scores / 0.004, axis=1), axis=1)
+    total = rows.weight @ worth.sum(axis=1)
+    accuracy, alike = problem.accuracy(multipliers)
+    assert_allclose(accuracy, rows.weight @ right / total, rtol=1e-12)
+    assert_allclose(alike, rows.weight @ worth / total, rtol=1e-12)
+
+
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_curvature_is_the_derivative_of_the_rates(n_classes):
     rows = _rows(3, n_classes=n_classes, n_samples=300)

@@ -309,6 +309,31 @@ def test_of_a_gap_beyond_chance_noise_is_left():
     assert_allclose(fit.event_gaps[0].value, free.standard_error**2 / free.value, atol=0.01)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_that_think_small_groups_too_rare_do_not_cost_the_accuracy(seed):
+    """Unscaled, nothing makes up for their rates: multipliers run away, decisions come near a constant."""
+    law = {"group_probs": (0.8, 0.1, 0.06, 0.04), "base_rates": (0.5, 0.2, 0.6, 0.3), "proxy_strength": 0.3}
+    rows, fresh = _rows(2500, seed, **law), _rows(30_000, 9, **law)
+
+    def skewed(of):
+        proba = of.proba * np.array([[1, 1, 0.5, 0.5], [1, 1, 0.15, 0.15]])
+        return ScoredRows(proba / proba.sum(axis=(1, 2), keepdims=True), of.kind, of.group, of.weight)
+
+    fit = _fit(skewed(rows), "equalized_odds", 0.05)
+    assert np.abs(fit.multipliers).max() < 2
+    decision = fit.rule.decide(skewed(fresh).proba)
+    assert np.mean(decision == fresh.kind) > 0.83  # with exact scores .855
+
+
+def test_the_least_accuracy_is_that_of_a_constant_which_keeps_the_bound():
+    rows = _rows(base_rates=(0.6, 0.2))
+    majority = max(rows.kind.mean(), 1 - rows.kind.mean())
+    assert_allclose(_problem(rows, "demographic_parity")._floor(0.0), majority - 0.02)
+    # Decided alike, groups of other base rates err at other rates.
+    assert _problem(rows, "error_rate_parity")._floor(0.1) == -np.inf
+    assert_allclose(_problem(rows, "error_rate_parity")._floor(0.6), majority - 0.02)
+
+
 @every_constraint
 def test_start_changes_little(name):
     rows = _rows()
@@ -349,6 +374,8 @@ def _candidate(value, accuracy, constant=False):
         pytest.param([(0.0, 0.6, True), (0.0, 0.7, True), (0.2, 0.9)], 1, id="constant before excess"),
         pytest.param([(0.3, 0.9), (0.2, 0.7), (0.25, 0.8)], 1, id="least excess"),
         pytest.param([(0.05, 0.9)], 0, id="the bound itself is within"),
+        pytest.param([(0.0, 0.5), (0.2, 0.6)], 1, id="excess before less than a constant reaches"),
+        pytest.param([(0.0, 0.5), (0.0, 0.52)], 1, id="most accurate of what is worse than a constant"),
     ],
 )
 def test_selection(candidates, chosen):

@@ -293,6 +293,7 @@ def test_an_event_that_leaves_the_constraint_leaves_the_training_alone(fit):
 # Bounds after the fit, and rules that are told the group
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_set_bound_moves_the_decisions_and_says_so(fit):
     clf = fit(max_epochs=8)
     wide, narrow = (_gap(clf.set_bound(b)) for b in (1.0, 0.0))
@@ -302,6 +303,17 @@ def test_set_bound_moves_the_decisions_and_says_so(fit):
     assert clf.validation_gap_.value == clf.frontier_["gap"].iloc[clf.frontier_["bound"].argmin()]
     assert clf.set_bound(np.float32(0.1)).bound_ == pytest.approx(0.1)
     assert type(clf.bound_) is float
+
+
+def test_columns_of_the_groups_are_taken_by_their_names(fit):
+    frame = pd.DataFrame({"minority": A[0] == A, "senior": X[:, 0] > 0})
+    clf = fit(attribute_aware=True, grouped=False, data={"sensitive_features": frame}, max_epochs=8)
+    expected = clf.predict_proba(X, sensitive_features=frame)
+    swapped = frame[["senior", "minority"]]
+    assert_array_equal(clf.predict_proba(X, sensitive_features=swapped), expected)
+    assert np.any(clf.predict_proba(X, sensitive_features=swapped.to_numpy()) != expected)
+    with pytest.raises(ValueError, match="has the columns 'minority', 'old', and in fit they were"):
+        clf.predict(X, sensitive_features=frame.set_axis(["minority", "old"], axis=1))
 
 
 @pytest.mark.parametrize("bound", [None, "a", -0.1, 1.1, np.nan, [0.1], np.array(0.1)])

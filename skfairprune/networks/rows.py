@@ -16,8 +16,9 @@ __all__ = ["check_rows", "logits_by_batch"]
 _BATCH_ROWS = 4096  # the encoding of so many stays in the cache
 _ADVICE = (
     "Give it numbers that its forward pass takes. A category that is not in the training rows needs a code "
-    "that an embedding has: OrdinalEncoder(handle_unknown='use_encoded_value', unknown_value=-1) before the "
-    "network, and in it self.embedding(x[:, 0].long() + 1), with one row for what is unknown."
+    "that an embedding has: OrdinalEncoder(handle_unknown='use_encoded_value', unknown_value=-1, "
+    "encoded_missing_value=-1) before the network, and in it self.embedding(x[:, 0].long() + 1), with one "
+    "row for what is unknown."
 )
 
 
