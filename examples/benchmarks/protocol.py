@@ -11,12 +11,15 @@ from sklearn.utils import Bunch
 
 from skfairprune.datasets import load_benchmark, make_biased_classification, make_preprocessor
 
-__all__ = ["SETS", "Part", "load", "load_split", "split"]
+__all__ = ["OTHERS", "SETS", "Part", "load", "load_split", "split"]
 
-#: The six development sets. "synthetic" needs no file: it is for tests and smoke runs.
+#: The six development sets.
 SETS = ("adult", "compas", "german_credit", "bank_marketing", "law_school", "acs_income")
+#: Sets that are used where they are named. "acs_race" is ACS income with the three largest races and the others
+#: as four groups; "synthetic" needs no file: it is for tests and smoke runs.
+OTHERS = ("acs_race", "synthetic")
 #: The most rows of a set that are used; which ones is drawn once, the same for every seed.
-LIMITS = {"acs_income": 40_000}
+LIMITS = {"acs_income": 40_000, "acs_race": 20_000}
 _SYNTHETIC_ROWS = 2_500
 
 
@@ -39,8 +42,13 @@ def load(name: str) -> Bunch:
         )
     else:
         folder = Path(__file__).resolve().parents[3] / "shared" / "data"
-        default = folder if folder.is_dir() else None
-        data = load_benchmark(name, data_home=os.environ.get("SKFAIRPRUNE_DATA") or default)
+        home = os.environ.get("SKFAIRPRUNE_DATA") or (folder if folder.is_dir() else None)
+        if name == "acs_race":
+            data = load_benchmark("acs_income", sensitive="RAC1P", data_home=home)
+            race = data.sensitive_features.astype(str)
+            data.sensitive_features = race.where(race.isin(race.value_counts().index[:3]), "other")
+        else:
+            data = load_benchmark(name, data_home=home)
     limit = LIMITS.get(name, len(data.y))
     if limit < len(data.y):
         rows = np.sort(np.random.default_rng(0).choice(len(data.y), limit, replace=False))

@@ -24,7 +24,7 @@ from joblib import Parallel, delayed, parallel_config
 from measure import figures, size, tell_machine, tell_warnings
 from method import Setting
 from methods import METHODS, SKIPPED, is_possible
-from protocol import SETS, load, load_split
+from protocol import OTHERS, SETS, load, load_split
 from store import Store, Task, pack_decisions
 
 Work = tuple[Task, list[float | None]]
@@ -157,7 +157,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiments", nargs="*", help=f"of {', '.join(EXPERIMENTS)}")
-    parser.add_argument("--sets", type=names, help=f"of {', '.join(SETS)}, synthetic; separated by commas")
+    parser.add_argument("--sets", type=names, help=f"of {', '.join(SETS + OTHERS)}; separated by commas")
     parser.add_argument("--methods", type=names, help="only these methods of the experiments")
     parser.add_argument("--constraints", type=names, help='only these; "none" is unconstrained')
     parser.add_argument("--seeds", type=int, help="the number of resampled splits, from seed 0 on")
@@ -173,7 +173,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for given, known in (
         (args.experiments, EXPERIMENTS),
-        (args.sets, [*SETS, "synthetic"]),
+        (args.sets, [*SETS, *OTHERS]),
         (args.methods, [*METHODS, *SKIPPED]),
     ):
         if unknown := [name for name in given or () if name not in known]:
