@@ -15,7 +15,7 @@ __all__ = ["OTHERS", "SETS", "Part", "load", "load_split", "split"]
 
 #: The six development sets.
 SETS = ("adult", "compas", "german_credit", "bank_marketing", "law_school", "acs_income")
-#: Sets that are used where they are named. "acs_race" is ACS income with the three largest races and the others
+#: Sets for use by name. "acs_race" is ACS income with the three largest races and the others
 #: as four groups; "synthetic" needs no file: it is for tests and smoke runs.
 OTHERS = ("acs_race", "synthetic")
 #: The most rows of a set that are used; which ones is drawn once, the same for every seed.

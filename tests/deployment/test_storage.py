@@ -276,8 +276,8 @@ def test_tensors_of_another_program_are_a_clear_error(tmp_path, metadata):
 
 def test_a_newer_format_is_a_clear_error(saved):
     path, tensors, metadata, _ = saved
-    safetensors.torch.save_file(tensors, path, {**metadata, "skfairprune": "4"})
-    _refuses(path, r"is of format 4, and this version of skfairprune reads up to 3\. Update skfairprune")
+    safetensors.torch.save_file(tensors, path, {**metadata, "skfairprune": "5"})
+    _refuses(path, r"is of format 5, and this version of skfairprune reads up to 4\. Update skfairprune")
 
 
 def test_a_file_of_the_first_format_loads(saved, fitted, fresh):

@@ -316,6 +316,7 @@ def test_nested_parameters_are_searched_in_a_pipeline():
         FairPrunedClassifier(
             NeuralNetClassifier(Net, max_epochs=3, lr=0.01, optimizer=torch.optim.Adam),
             sparsity=0.5,
+            difference_bound=0.5,
             random_state=0,
         ),
     )
