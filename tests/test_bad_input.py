@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.testing import assert_array_equal
 from sklearn.exceptions import NotFittedError
 
 from skfairprune import FairPrunedClassifier
@@ -366,3 +367,24 @@ def test_a_refused_refit_does_not_relabel_the_model(small):
     except NotFittedError:
         return
     assert after.tolist() == before.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.assign(a=["30"] * 299 + ["?"]), r"not numbers: 'a'; 'a' has '\?'"),
+        (lambda frame: frame.rename(columns={"a": "z"}).assign(note="x"), "feature names"),
+        (lambda frame: frame[frame.columns[::-1]].assign(b=NAN), "feature names"),
+        (lambda frame: frame.drop(columns="a").assign(b=NAN), "feature names"),
+        (lambda frame: frame.assign(b=NAN), r"missing values \(NaN\): 'b'\. Impute"),
+        (lambda frame: frame.assign(k=NAN, c=NAN), r"missing values \(NaN\): 'c'\. Impute"),
+    ],
+)
+def test_the_columns_that_are_wrong_are_named_and_no_others(small, change, message):
+    """Also where a column, k, was constant and is not read."""
+    frame = FRAME.assign(k=5.0)
+    clf = small(max_epochs=3, constraint=None).fit(frame, y)
+    assert clf.dropped_columns_ == ["k"]
+    assert_array_equal(clf.predict(frame.assign(k=NAN)), clf.predict(frame))
+    with pytest.raises(ValueError, match=message):
+        clf.predict(change(frame[:300]))

@@ -193,3 +193,11 @@ def test_held_out_rows_need_every_covered_cell(missing):
         ValueError, match=r"has 320 rows, and none in the event \"y=1 \| 'nd'\" of the group 'b'"
     ):
         require_held_out_cells(*arguments)
+
+
+@pytest.mark.parametrize(("kind", "advised"), [(int, True), (str, False)])
+def test_numbers_that_were_not_made_to_be_groups_need_bands(kind, advised):
+    counts = [[50, 50] + [5] * 23] * 2
+    with pytest.warns(UserWarning, match="23 cell.*left out") as caught:
+        _cover("demographic_parity", counts, labels=[kind(k) for k in range(25)])
+    assert ("bands" in str(caught[0].message)) == advised

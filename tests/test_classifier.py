@@ -1037,6 +1037,23 @@ def test_a_constant_column_is_ignored(small, train):
     assert_array_equal(clf.predict_proba(X_other), clf.predict_proba(X))
 
 
+def test_a_rare_value_is_not_lost_where_knots_are_of_a_sample(small, train, monkeypatch):
+    monkeypatch.setattr("skfairprune._network._KNOT_ROWS", 300)
+    X = np.c_[train.X, np.zeros(len(train.y))]
+    X[5, -1] = 1.0
+    clf = small(constraint=None, max_epochs=3).fit(X, train.y)
+    assert clf.dropped_columns_ == []
+    encoding = clf.module_.network.encoding
+    right = encoding.left + encoding.width
+    for column in range(X.shape[1]):
+        bins = encoding.columns == column
+        assert_allclose(
+            [encoding.left[bins].min(), right[bins].max()],
+            [X[:, column].min(), X[:, column].max()],
+            rtol=1e-6,
+        )
+
+
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e-3, 1e6, 1e30, 1e300])
 def test_the_scale_of_a_column_does_not_matter(small, train, unconstrained, scale):
     clf = small().fit(train.X * scale, train.y)

@@ -480,3 +480,10 @@ def test_real_benchmark(name):
     assert Z.dtype == np.float32
     assert Z.shape[0] == len(part)
     assert np.isfinite(Z).all()
+
+
+def test_a_distribution_and_the_draw_from_it_name_themselves():
+    with pytest.raises(ValueError, match="parameter of BiasedDistribution must"):
+        BiasedDistribution(class_sep=-1)
+    with pytest.raises(ValueError, match="parameter of make_biased_classification must"):
+        make_biased_classification(class_sep=-1)

@@ -475,6 +475,7 @@ def test_rows_without_weight_count_as_no_rows():
             "true_positive_rate_parity is for two classes, and y has 3",
         ),
         ({"y_true": [0, 1, 2], "pos_label": 2}, "pos_label=2 is for two classes, and there are 3: 0, 1, 2"),
+        ({"y_pred": [0.2, 0.2, 1.0]}, "must hold labels of one type and no scores, got 0, 0.2, 1"),
         ({"y_pred": [0.2, 0.7, 0.1]}, "must hold labels of one type and no scores, got 0, 0.1, 0.2, 0.7, 1"),
         ({"control_features": ["a"]}, "control_features has 1 values, but there are 3 samples"),
         ({"control_features": ["a", None, "b"]}, "Missing values: control_features has 1"),
@@ -717,3 +718,32 @@ def test_scorer_knows_the_classes_of_the_model(constraint):
     assert scorer(model, X, y, **kwargs) == -gap(y, model.predict(X), constraint=constraint, **kwargs)
     rows = (y == "mid") & (model.predict(X) == "mid")
     assert scorer(model, X[rows], y[rows], sensitive_features=group[rows]) == 0
+
+
+def test_thousands_of_strata():
+    rng, n = np.random.default_rng(0), 20_000
+    y, decision, group = rng.integers(0, 2, (3, n))
+    block = rng.integers(0, 3000, n)
+    found = gap_with_error(
+        y, decision, constraint="demographic_parity", sensitive_features=group, control_features=block
+    )
+    frame = fm.MetricFrame(
+        metrics=fm.selection_rate,
+        y_true=y,
+        y_pred=decision,
+        sensitive_features=group,
+        control_features=block,
+    )
+    assert found.value == pytest.approx(frame.difference().max())
+    rates = group_rates(
+        y, decision, constraint="demographic_parity", sensitive_features=group, control_features=block
+    )
+    there = rates["rate"].loc["all", found.stratum]
+    assert there[found.highest] - there[found.lowest] == found.value
+
+
+def test_a_score_request_adds_to_those_that_there_are():
+    with sklearn.config_context(enable_metadata_routing=True):
+        scorer = gap_scorer("equalized_odds").set_score_request(sample_weight=False)
+        requests = scorer.get_metadata_routing().score.requests
+    assert requests == {"sensitive_features": True, "control_features": True, "sample_weight": False}

@@ -213,9 +213,18 @@ class _Computed(_Tied):
         return self.d(torch.relu(self.b(torch.relu(self.a(x)))))
 
 
+class _Asserts(_FixedShape):
+    def forward(self, x):
+        hidden = torch.relu(self.a(x))
+        assert x.dtype == torch.float32
+        assert hidden.shape[1] == 8
+        return self.d(hidden)
+
+
 @pytest.mark.parametrize(
     ("made", "names", "reason"),
     [
+        (_Asserts, {"a"}, "without some of its outputs the network fails: AssertionError"),
         (_Tied, {"a", "b", "c"}, "shared with another layer"),
         (_Twice, {"b"}, "called 2 times"),
         (_FixedShape, {"a"}, "without some of its outputs the network fails"),
