@@ -234,7 +234,7 @@ def _explain_columns(X: Any, error: Exception, unread: Sequence[int] = ()) -> No
     for position in np.delete(np.arange(X.shape[1]), unread):
         name, column = X.columns[position], X.iloc[:, position]
         there = column[column.notna()]
-        if column.dtype.kind not in "biuf":
+        if len(there) and column.dtype.kind not in "biuf":
             numbers = pd.to_numeric(there.astype(object), errors="coerce")
             if column.dtype.kind in "mM" or numbers.isna().any():
                 wrong = there if column.dtype.kind in "mM" else there[numbers.isna()]

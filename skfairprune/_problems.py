@@ -92,22 +92,26 @@ def _of_the_accuracy(result: Result, bound: float) -> str | None:
     # With class weights accuracy is not what was asked for.
     if frontier is None or task is None or np.ptp(task.class_weight) > 0:
         return None
-    rule, free, weight = frontier.rules[frontier.position(bound)], frontier.rules[-1], task.weight[upper]
-    if rule.fit.constant:  # which is a problem of its own
+    rule, free = frontier.rules[frontier.position(bound)], frontier.rules[-1]
+    if rule.fit.constant or rule.fit is free.fit:  # the one is told already, the other no bound's fault
         return None
-    error, accuracy, where = rule.accuracy_error, rule.accuracy, "held-out rows"
-    if rule.fit.accuracy < accuracy:
-        accuracy, where = rule.fit.accuracy, "the rows of the rule"
-    majority = np.bincount(task.labels[upper], weight).max() / weight.sum()
-    gains = free.accuracy - _BEHIND * free.accuracy_error > majority
-    little = gains and accuracy - majority < _LITTLE * (free.accuracy - majority)
-    if accuracy + _BEHIND * error >= majority and not little:
-        return None
-    return (
-        f"Within difference_bound={bound} the accuracy on {where} is {accuracy:.3f}, with a standard "
-        f"error of {error:.3f}; one class for all rows would have {majority:.3f}, the network without the "
-        f"bound {free.accuracy:.3f}. Allow a larger bound, give more rows, or merge small groups."
+    every = upper if task.needs_dense_decisions else result.split.rule
+    parts = (
+        ("held-out rows", upper, rule.accuracy, free.accuracy),
+        ("the rows of the rule", every, rule.fit.accuracy, free.fit.accuracy),
     )
+    for where, rows, accuracy, unbound in parts:
+        majority = np.bincount(task.labels[rows], task.weight[rows]).max() / task.weight[rows].sum()
+        gains = unbound - _BEHIND * free.accuracy_error > majority
+        little = gains and accuracy - majority < _LITTLE * (unbound - majority)
+        if little or accuracy + _BEHIND * rule.accuracy_error < majority:
+            return (
+                f"Within difference_bound={bound} the accuracy on {where} is {accuracy:.3f}, with a standard "
+                f"error of {rule.accuracy_error:.3f}; one class for all rows would have {majority:.3f}, the "
+                f"network without the bound {unbound:.3f}. Allow a larger bound, give more rows, or merge "
+                "small groups."
+            )
+    return None
 
 
 def _of_the_agreement(result: Result, bound: float) -> str | None:

@@ -9,14 +9,14 @@ cell, which sum to 0 over the groups of an event:
 
     \\min_\\lambda\\; E\\big[\\max_d s_d(x)\\big] - \\sum_{e,g} \\lambda_{e,g}\\, (a_{e,g} + t_{e,g})
     + \\tfrac{\\epsilon}{2} \\sum_{e,g} |\\lambda_{e,g}|, \\qquad
-    s_d(x) = \\sum_{k,g} q_{k,g}(x)\\, \\big(u_{k,d} - r_{k,g} V_{k,g,d}(\\lambda)\\big)
+    s_d(x) = \\sum_{k,g} q_{k,g}(x)\\, \\big(u_{k,d} - V_{k,g,d}(\\lambda)\\big)
 
 with :math:`u` the accuracy that a decision gains and :math:`V` the costs of :meth:`Constraint.costs`,
 both as differences to decision 0, :math:`a` the rates where all decisions are 0, and :math:`t` a
-shift that corrects the scores' own rates to the observed ones. :math:`r_{k,g} = P(k, g) / E[q_{k,g}]` scales
-the scores of a class and group, where they stand for rows in a rate, to the share of such rows: a network may
-think a small group five times as rare as it is, and the rate of a decision that all rows get would not be 1.
-The primal solution is
+shift that corrects the scores' own rates to the observed ones. The shares :math:`P(e, g)` by which
+:math:`V` divides are those of the cells in the scores, :math:`E[\\sum_{k \\in e} q_{k,g}]`, so that a rate is
+a mean over the scores of its cell: a network may think a small group five times as rare as it is, and in the
+shares of the rows a decision that all rows get would have another rate than 1. The primal solution is
 :math:`h = \\arg\\max_d s_d(x)`: the Bayes rule under the constraint (Menon and Williamson, "The cost of
 fairness in binary classification", 2018; Xian et al., "Fair and optimal classification via
 post-processing", 2023).
@@ -38,6 +38,8 @@ _SMOOTHING = (0.1, 0.02, 0.004)
 _CERTAIN = 1e-4
 # Rows enough for the curvature, which only directs the steps (with 50 groups most of a step's time).
 _CURVATURE_ROWS = 4096
+# The least scores of a cell, as a share of its rows: prices of fewer would leave the other scores no digits.
+_LEAST_SCORES = 1e-3
 # Root mean square of the rates' error at a solution. Near one few steps do; where noise leaves no solution,
 # no number of them would.
 _TOLERANCE, _MAX_STEPS, _MAX_WARM_STEPS = 1e-4, 40, 12
@@ -80,9 +82,9 @@ class DualProblem:
         self.weight = rows.weight / rows.weight.sum()
         self.cell_weights = constraint.cell_sums(counts.sum(axis=2))
         self.included = included & (self.cell_weights > 0)
-        share = counts.sum(axis=2).reshape(-1, constraint.n_dense, rows.n_groups).sum(axis=1)
-        mean = (self.weight @ self.scores).reshape(share.shape)
-        self.ratio = np.divide(share, mean, out=np.zeros_like(share), where=mean > 0)
+        mean = (self.weight @ self.scores).reshape(-1, rows.n_groups)
+        own = constraint.members[:, :: constraint.n_dense] @ mean
+        self.score_weights = np.maximum(own, _LEAST_SCORES * self.cell_weights)
         self.first_rates = constraint.rates(counts)
         units = np.eye(self.cell_weights.size).reshape(-1, *self.cell_weights.shape)
         costs = self._costs(units)
@@ -104,8 +106,8 @@ class DualProblem:
         return self.gain[:, None] - self._costs(multipliers)
 
     def _costs(self, multipliers: Floats) -> Floats:
-        """Return the costs of decisions, by rates whose scores are scaled to the shares of the rows."""
-        return self.ratio[:, :, None] * self.constraint.costs(multipliers, self.cell_weights)
+        """Return the costs of decisions, in rates that are means over the scores of each cell."""
+        return self.constraint.costs(multipliers, self.score_weights)
 
     def margins(self, multipliers: Floats) -> Floats:
         """Return the margins under multipliers of shape (n_events, n_groups)."""
@@ -132,18 +134,6 @@ class DualProblem:
                 lead = worth[:, -1] - worth[:, -2]
             stakes = np.maximum(stakes, lead / total)
         return stakes
-
-    def accuracy(self, multipliers: Floats) -> tuple[float, Floats]:
-        """Return the accuracy that the scores imply for the smoothed decisions, and for one for all rows.
-
-        The second is of shape (n_decisions,).
-        """
-        soft, _ = _softmax(self.margins(multipliers) / _SMOOTHING[-1])
-        gain = np.repeat(self.gain, self.ratio.shape[1], axis=0)
-        alike = self.weight @ self.scores @ gain
-        more = (self.weight[:, None] * soft).T @ self.scores
-        own = alike[0] + np.sum(more.T * (gain[:, 1:] - gain[:, :1]))
-        return float(own / alike.sum()), alike / alike.sum()
 
     def rates(self, margins: Floats) -> Floats:
         """Return the rates that the scores imply for the smoothed decisions, which the dual equates."""

@@ -37,9 +37,9 @@ LEAN = 0.2
 # What a gap above the target costs in accuracy, when rules are compared. Where noise leaves only wild rules
 # within the target, one that is near it is better.
 _PRICE = 5.0
-# What a rule may be less accurate than one decision for all rows, and what it costs that is still less: more
-# than any excess.
-_LEAST, _BEHIND = 0.02, 2 * _PRICE
+# What a rule may be less accurate than one decision for all rows that keeps the bound. What it is beyond that
+# costs as an excess does.
+_LEAST = 0.02
 # Rounds of solving and measuring, and those without a better rule after which noise is all that moves; it is
 # seen sooner from a rule under a bound near by.
 _MAX_ROUNDS, _PATIENCE, _PATIENCE_NEAR = 20, 5, 2
@@ -171,14 +171,10 @@ class RuleProblem:
             found.append((accuracy, np.nan_to_num([gap.value for gap in gaps])))
         return found
 
-    def _constants_within(self, bound: float) -> NDArray[np.bool_]:
-        """Tell which decisions keep the bound if all rows get them, of shape (n_decisions,)."""
-        return np.array([bool(np.all(gaps <= bound)) for _, gaps in self.constants])
-
     def _floor(self, bound: float) -> float:
         """Return about the accuracy of one decision for all rows within the bound; else minus infinity."""
-        accuracy = np.array([accuracy for accuracy, _ in self.constants])
-        return float(accuracy[self._constants_within(bound)].max(initial=-math.inf)) - _LEAST
+        within = [accuracy for accuracy, gaps in self.constants if np.all(gaps <= bound)]
+        return max(within, default=-math.inf) - _LEAST
 
     def _measure_noise(self) -> Noise:
         """Measure the noise of the unconstrained rates."""
@@ -271,22 +267,17 @@ class RuleProblem:
     def _solve(self, bound: float, share: float, shift: Floats, start: Floats | None) -> tuple[Floats, bool]:
         """Return the multipliers for a share of a bound's target, and whether a larger bound was taken."""
 
-        constant = self._constants_within(bound)
-
-        def is_wild(multipliers: Floats) -> bool:
-            by_noise = self.dual.weight @ (self.dual.stakes(multipliers) < _STAKE)
-            accuracy, alike = self.dual.accuracy(multipliers)
-            behind = accuracy < alike[constant].max(initial=-math.inf) - _LEAST
-            return bool(by_noise > _MOST_BY_NOISE or behind)
+        def leave_to_noise(multipliers: Floats) -> bool:
+            return bool(self.dual.weight @ (self.dual.stakes(multipliers) < _STAKE) > _MOST_BY_NOISE)
 
         multipliers = self.dual.solve(share * self.noise.target(bound), shift, start)
-        if not is_wild(multipliers):
+        if not leave_to_noise(multipliers):
             return multipliers, False
         low, high, multipliers = bound, max(bound, self.noise.least_bound), np.zeros(self.included.shape)
         for _ in range(_MAX_RAISES):
             middle = (low + high) / 2
             raised = self.dual.solve(share * self.noise.target(middle), shift, start)
-            if is_wild(raised):
+            if leave_to_noise(raised):
                 low = middle
             else:
                 high, multipliers = middle, raised
@@ -328,10 +319,10 @@ def _leaning(constraint: Constraint, rows: ScoredRows) -> Constraint:
 def _merit(fit: RuleFit, target: Floats, floor: float) -> float:
     """Return the accuracy less the price of the excess over the target.
 
-    A rule that is less accurate than ``floor``, see :meth:`RuleProblem._floor`, comes behind all others.
+    So is priced by how much it is less accurate than ``floor``, see :meth:`RuleProblem._floor`.
     """
-    behind = _BEHIND if fit.accuracy < floor else 0.0
-    return fit.accuracy - _PRICE * max(fit.excess(target), 0.0) - behind
+    behind = max(floor - fit.accuracy, 0.0)
+    return fit.accuracy - _PRICE * (max(fit.excess(target), 0.0) + behind)
 
 
 def _select(candidates: list[RuleFit], target: Floats, bound: float, floor: float) -> RuleFit:

@@ -172,11 +172,9 @@ def test_class_weights_tilt_scores_and_gain_alike(name):
     tilted /= tilted.sum(axis=(1, 2), keepdims=True)
     fit = _fit(ScoredRows(tilted, rows.kind, rows.group, rows.weight), name, 0.04, class_weight)
     constraint = get_constraint(name)
-    share = rows.counts(constraint, np.eye(2)[rows.kind]).counts.sum(axis=2) / len(rows.kind)
     if name == "error_rate_parity":
         constraint.utilities[:, :, np.bincount(rows.kind).argmin()] += LEAN
-    costs = constraint.costs(fit.multipliers, constraint.cell_sums(share))
-    costs *= (share / rows.proba.mean(axis=0))[:, :, None]
+    costs = constraint.costs(fit.multipliers, constraint.cell_sums(rows.proba.mean(axis=0)))
     expected = np.einsum("iyg,ygd->id", rows.proba, np.diag(class_weight / 1.5)[:, None] - costs)
     sure = np.abs(expected[:, 1] - expected[:, 0]) > 1e-9
     assert_array_equal(fit.rule.decide(tilted)[sure], expected.argmax(axis=1)[sure])
@@ -374,7 +372,8 @@ def _candidate(value, accuracy, constant=False):
         pytest.param([(0.0, 0.6, True), (0.0, 0.7, True), (0.2, 0.9)], 1, id="constant before excess"),
         pytest.param([(0.3, 0.9), (0.2, 0.7), (0.25, 0.8)], 1, id="least excess"),
         pytest.param([(0.05, 0.9)], 0, id="the bound itself is within"),
-        pytest.param([(0.0, 0.5), (0.2, 0.6)], 1, id="excess before less than a constant reaches"),
+        pytest.param([(0.0, 0.5), (0.04, 0.6)], 1, id="some excess before much less than a constant"),
+        pytest.param([(0.02, 0.54), (0.3, 0.64)], 0, id="a little less than a constant before much excess"),
         pytest.param([(0.0, 0.5), (0.0, 0.52)], 1, id="most accurate of what is worse than a constant"),
     ],
 )
