@@ -231,6 +231,8 @@ def test_auto_and_degradation_and_distillation():
         assert _fit(Net(), distill=teacher, max_epochs=3).sparsity_ >= 0.7
 
 
+# Class "c" is drawn at random: whether a row gets it is noise, which is told.
+@pytest.mark.filterwarnings("ignore:The rules behind the held-out figures")
 @pytest.mark.parametrize("constraint", ["demographic_parity", "equalized_odds", "error_rate_parity"])
 def test_more_classes_keep_the_bound_class_by_class(constraint):
     rng = np.random.default_rng(0)
