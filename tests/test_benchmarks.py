@@ -403,3 +403,16 @@ def test_names_that_do_not_exist_are_refused(capsys):
         with pytest.raises(SystemExit):
             run.main(["means", flag, name])
         assert "unknown: nothing; there are " in capsys.readouterr().err
+
+
+def test_the_splits_that_chose_the_design_and_the_others_are_told_apart(frame):
+    wholes = experiments.EXPERIMENTS
+    for name, seeds in (("bound", range(10)), ("unseen", range(10, 20))):
+        assert {task.seed for task, _ in experiments.plan(wholes[name])} == set(seeds)
+    bound, unseen = (experiments.shorten(wholes[name]) for name in ("bound", "unseen"))
+    old, new = frame[frame["seed"] < 10], frame[frame["seed"] >= 10]
+    assert set(bound.select(frame)["seed"]) == set(old["seed"])
+    assert set(unseen.select(frame)["seed"]) == set(new["seed"])
+    assert unseen.select(old).empty
+    assert bound.select(new).empty
+    assert not unseen.is_there(old)

@@ -10,8 +10,10 @@ from methods import CRITERIA, METHODS, OPTIONS, SKIPPED, is_possible
 from protocol import SETS
 from store import Task
 
-__all__ = ["EXPERIMENTS", "Experiment", "dense_task", "plan", "shorten"]
+__all__ = ["EXPERIMENTS", "N_SETTLED", "Experiment", "dense_task", "plan", "shorten"]
 
+#: The design was settled on splits of smaller seeds than this.
+N_SETTLED = 10
 _DP, _EO = "demographic_parity", "equalized_odds"
 _ORDERS = ("prune_then_fair", "fair_then_prune")
 _OUTSIDE = tuple(method.name for method in OUTSIDE)
@@ -26,7 +28,8 @@ class Experiment:
     """What is fitted for a table or figure.
 
     ``bounds`` limits the tolerances of the methods that take a bound; None leaves them their own. ``brief``
-    leaves of other tolerances the first and the last.
+    leaves of other tolerances the first and the last. ``first_seed`` is that of the first split: the splits
+    before ``N_SETTLED`` were looked at while the design was settled, and those from there on never.
     """
 
     title: str
@@ -37,6 +40,7 @@ class Experiment:
     bounds: dict[str, tuple[float, ...]] | tuple[float, ...] | None = None
     epochs: tuple[int | str, ...] = ("auto",)
     seeds: int = 10
+    first_seed: int = 0
     brief: bool = False
 
     def tolerances(self, method: str, constraint: str | None) -> tuple[float | None, ...]:
@@ -58,11 +62,12 @@ class Experiment:
                 yield from ((name, constraint, level, n) for level in levels for n in self.epochs)
 
     def select(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows of the store that belong to this experiment, on whatever seeds.
+        """Return the rows of the store that belong to this experiment, on any seed of its kind.
 
         Sets that it was not planned on are shown if other experiments left all that it needs of its first
         method.
         """
+        frame = self._of_its_seeds(frame)
         found = self._found(frame)
         there = self._complete(frame, found)
         chosen = found.isin(self._wanted())
@@ -71,7 +76,12 @@ class Experiment:
 
     def is_there(self, frame: pd.DataFrame) -> bool:
         """Tell whether the store has all that is needed of the first method, on some set."""
+        frame = self._of_its_seeds(frame)
         return bool(self._complete(frame, self._found(frame)).any())
+
+    def _of_its_seeds(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of splits that were looked at while the design was settled, or of the others."""
+        return frame[(frame["seed"] < N_SETTLED) == (self.first_seed < N_SETTLED)]
 
     def _wanted(self) -> set[tuple[str, str, float | None, str, float | None]]:
         return {
@@ -158,6 +168,14 @@ EXPERIMENTS = {
         (_DP, _EO, "true_positive_rate_parity", "error_rate_parity"),
         bounds=(0.02, 0.05, 0.1),
     ),
+    "unseen": Experiment(
+        "The bound on splits that the design has not seen",
+        SETS,
+        ("bilevel",),
+        (_DP, _EO, "true_positive_rate_parity", "error_rate_parity"),
+        bounds=(0.02, 0.05, 0.1),
+        first_seed=N_SETTLED,
+    ),
     "degradation": Experiment(
         "Degradation parity",
         SETS,
@@ -200,7 +218,7 @@ def dense_task(dataset: str, seed: int, max_epochs: int | str) -> Task:
 def plan(experiment: Experiment) -> Iterator[tuple[Task, tuple[float | None, ...]]]:
     """Yield the tasks of an experiment with their tolerances, and the tasks that they refer to."""
     for dataset in experiment.sets:
-        for seed in range(experiment.seeds):
+        for seed in range(experiment.first_seed, experiment.first_seed + experiment.seeds):
             for name, constraint, level, epochs in experiment.cells():
                 tolerances = experiment.tolerances(name, constraint)
                 task = Task(dataset, seed, name, constraint, level, epochs)

@@ -160,7 +160,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sets", type=names, help=f"of {', '.join(SETS + OTHERS)}; separated by commas")
     parser.add_argument("--methods", type=names, help="only these methods of the experiments")
     parser.add_argument("--constraints", type=names, help='only these; "none" is unconstrained')
-    parser.add_argument("--seeds", type=int, help="the number of resampled splits, from seed 0 on")
+    parser.add_argument("--seeds", type=int, help="the number of resampled splits")
     parser.add_argument("--jobs", type=int, default=1, help="processes, with one thread each")
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="then start no more fits")
     parser.add_argument("--retry-failed", action="store_true", help="try the failed fits again")
