@@ -154,6 +154,7 @@ def _make_trainer(
         batch_size=batch_size,
         lr=recipe.lr,
         n_iter_no_change=params.n_iter_no_change,
+        averages=params.module is not None,
         generator=torch.Generator().manual_seed(seed),
         optimizer=recipe.optimizer,
         optimizer_params=recipe.optimizer_params,

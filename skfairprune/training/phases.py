@@ -11,6 +11,7 @@ import torch
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from torch import nn
 
+from skfairprune.training.averaging import AveragedWeights
 from skfairprune.training.batches import Batches, Rows
 from skfairprune.training.net import PhaseNet
 from skfairprune.training.objective import Objective
@@ -33,6 +34,8 @@ class PhaseRunner:
     n_iter_no_change : int or None
         The patience of early stopping in phases with held-out rows; None never stops early. They end with
         the weights of their best epoch in any case.
+    averages : bool
+        Whether those are weights averaged over an epoch, and losses are of the average.
     generator : torch.Generator
         Shuffles rows.
     optimizer : type
@@ -51,6 +54,7 @@ class PhaseRunner:
     batch_size: int
     lr: float
     n_iter_no_change: int | None
+    averages: bool
     generator: torch.Generator
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
     optimizer_params: Mapping[str, Any] = field(default_factory=dict)
@@ -118,9 +122,11 @@ class PhaseRunner:
         if callback is not None:
             callbacks.append(("costs", callback))
         if held_out is not None and EarlyStopping not in kinds:
+            if self.averages:
+                callbacks.append(("average", AveragedWeights(self.n_steps(rows, 1))))
             # Of patience without end only the way back to the best epoch is left.
             patience = n_epochs + 1 if self.n_iter_no_change is None else self.n_iter_no_change
-            stopping = EarlyStopping(patience=patience, load_best=True, sink=_silent)
+            stopping = EarlyStopping(patience=patience, load_best=not self.averages, sink=_silent)
             callbacks.append(("early_stopping", stopping))
         if self.progress is not None:
             self.progress.start(phase)

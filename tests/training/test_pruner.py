@@ -36,7 +36,7 @@ def _pruner(criterion, n_rows=120):
     half = n_rows // 2
     lower, upper = rows.take(torch.arange(half)), rows.take(torch.arange(half, n_rows))
     plan = make_plan(12, criterion, "joint", "both")
-    runner = PhaseRunner(30, 0.01, None, torch.Generator().manual_seed(0))
+    runner = PhaseRunner(30, 0.01, None, False, torch.Generator().manual_seed(0))
     return Pruner(
         levels=Levels(lower, upper, rows, upper, rows, torch.zeros(n_rows).long(), 0),
         runner=runner,
