@@ -36,25 +36,24 @@ class AveragedWeights(Callback):
         self.n_batches = n_batches
         self.n_steps, self.least_loss = 0, math.inf
         self._inside = False
-        self._best: list[Tensor] | None = None
+        self._best: dict[str, Tensor] | None = None
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Start from the weights before the phase."""
-        tensors = [*net.module_.parameters(), *net.module_.buffers()]
-        self._live = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
-        self._average = copy.deepcopy(self._live)
+        self._average = copy.deepcopy(_tensors(net))
 
     def on_batch_begin(self, net: Any, training: bool = False, **kwargs: Any) -> None:
         """Put the average into the network before the first held-out batch of an epoch."""
         if not training and not self._inside:
-            self._swap()
+            self._swap(net)
 
     def on_batch_end(self, net: Any, training: bool = False, **kwargs: Any) -> None:
         """Average after each step."""
         if training:
             self.n_steps += 1
             share = max(1 / self.n_steps, 1 / self.n_batches)
-            for average, live in zip(self._average, self._live, strict=True):
+            for name, live in _tensors(net).items():
+                average = self._average[name]
                 # What does not move may be infinite, as in the mask of an attention.
                 average.copy_(torch.where(average == live, live, average.lerp(live, share)))
 
@@ -62,18 +61,23 @@ class AveragedWeights(Callback):
         """Keep the average if none before had less held-out loss, and go on from the weights."""
         loss = net.history[-1]["valid_loss"]
         if loss < self.least_loss:
-            self.least_loss, self._best = loss, copy.deepcopy(self._live)
-        self._swap()
+            self.least_loss, self._best = loss, copy.deepcopy(net.module_.state_dict())
+        self._swap(net)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Go back to the best average."""
         if self._best is not None:
-            for live, best in zip(self._live, self._best, strict=True):
-                live.copy_(best)
+            net.module_.load_state_dict(self._best)
 
-    def _swap(self) -> None:
-        for live, average in zip(self._live, self._average, strict=True):
+    def _swap(self, net: Any) -> None:
+        for name, live in _tensors(net).items():
             held = live.clone()
-            live.copy_(average)
-            average.copy_(held)
+            live.copy_(self._average[name])
+            self._average[name].copy_(held)
         self._inside = not self._inside
+
+
+def _tensors(net: Any) -> dict[str, Tensor]:
+    """Return what is averaged, each once; a forward pass may have put new buffers in place of old ones."""
+    tensors = (*net.module_.named_parameters(), *net.module_.named_buffers())
+    return {name: tensor.detach() for name, tensor in tensors if tensor.is_floating_point()}

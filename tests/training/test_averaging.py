@@ -12,7 +12,7 @@ N_BATCHES, N_EPOCHS = 4, 5
 
 
 class Tied(nn.Module):
-    """A layer used under two names, batch norms, and a mask with infinities."""
+    """A layer used under two names, batch norms, a mask with infinities, and a buffer that is replaced."""
 
     def __init__(self):
         super().__init__()
@@ -21,8 +21,12 @@ class Tied(nn.Module):
         self.norm = nn.BatchNorm1d(3)
         self.head = nn.Linear(3, 2)
         self.register_buffer("mask", torch.tensor([0.0, -torch.inf, 0.0]))
+        self.register_buffer("mean", torch.zeros(3))
 
     def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(dim=0)
+        x = x - self.mean
         hidden = torch.softmax(self.norm(self.again(torch.relu(self.first(x)))) + self.mask, dim=1)
         return self.head(hidden)
 
