@@ -19,6 +19,7 @@ __all__ = [
     "BilevelNet",
     "CopyStack",
     "FineTuneNet",
+    "Interrupted",
     "NetworkStack",
     "PhaseNet",
     "joint_proba",
@@ -50,6 +51,10 @@ def joint_proba(logits: Callable[[Batch], Tensor], rows: Rows) -> NDArray[np.flo
     return found.double().cpu().numpy()
 
 
+class Interrupted(BaseException):
+    """The user has interrupted the training, in distinction from a callback that ends a phase."""
+
+
 class PhaseNet(NeuralNet):
     """A skorch net whose data are :class:`Rows` and whose batches are slices of tensors.
 
@@ -79,6 +84,33 @@ class PhaseNet(NeuralNet):
         self.held_out = held_out
         self.generator = generator
         super().__init__(module, criterion, **kwargs)
+
+    def fit_loop(self, *args: Any, **kwargs: Any) -> "PhaseNet":
+        """Run the epochs.
+
+        skorch takes any interrupt for that of a callback and returns the net as if it were trained. Here a
+        callback ends a phase by raising it at the end of an epoch; all others are the user's.
+
+        Raises
+        ------
+        Interrupted
+            If the user interrupts.
+        """
+        self.ends_phase_ = False
+        try:
+            return super().fit_loop(*args, **kwargs)
+        except KeyboardInterrupt:
+            if self.ends_phase_:
+                raise
+            raise Interrupted from None
+
+    def notify(self, method_name: str, **kwargs: Any) -> None:
+        """Call the callbacks, and note if one ends the phase."""
+        try:
+            super().notify(method_name, **kwargs)
+        except KeyboardInterrupt:
+            self.ends_phase_ = method_name == "on_epoch_end"
+            raise
 
     def get_split_datasets(self, X: Rows, y: None = None, **params: Any) -> tuple:
         """Return the training rows and the held-out rows."""

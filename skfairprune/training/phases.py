@@ -13,7 +13,7 @@ from torch import nn
 
 from skfairprune.training.averaging import AveragedWeights
 from skfairprune.training.batches import Batches, Rows
-from skfairprune.training.net import PhaseNet
+from skfairprune.training.net import Interrupted, PhaseNet
 from skfairprune.training.objective import Objective
 from skfairprune.training.progress import ProgressBar
 from skfairprune.training.schedules import one_cycle
@@ -106,6 +106,8 @@ class PhaseRunner:
         ------
         ValueError
             If the weights are not finite at its end.
+        KeyboardInterrupt
+            If the user interrupts.
         """
         if n_epochs == 0:
             return
@@ -148,7 +150,10 @@ class PhaseRunner:
             **params,
         )
         net.initialize()
-        net.partial_fit(rows)
+        try:
+            net.partial_fit(rows)
+        except Interrupted:
+            raise KeyboardInterrupt from None
         module.eval()
         if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
             raise ValueError(
