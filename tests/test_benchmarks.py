@@ -407,12 +407,18 @@ def test_names_that_do_not_exist_are_refused(capsys):
 
 def test_the_splits_that_chose_the_design_and_the_others_are_told_apart(frame):
     wholes = experiments.EXPERIMENTS
-    for name, seeds in (("bound", range(10)), ("unseen", range(10, 20))):
+    for name, seeds in (("bound", range(10)), ("later", range(10, 20))):
         assert {task.seed for task, _ in experiments.plan(wholes[name])} == set(seeds)
-    bound, unseen = (experiments.shorten(wholes[name]) for name in ("bound", "unseen"))
+    bound, later = (experiments.shorten(wholes[name]) for name in ("bound", "later"))
     old, new = frame[frame["seed"] < 10], frame[frame["seed"] >= 10]
     assert set(bound.select(frame)["seed"]) == set(old["seed"])
-    assert set(unseen.select(frame)["seed"]) == set(new["seed"])
-    assert unseen.select(old).empty
+    assert set(later.select(frame)["seed"]) == set(new["seed"])
+    assert later.select(old).empty
     assert bound.select(new).empty
-    assert not unseen.is_there(old)
+    assert not later.is_there(old)
+
+
+def test_more_splits_than_a_table_shows_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["bound", "--seeds", "11", "--list"])
+    assert "--seeds 11: bound has splits of seeds 0 to 9" in capsys.readouterr().err

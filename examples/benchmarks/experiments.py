@@ -169,7 +169,7 @@ EXPERIMENTS = {
         (_DP, _EO, "true_positive_rate_parity", "error_rate_parity"),
         bounds=(0.02, 0.05, 0.1),
     ),
-    "unseen": Experiment(
+    "later": Experiment(
         "The bound on later splits",
         SETS,
         ("bilevel",),

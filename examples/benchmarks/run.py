@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from experiments import EXPERIMENTS, Experiment, dense_task, plan, shorten
+from experiments import EXPERIMENTS, N_SETTLED, Experiment, dense_task, plan, shorten
 from joblib import Parallel, delayed, parallel_config
 from measure import figures, size, tell_machine, tell_warnings
 from method import Setting
@@ -160,7 +160,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sets", type=names, help=f"of {', '.join(SETS + OTHERS)}; separated by commas")
     parser.add_argument("--methods", type=names, help="only these methods of the experiments")
     parser.add_argument("--constraints", type=names, help='only these; "none" is unconstrained')
-    parser.add_argument("--seeds", type=int, help="the number of resampled splits")
+    parser.add_argument(
+        "--seeds", type=int, help="the number of resampled splits, from the first seed of an experiment on"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes, with one thread each")
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="then start no more fits")
     parser.add_argument("--retry-failed", action="store_true", help="try the failed fits again")
@@ -178,6 +180,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     ):
         if unknown := [name for name in given or () if name not in known]:
             parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+    for name in args.experiments or EXPERIMENTS:
+        if EXPERIMENTS[name].first_seed < N_SETTLED < (args.seeds or 0):
+            parser.error(
+                f"--seeds {args.seeds}: {name} has splits of seeds 0 to {N_SETTLED - 1}; later ones: later"
+            )
     return args
 
 

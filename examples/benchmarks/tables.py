@@ -354,7 +354,7 @@ TABLES: dict[str, Callable[[pd.DataFrame], Any]] = {
     "ablation": ablation,
     "options": options,
     "bound": bound,
-    "unseen": bound,
+    "later": bound,
     "degradation": degradation,
     "auto": auto,
 }

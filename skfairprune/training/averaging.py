@@ -1,7 +1,8 @@
-"""Weights averaged over the last epoch: what is judged, and kept, of a network whose steps are noisy."""
+"""An average of the weights: what is judged, and kept, of a network whose steps are noisy."""
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,13 +19,15 @@ class AveragedWeights(Callback):
 
     .. math:: \bar\theta \leftarrow \bar\theta + \max(1/t, 1/n)\,(\theta - \bar\theta),
 
-    the mean of the first epoch, and then one that forgets at the rate of an epoch (Polyak and Juditsky,
-    "Acceleration of stochastic approximation by averaging", 1992; of the last weights as in Szegedy et al.,
-    "Rethinking the Inception architecture", 2016). Buffers of floating point, such as the statistics of batch
-    norms, are averaged alike. The held-out loss of an epoch is that of the average.
+    the mean of the first epoch, and then an exponential average with the memory of an epoch (Polyak and
+    Juditsky, "Acceleration of stochastic approximation by averaging", 1992; exponential as in Szegedy et al.,
+    "Rethinking the Inception architecture", 2016). Buffers of floating point that are in the state of the
+    network, such as the statistics of batch norms, are averaged alike; where an average is not finite, as in
+    the mask of an attention, it is the last value. The held-out loss of an epoch is that of the average.
 
     An epoch is chosen by copies that are blind to its rows, and while the rate is high a network may be far
-    off where its copies happen to do well. Averages lie near each other.
+    off where its copies happen to do well. Averages lie near each other. The network is trained in place, so
+    the average is put into it; :class:`torch.optim.swa_utils.AveragedModel` would be a second one.
 
     Parameters
     ----------
@@ -52,10 +55,8 @@ class AveragedWeights(Callback):
         if training:
             self.n_steps += 1
             share = max(1 / self.n_steps, 1 / self.n_batches)
-            for name, live in _tensors(net).items():
-                average = self._average[name]
-                # What does not move may be infinite, as in the mask of an attention.
-                average.copy_(torch.where(average == live, live, average.lerp(live, share)))
+            for live, average in self._pairs(net):
+                average.copy_(torch.where(average.isfinite(), average.lerp(live, share), live))
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Keep the average if none before had less held-out loss, and go on from the weights."""
@@ -70,14 +71,24 @@ class AveragedWeights(Callback):
             net.module_.load_state_dict(self._best)
 
     def _swap(self, net: Any) -> None:
-        for name, live in _tensors(net).items():
+        for live, average in self._pairs(net):
             held = live.clone()
-            live.copy_(self._average[name])
-            self._average[name].copy_(held)
+            live.copy_(average)
+            average.copy_(held)
         self._inside = not self._inside
+
+    def _pairs(self, net: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what is averaged and its averages; a forward pass may have made buffers since the start."""
+        for name, live in _tensors(net).items():
+            if name in self._average:
+                yield live, self._average[name]
 
 
 def _tensors(net: Any) -> dict[str, Tensor]:
-    """Return what is averaged, each once; a forward pass may have put new buffers in place of old ones."""
+    """Return what is averaged by name, tensors of several names once.
+
+    They are looked up anew each time, since a forward pass may put new buffers in place of old ones.
+    """
+    kept = net.module_.state_dict().keys()
     tensors = (*net.module_.named_parameters(), *net.module_.named_buffers())
-    return {name: tensor.detach() for name, tensor in tensors if tensor.is_floating_point()}
+    return {name: held.detach() for name, held in tensors if name in kept and held.is_floating_point()}

@@ -1,13 +1,14 @@
 """The private skorch nets: weights alone, gates and weights, and a network beside its fold copies."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from skorch import NeuralNet
+from skorch.callbacks import Callback
 from torch import Tensor, nn
 
 from skfairprune.modules import TabularNetwork
@@ -68,6 +69,8 @@ class PhaseNet(NeuralNet):
         Rows for the validation loss of each epoch.
     generator : torch.Generator
         Shuffles the training rows.
+    stoppers : sequence of Callback
+        The callbacks that may end the phase, by a ``KeyboardInterrupt`` at the end of an epoch.
     **kwargs
         As for :class:`skorch.NeuralNet`.
     """
@@ -79,17 +82,19 @@ class PhaseNet(NeuralNet):
         *,
         held_out: Rows | None,
         generator: torch.Generator,
+        stoppers: Sequence[Callback] = (),
         **kwargs: Any,
     ) -> None:
         self.held_out = held_out
         self.generator = generator
+        self.stoppers = stoppers
         super().__init__(module, criterion, **kwargs)
 
     def fit_loop(self, *args: Any, **kwargs: Any) -> "PhaseNet":
         """Run the epochs.
 
-        skorch takes any interrupt for that of a callback and returns the net as if it were trained. Here a
-        callback ends a phase by raising it at the end of an epoch; all others are the user's.
+        skorch takes any interrupt for that of a callback and returns the net as if it were trained. Here
+        only those of ``stoppers`` at the end of an epoch are; all others are the user's.
 
         Raises
         ------
@@ -105,12 +110,15 @@ class PhaseNet(NeuralNet):
             raise Interrupted from None
 
     def notify(self, method_name: str, **kwargs: Any) -> None:
-        """Call the callbacks, and note if one ends the phase."""
-        try:
-            super().notify(method_name, **kwargs)
-        except KeyboardInterrupt:
-            self.ends_phase_ = method_name == "on_epoch_end"
-            raise
+        """Call the net's own method and the callbacks, as skorch does, and note if one ends the phase."""
+        getattr(self, method_name)(self, **kwargs)
+        for _, callback in self.callbacks_:
+            try:
+                getattr(callback, method_name)(self, **kwargs)
+            except KeyboardInterrupt:
+                may_stop = any(callback is stopper for stopper in self.stoppers)
+                self.ends_phase_ = may_stop and method_name == "on_epoch_end"
+                raise
 
     def get_split_datasets(self, X: Rows, y: None = None, **params: Any) -> tuple:
         """Return the training rows and the held-out rows."""

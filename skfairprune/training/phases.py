@@ -35,7 +35,7 @@ class PhaseRunner:
         The patience of early stopping in phases with held-out rows; None never stops early. They end with
         the weights of their best epoch in any case.
     averages : bool
-        Whether those are weights averaged over an epoch, and losses are of the average.
+        Whether those are averages (:class:`AveragedWeights`), and losses are of the average.
     generator : torch.Generator
         Shuffles rows.
     optimizer : type
@@ -112,6 +112,7 @@ class PhaseRunner:
         if n_epochs == 0:
             return
         callbacks = [(name, copy.deepcopy(given)) for name, given in self.callbacks]
+        stoppers = [given for _, given in callbacks]
         if held_out is None:
             callbacks = [(name, given) for name, given in callbacks if not isinstance(given, EarlyStopping)]
         kinds = {
@@ -125,11 +126,13 @@ class PhaseRunner:
             callbacks.append(("costs", callback))
         if held_out is not None and EarlyStopping not in kinds:
             if self.averages:
-                callbacks.append(("average", AveragedWeights(self.n_steps(rows, 1))))
+                # Before all that can end the phase, so that no epoch is left out.
+                callbacks.insert(0, ("average", AveragedWeights(self.n_steps(rows, 1))))
             # Of patience without end only the way back to the best epoch is left.
             patience = n_epochs + 1 if self.n_iter_no_change is None else self.n_iter_no_change
             stopping = EarlyStopping(patience=patience, load_best=not self.averages, sink=_silent)
             callbacks.append(("early_stopping", stopping))
+            stoppers.append(stopping)
         if self.progress is not None:
             self.progress.start(phase)
             callbacks.append(("progress", self.progress))
@@ -138,6 +141,7 @@ class PhaseRunner:
             objective,
             held_out=held_out,
             generator=self.generator,
+            stoppers=stoppers,
             optimizer=self.optimizer,
             **{f"optimizer__{name}": value for name, value in self.optimizer_params.items()},
             lr=self.lr,

@@ -12,7 +12,7 @@ N_BATCHES, N_EPOCHS = 4, 5
 
 
 class Tied(nn.Module):
-    """A layer used under two names, batch norms, a mask with infinities, and a buffer that is replaced."""
+    """A layer used under two names, batch norms, infinite buffers, and buffers that are replaced."""
 
     def __init__(self):
         super().__init__()
@@ -22,9 +22,13 @@ class Tied(nn.Module):
         self.head = nn.Linear(3, 2)
         self.register_buffer("mask", torch.tensor([0.0, -torch.inf, 0.0]))
         self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("least", torch.full((3,), torch.inf))
+        self.register_buffer("last", torch.zeros(1, 3), persistent=False)
 
     def forward(self, x):
         if self.training:
+            self.last = x
+            self.least = torch.minimum(self.least, x.amin(dim=0))
             self.mean = 0.9 * self.mean + 0.1 * x.mean(dim=0)
         x = x - self.mean
         hidden = torch.softmax(self.norm(self.again(torch.relu(self.first(x)))) + self.mask, dim=1)
@@ -38,11 +42,9 @@ class Record(Callback):
         self.steps, self.judged, self.losses = [], [], []
 
     def on_batch_end(self, net, training=False, **kwargs):
-        if training:
-            self.steps.append(_tensors(net.module_))
+        (self.steps if training else self.judged).append(_tensors(net.module_))
 
     def on_epoch_end(self, net, **kwargs):
-        self.judged.append(_tensors(net.module_))
         self.losses.append(net.history[-1]["valid_loss"])
 
 
@@ -119,3 +121,21 @@ def test_an_early_stop_goes_back_to_the_best_average(rows):
     assert len(record.losses) < 30
     best = record.judged[int(np.argmin(record.losses))]
     assert all(torch.equal(tensor, best[name]) for name, tensor in network.named_parameters())
+
+
+def test_the_epoch_in_which_a_callback_ends_the_phase_counts(rows):
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 3:
+                raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    network, record = Tied(), Record()
+    generator, callbacks = torch.Generator().manual_seed(0), [("stop", Stop())]
+    runner = PhaseRunner(5, 0.3, None, True, generator, torch.optim.SGD, callbacks=callbacks)
+    runner.run("dense", network, Objective(), rows[0], 30, rows[0], callback=record)
+    assert len(record.judged) == 3
+    assert [row["valid_loss"] for row in runner.history] == sorted(
+        (row["valid_loss"] for row in runner.history), reverse=True
+    )
+    assert all(torch.equal(tensor, record.judged[2][name]) for name, tensor in network.named_parameters())

@@ -21,7 +21,16 @@ def test_an_interrupt_within_an_epoch_is_the_users(at):
 
     setattr(Stop, at, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        _run(Stop())
+        _run([("stop", Stop())])
+
+
+def test_an_interrupt_of_the_packages_own_callbacks_is_the_users():
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _run(callback=Stop())
 
 
 def test_a_callback_ends_a_phase_at_the_end_of_an_epoch():
@@ -30,12 +39,12 @@ def test_a_callback_ends_a_phase_at_the_end_of_an_epoch():
             if len(net.history) == 2:
                 raise KeyboardInterrupt
 
-    assert len(_run(Stop())) == 2
+    assert len(_run([("stop", Stop())])) == 2
 
 
-def _run(callback):
+def _run(callbacks=(), callback=None):
     rows = Rows(torch.randn(20, 3), torch.arange(20) % 2, torch.ones(20), torch.arange(20))
-    runner = PhaseRunner(5, 0.1, None, False, torch.Generator(), torch.optim.SGD)
+    runner = PhaseRunner(5, 0.1, None, False, torch.Generator(), torch.optim.SGD, callbacks=callbacks)
     runner.run("dense", nn.Linear(3, 2), Objective(), rows, 5, rows, callback=callback)
     return runner.history
 
