@@ -1,7 +1,5 @@
 """How the constraint enters the objective: its values follow the thresholded rates on held-out rows."""
 
-import copy
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +10,10 @@ from skorch.callbacks import Callback
 from skfairprune.constraints import Floats
 from skfairprune.training.batches import Rows
 from skfairprune.training.fairtask import FairTask
-from skfairprune.training.net import joint_proba
+from skfairprune.training.net import PhaseNet, joint_proba
 from skfairprune.training.objective import Objective
 
-__all__ = ["BestEpoch", "Lagrangian", "MultiplierUpdate"]
+__all__ = ["Lagrangian", "MultiplierUpdate"]
 
 _ASCENTS = 8  # steps of the ascent in an epoch
 _STEP = 1.0  # of the ascent, in accuracy per unit of rate
@@ -42,7 +40,7 @@ class Lagrangian:
     games for efficient non-convex constrained optimization", 2019). The step is one in the price of a single
     row, :math:`\lambda_{e,g} / P(e, g)`, of the smallest group. A gap within its sampling error moves
     nothing, and prices are bounded: where they grow without end a network collapses to a constant. Of the
-    last phase the epoch of most merit stays: see :class:`BestEpoch`.
+    last phase the epoch of most :meth:`merit` stays.
 
     Parameters
     ----------
@@ -104,14 +102,22 @@ class Lagrangian:
             return None
         last = phase in ("fine-tune", "repair")
         if self._ascends:
-            kind = BestEpoch if last else MultiplierUpdate
-            return kind(self, objective, max(1, n_batches // _ASCENTS))
+            return MultiplierUpdate(self, objective, max(1, n_batches // _ASCENTS))
         return MultiplierUpdate(self, objective, None if last else n_batches)
 
-    def merit(self, joint: Floats) -> float:
-        """Return the merit of the network's own decisions at scores of the upper rows (n_upper, n_joint)."""
+    def merit(self, net: PhaseNet) -> float:
+        """Return the merit of the network's own decisions on the upper rows, which its weights did not see.
+
+        Multipliers that ascend can overshoot where a network learns its rows by heart: the rates of rows
+        that it has not seen then follow no price.
+        """
         assert self.task is not None
-        return self.task.merit(joint, self.upper.position.cpu().numpy())
+        return self.task.merit(self.scores(net), self.upper.position.cpu().numpy())
+
+    def scores(self, net: PhaseNet) -> Floats:
+        """Return the joint probabilities of the upper rows from weights that did not see them."""
+        net.module_.eval()
+        return joint_proba(net.held_out_logits, self.upper)
 
     def tables(self, joint: Floats) -> tuple[Floats, Floats]:
         """Return the objective's two tables at the current scores of the upper rows (n_upper, n_joint)."""
@@ -158,33 +164,7 @@ class MultiplierUpdate(Callback):
                 self._update(net)
             self.n_batches += 1
 
-    def _scores(self, net: Any) -> Floats:
-        """Return the joint probabilities of the upper rows from weights that did not see them."""
-        net.module_.eval()
-        return joint_proba(net.held_out_logits, self.lagrangian.upper)
-
     def _update(self, net: Any) -> None:
-        tables = self.lagrangian.tables(self._scores(net))
+        tables = self.lagrangian.tables(self.lagrangian.scores(net))
         x = self.lagrangian.upper.x
         self.objective.set_tables(*(torch.from_numpy(table).to(x) for table in tables))
-
-
-class BestEpoch(MultiplierUpdate):
-    """Move the multipliers, and in the end go back to the epoch of most merit on the held-out rows.
-
-    Multipliers that ascend can overshoot where a network learns its rows by heart: the rates of rows that it
-    has not seen then follow no price.
-    """
-
-    merit = -math.inf
-
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Keep the weights if none before had as much merit."""
-        merit = self.lagrangian.merit(self._scores(net))
-        if merit > self.merit:
-            self.merit, self.state = merit, copy.deepcopy(net.module_.state_dict())
-
-    def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        """Go back to the weights that were kept."""
-        if self.merit > -math.inf:
-            net.module_.load_state_dict(self.state)

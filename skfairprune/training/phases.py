@@ -1,7 +1,7 @@
 """One phase of training: a skorch net run on a network in place, and its history."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,8 +11,8 @@ import torch
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from torch import nn
 
-from skfairprune.training.averaging import AveragedWeights
 from skfairprune.training.batches import Batches, Rows
+from skfairprune.training.best_epoch import BestEpoch
 from skfairprune.training.net import Interrupted, PhaseNet
 from skfairprune.training.objective import Objective
 from skfairprune.training.progress import ProgressBar
@@ -35,7 +35,7 @@ class PhaseRunner:
         The patience of early stopping in phases with held-out rows; None never stops early. They end with
         the weights of their best epoch in any case.
     averages : bool
-        Whether those are averages (:class:`AveragedWeights`), and losses are of the average.
+        Whether averages of the weights are judged, and stay (:class:`BestEpoch`).
     generator : torch.Generator
         Shuffles rows.
     optimizer : type
@@ -77,6 +77,7 @@ class PhaseRunner:
         held_out: Rows | None = None,
         net_class: type[PhaseNet] = PhaseNet,
         callback: Callback | None = None,
+        merit: Callable[[PhaseNet], float] | None = None,
         **params: Any,
     ) -> None:
         """Run one phase on a network, in place.
@@ -99,6 +100,8 @@ class PhaseRunner:
             The skorch net.
         callback : Callback or None
             Called beside the phase's own callbacks.
+        merit : callable or None
+            Takes the net; what is largest in the epoch that stays, where there is no validation loss.
         **params
             Further parameters of the net.
 
@@ -124,13 +127,17 @@ class PhaseRunner:
             callbacks.append(("rate", schedule))
         if callback is not None:
             callbacks.append(("costs", callback))
-        if held_out is not None and EarlyStopping not in kinds:
-            if self.averages:
-                # Before all that can end the phase, so that no epoch is left out.
-                callbacks.insert(0, ("average", AveragedWeights(self.n_steps(rows, 1))))
+        stops_early = held_out is not None and EarlyStopping not in kinds
+        if merit is None and stops_early and self.averages:
+            merit = _least_loss
+        if merit is not None:
+            # Before all that can end the phase, so that no epoch is left out.
+            best = BestEpoch(merit, self.n_steps(rows, 1) if self.averages else None)
+            callbacks.insert(0, ("best", best))
+        if stops_early:
             # Of patience without end only the way back to the best epoch is left.
             patience = n_epochs + 1 if self.n_iter_no_change is None else self.n_iter_no_change
-            stopping = EarlyStopping(patience=patience, load_best=not self.averages, sink=_silent)
+            stopping = EarlyStopping(patience=patience, load_best=merit is None, sink=_silent)
             callbacks.append(("early_stopping", stopping))
             stoppers.append(stopping)
         if self.progress is not None:
@@ -177,6 +184,10 @@ class PhaseRunner:
                     "seconds": row["dur"],
                 }
             )
+
+
+def _least_loss(net: PhaseNet) -> float:
+    return -net.history[-1]["valid_loss"]
 
 
 def _silent(text: str) -> None:

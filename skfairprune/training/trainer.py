@@ -231,17 +231,18 @@ class Trainer:
         for phase, n_epochs in (("fine-tune", self.plan.fine_tune), ("repair", self.plan.repair)):
             objective = self.lagrangian.objective()
             update = self.lagrangian.constrain(objective, phase, self.runner.n_steps(levels.final, 1))
-            # Losses under multipliers that move cannot be compared: no epoch is the best then.
-            held_out = None if update is not None and update.every is not None else levels.held_out
+            # Losses under multipliers that move cannot be compared.
+            moves = update is not None and update.every is not None
             self.runner.run(
                 phase,
                 stack,
                 objective,
                 levels.final,
                 n_epochs,
-                held_out,
+                None if moves else levels.held_out,
                 FineTuneNet,
                 update,
+                self.lagrangian.merit if moves else None,
                 fold=levels.fold,
                 soft_target=None if self._soft_target is None else self._soft_target[:n_networks],
             )

@@ -1,21 +1,22 @@
-"""An average of the weights: what is judged, and kept, of a network whose steps are noisy."""
+"""The epoch that stays of a phase, and an average of the weights for networks whose steps are noisy."""
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from skorch.callbacks import Callback
 from torch import Tensor
 
-__all__ = ["AveragedWeights"]
+__all__ = ["BestEpoch"]
 
 
-class AveragedWeights(Callback):
-    r"""Judge each epoch by the average of the weights, and in the end go back to the best average.
+class BestEpoch(Callback):
+    r"""Judge each epoch, and in the end go back to the best one.
 
-    After step :math:`t` of the phase, of :math:`n` an epoch,
+    With ``n_batches`` it is an average of the weights that is judged and kept. After step :math:`t` of the
+    phase, of :math:`n` an epoch,
 
     .. math:: \bar\theta \leftarrow \bar\theta + \max(1/t, 1/n)\,(\theta - \bar\theta),
 
@@ -31,19 +32,24 @@ class AveragedWeights(Callback):
 
     Parameters
     ----------
-    n_batches : int
-        :math:`n`, at least 1.
+    merit : callable
+        Takes the net at the end of an epoch, returns what is to be large. An epoch of which it is NaN is
+        not kept.
+    n_batches : int or None
+        :math:`n`, at least 1; None judges and keeps the weights as they are.
     """
 
-    def __init__(self, n_batches: int) -> None:
-        self.n_batches = n_batches
-        self.n_steps, self.least_loss = 0, math.inf
+    def __init__(self, merit: Callable[[Any], float], n_batches: int | None) -> None:
+        self.merit, self.n_batches = merit, n_batches
+        self.n_steps, self.most = 0, -math.inf
         self._inside = False
+        self._average: dict[str, Tensor] = {}
         self._best: dict[str, Tensor] | None = None
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Start from the weights before the phase."""
-        self._average = copy.deepcopy(_tensors(net))
+        if self.n_batches is not None:
+            self._average = copy.deepcopy(_tensors(net))
 
     def on_batch_begin(self, net: Any, training: bool = False, **kwargs: Any) -> None:
         """Put the average into the network before the first held-out batch of an epoch."""
@@ -52,21 +58,23 @@ class AveragedWeights(Callback):
 
     def on_batch_end(self, net: Any, training: bool = False, **kwargs: Any) -> None:
         """Average after each step."""
-        if training:
+        if training and self.n_batches is not None:
             self.n_steps += 1
             share = max(1 / self.n_steps, 1 / self.n_batches)
             for live, average in self._pairs(net):
                 average.copy_(torch.where(average.isfinite(), average.lerp(live, share), live))
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Keep the average if none before had less held-out loss, and go on from the weights."""
-        loss = net.history[-1]["valid_loss"]
-        if loss < self.least_loss:
-            self.least_loss, self._best = loss, copy.deepcopy(net.module_.state_dict())
+        """Keep the epoch if none before had as much merit, and go on from the weights."""
+        if not self._inside:
+            self._swap(net)
+        merit = self.merit(net)
+        if merit > self.most:
+            self.most, self._best = merit, copy.deepcopy(net.module_.state_dict())
         self._swap(net)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        """Go back to the best average."""
+        """Go back to the best epoch."""
         if self._best is not None:
             net.module_.load_state_dict(self._best)
 
