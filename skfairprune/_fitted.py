@@ -29,7 +29,7 @@ from skfairprune._rules import AwareRules, merge_rules
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import Gap, is_within
 from skfairprune.modules import DecisionNetwork
-from skfairprune.networks.rows import logits_by_batch
+from skfairprune.networks.rows import logits_by_batch, mix_rows
 from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.report import removal_report
 from skfairprune.pruning.structure import Masks
@@ -37,13 +37,6 @@ from skfairprune.pruning.structure import Masks
 __all__ = ["FittedMixin"]
 
 _EXAMPLE_ROWS = 9
-
-
-def _choose_example(X: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return quantiles of each column, in another order in each: see :meth:`FittedMixin.example_rows`."""
-    levels = np.linspace(0, 1, _EXAMPLE_ROWS)
-    values = np.quantile(X, levels, axis=0, method="nearest")
-    return np.column_stack([np.roll(column, number) for number, column in enumerate(values.T)])
 
 
 class FittedMixin:
@@ -114,7 +107,7 @@ class FittedMixin:
         """Set the attributes by which a network of the user's own is exported and known again."""
         self._example = self._example_joint = self._dense_shapes = None
         if self.module is not None:
-            self._example = _choose_example(X)
+            self._example = mix_rows(X)
             self._example_joint = self.module_.joint_proba(self.example_rows()).numpy()
             whole = result.dense.network.get_submodule("module").named_parameters()
             self._dense_shapes = {name: tuple(parameter.shape) for name, parameter in whole}

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from skfairprune.networks.trial import trial_of
 
-__all__ = ["check_rows", "logits_by_batch"]
+__all__ = ["check_rows", "logits_by_batch", "mix_rows"]
 
 _BATCH_ROWS = 4096  # the encoding of so many stays in the cache
+_MIXED_ROWS = 9
 _ADVICE = (
     "Give it numbers that its forward pass takes. A category that is not in the training rows needs a code "
     "that an embedding has: OrdinalEncoder(handle_unknown='use_encoded_value', unknown_value=-1, "
@@ -103,7 +104,7 @@ def check_rows(
     Raises
     ------
     ValueError
-        As in :func:`logits_by_batch`.
+        As in :func:`logits_by_batch`, and if the network raises an error on mixed rows (:func:`mix_rows`).
     """
     trial, train, held_out = trial_of(network), rows[:n_train], rows[n_train:]
     parts = (
@@ -113,6 +114,25 @@ def check_rows(
     for part, known, source in parts:
         for _ in logits_by_batch(trial, part, probe.dtype, known, names, source):
             pass
+    mixed = "the values of X in another order in each column, such as exports and files are tried with"
+    for _ in logits_by_batch(trial, mix_rows(train), probe.dtype, source=mixed):
+        pass
+
+
+def mix_rows(X: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return quantiles of each column, in another order in each: values of the rows, and none of the rows.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        The rows.
+
+    Returns
+    -------
+    ndarray of shape (9, n_features)
+    """
+    values = np.quantile(X, np.linspace(0, 1, _MIXED_ROWS), axis=0, method="nearest")
+    return np.column_stack([np.roll(column, number) for number, column in enumerate(values.T)])
 
 
 def _first_failure(network: nn.Module, batch: Tensor) -> int | None:

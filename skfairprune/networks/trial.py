@@ -59,7 +59,7 @@ def run_trial(trial: nn.Module, probe: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If it fails on the rows or changes them, or its outputs are no floats of these shapes.
+        If it fails on the rows or changes them, or its outputs are no floats of these shapes and their type.
     """
     rows = probe.clone()
     fed = f"rows of {probe.dtype} and shape {tuple(probe.shape)}"
@@ -79,6 +79,11 @@ def run_trial(trial: nn.Module, probe: Tensor) -> Tensor:
         raise ValueError(
             f"The network {kind(trial)} returned {outputs.dtype} of shape {tuple(outputs.shape)} for {fed}. "
             "It must return floats of shape (n_samples, n_outputs), or (n_samples,) for a single output."
+        )
+    if outputs.dtype != probe.dtype:
+        raise ValueError(
+            f"The network {kind(trial)} returned {outputs.dtype} for {fed}. Let its forward pass return the "
+            "type of its rows: without torch.autocast, or with .to(x.dtype) at its end."
         )
     if not torch.allclose(rows, probe, rtol=0, atol=0, equal_nan=True):
         raise ValueError(

@@ -316,6 +316,7 @@ def test_what_is_no_class_output(check):
         (lambda z: z.unsqueeze(1), r"of shape \(11, 1, 2\)"),
         (lambda z: z.sum(), r"of shape \(\)"),
         (lambda z: z.argmax(1), "returned torch.int64"),
+        (lambda z: z.bfloat16(), r"returned torch.bfloat16 .*without torch.autocast, or with .to\(x.dtype\)"),
         (
             lambda z: z / torch.zeros(11, 1).index_fill(0, torch.arange(8), 1.0),
             "NaN outputs for 3 of 11 rows",

@@ -66,6 +66,23 @@ def test_fit_looks_at_every_training_row_before_training():
         _fit(X)
 
 
+def test_a_network_that_fails_where_columns_are_combined_otherwise_is_told_before_training():
+    class Difference(nn.Module):
+        def __init__(self, n_features_in, n_outputs):
+            super().__init__()
+            self.embedding = nn.Embedding(3, 4)
+            self.hidden, self.head = nn.Linear(4, 8), nn.Linear(8, n_outputs)
+
+        def forward(self, x):
+            codes = (x[:, 1] - x[:, 0]).long()
+            return self.head(torch.relu(self.hidden(self.embedding(codes))))
+
+    first = np.arange(600) % 7
+    X = np.column_stack([first, first + np.arange(600) % 3])
+    with pytest.raises(ValueError, match=r"row \d of the values of X in another order .*: IndexError"):
+        _fit(X, Difference)
+
+
 def test_outputs_that_overflow_are_told():
     class Steep(nn.Sequential):
         def forward(self, x):

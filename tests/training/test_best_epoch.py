@@ -139,3 +139,27 @@ def test_the_epoch_in_which_a_callback_ends_the_phase_counts(rows):
         (row["valid_loss"] for row in runner.history), reverse=True
     )
     assert all(torch.equal(tensor, record.judged[2][name]) for name, tensor in network.named_parameters())
+
+
+@pytest.mark.parametrize("averages", [True, False])
+def test_by_a_merit_of_its_own_the_best_epoch_stays(rows, averages):
+    _, reference, _ = train(rows, False)
+    judged, order = [], [0.1, 0.5, float("nan"), 0.3, 0.5]
+
+    def merit(net):
+        judged.append(_tensors(net.module_))
+        return order[len(judged) - 1]
+
+    torch.manual_seed(0)
+    network, record = Tied(), Record()
+    record.on_epoch_end = lambda net, **kwargs: None
+    generator = torch.Generator().manual_seed(0)
+    runner = PhaseRunner(5, 0.3, None, averages, generator, torch.optim.SGD)
+    runner.run("fine-tune", network, Objective(), rows[0], N_EPOCHS, callback=record, merit=merit)
+    for step, expected in zip(record.steps, reference.steps, strict=True):
+        assert all(torch.equal(step[name], expected[name]) for name in step)
+    assert len(judged) == N_EPOCHS
+    first = [step["head.weight"].double() for step in record.steps[:N_BATCHES]]
+    expected = torch.stack(first).mean(dim=0) if averages else first[-1]
+    torch.testing.assert_close(judged[0]["head.weight"].double(), expected, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(tensor, judged[1][name]) for name, tensor in network.state_dict().items())
