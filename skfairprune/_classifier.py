@@ -185,10 +185,10 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
     n_iter_no_change : int or None, default=None
         The epochs without a better held-out loss after which the dense phase and the fine-tuning stop. With
         None they never stop early: while the learning rate is high losses rise, and where it ends they are
-        often least. In either case the weights are those of the epoch of least held-out loss, of a network
-        of your own averaged over about an epoch. Where the network is trained to the bound itself (no rule,
-        or rows too few for one), losses of different epochs do not compare: nothing stops early, and the
-        epoch of most accuracy less a price on the gap stays.
+        often least. In either case the weights are those of the epoch of least held-out loss. Where the
+        network is trained to the bound itself (no rule, or rows too few for one), losses of different epochs
+        do not compare: nothing stops early, and the epoch of most accuracy less a price on the gap stays.
+        Either is judged, and kept, of a network of your own averaged over about an epoch.
 
     validation_fraction : float, default=0.5
         The share in (0, 1) of the training rows that the weights do not see before the fine-tuning: the
