@@ -265,7 +265,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
     frontier_ : DataFrame or None
         What :meth:`set_bound` can choose from: one row for each bound, with the number of its rule (rows of
         one number have the same; 0 leaves the network's own decisions), and on held-out rows the gap,
-        gap_standard_error, gap_upper (the largest one-sided 95 % limit of its events), accuracy,
+        gap_standard_error, gap_upper (as `upper` of ``validation_gap_``), accuracy,
         accuracy_standard_error and agreement: the share of the rows on which the network decides alike by the
         rule and by those fitted without a fold, which the figures are of.
 
@@ -274,11 +274,16 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         constraint costs nothing, and for a group that is left out of an event. None without a rule.
 
     validation_gap_ : ValidationGap or None
-        The constraint's largest gap on held-out rows, its standard error, the upper limit over all events,
-        and which rows these were.
+        The constraint's largest gap on held-out rows, its standard error, the upper limit over all pairs of
+        groups and all events, and which rows these were.
 
     event_gaps_ : DataFrame or None
         The gap of each event there, its standard_error, and the groups of the lowest and the highest rate.
+
+    group_rates_ : DataFrame or None
+        The held-out rate of each cell, its standard_error and n_samples, the rows behind it, one row for each
+        event and group; covered tells whether the constraint holds for it. None also if the model was loaded
+        from a file of a format before 5.
 
     history_ : DataFrame
         One row for each epoch, with the columns phase ("dense", "bilevel", "fine-tune", "repair"), epoch

@@ -21,13 +21,14 @@ from skfairprune._reporting import (
     describe_rows,
     event_gap_table,
     frontier_table,
+    group_rate_table,
     multiplier_table,
     sparsity_path,
     validation_gap,
 )
 from skfairprune._rules import AwareRules, merge_rules
 from skfairprune.frontier import RuleFrontier
-from skfairprune.gaps import Gap, is_within
+from skfairprune.gaps import CellRates, Gap, is_within
 from skfairprune.modules import DecisionNetwork
 from skfairprune.networks.rows import logits_by_batch, mix_rows
 from skfairprune.pruning.budget import Chain
@@ -59,6 +60,7 @@ class FittedMixin:
     multipliers_: pd.DataFrame | None
     validation_gap_: ValidationGap | None
     event_gaps_: pd.DataFrame | None
+    group_rates_: pd.DataFrame | None
     frontier_: pd.DataFrame | None
     history_: pd.DataFrame
     n_iter_: int
@@ -129,11 +131,15 @@ class FittedMixin:
         self.constraint_ = None if task is None else task.constraint.name
         self.groups_ = targets.group_labels
         self.bound_ = self.multipliers_ = self.validation_gap_ = self.event_gaps_ = None
+        self.group_rates_ = None
         if task is not None:
             self._events = task.constraint.events
             self._rows = describe_rows(result.split, result.plan, task.with_rule, bool(result.trials))
             multipliers = None if outcome.rule is None else outcome.rule.multipliers
-            self._describe(task.bound, multipliers, outcome.event_gaps)
+            self.group_rates_ = group_rate_table(
+                task, result.split.upper, self._events, targets.group_labels or []
+            )
+            self._describe(task.bound, multipliers, outcome.event_gaps, outcome.cells)
         self._frontier, self.frontier_, self._aware = outcome.frontier, None, None
         if outcome.frontier is not None:
             self.frontier_ = frontier_table(outcome.frontier)
@@ -141,7 +147,11 @@ class FittedMixin:
             self._aware = AwareRules(outcome.aware, targets.group_codes, targets.order, targets.group_names)
 
     def _describe(
-        self, bound: float, multipliers: NDArray[np.float64] | None, event_gaps: Sequence[Gap]
+        self,
+        bound: float,
+        multipliers: NDArray[np.float64] | None,
+        event_gaps: Sequence[Gap],
+        cells: CellRates | None,
     ) -> None:
         """Set the attributes that describe the rule of one bound, or the network that decides itself."""
         assert self.groups_ is not None
@@ -150,6 +160,9 @@ class FittedMixin:
             self.multipliers_ = multiplier_table(multipliers, self._events, self.groups_)
         self.validation_gap_ = validation_gap(event_gaps, self._events, self.groups_, self._rows)
         self.event_gaps_ = event_gap_table(event_gaps, self._events, self.groups_)
+        if self.group_rates_ is not None and cells is not None:
+            rates, errors = (table[:, : len(self.groups_)].ravel() for table in cells)
+            self.group_rates_ = self.group_rates_.assign(rate=rates, standard_error=errors)
 
     def set_bound(self, difference_bound: float) -> Self:
         """Set the bound of the fitted network, without training.
@@ -157,8 +170,8 @@ class FittedMixin:
         The network carries rules for a grid of bounds, from 0 to its unconstrained gap; `frontier_` shows
         what each reaches on held-out rows. The rule of the largest bound not above the one asked for is
         taken.
-        ``module_``, ``bound_``, ``multipliers_``, ``validation_gap_`` and ``event_gaps_`` follow; the
-        parameter `difference_bound` stays what `fit` was asked for.
+        ``module_``, ``bound_``, ``multipliers_``, ``validation_gap_``, ``event_gaps_`` and ``group_rates_``
+        follow; the parameter `difference_bound` stays what `fit` was asked for.
 
         Parameters
         ----------
@@ -194,7 +207,7 @@ class FittedMixin:
                 "constraint and decision_rule=True."
             )
         rule = self._frontier.rules[self.module_.set_bound(float(difference_bound))]
-        self._describe(float(difference_bound), rule.fit.multipliers, rule.event_gaps)
+        self._describe(float(difference_bound), rule.fit.multipliers, rule.event_gaps, rule.cells)
         if not is_within(rule.event_gaps, float(difference_bound)):
             gap = rule.gap
             warnings.warn(

@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import Gap, largest_gap, upper_limit
 from skfairprune.pruning.budget import Layout
+from skfairprune.training.fairtask import FairTask
 from skfairprune.training.plan import Plan
 from skfairprune.training.search import Trial
 from skfairprune.training.splits import LevelSplit
@@ -18,6 +20,7 @@ __all__ = [
     "describe_rows",
     "event_gap_table",
     "frontier_table",
+    "group_rate_table",
     "multiplier_table",
     "sparsity_path",
     "validation_gap",
@@ -34,8 +37,8 @@ class ValidationGap(NamedTuple):
     standard_error : float
         Its sampling standard error.
     upper : float
-        The largest over the events of the gap's one-sided 95 % limit: an event with few rows can have a
-        small gap and a high limit.
+        The largest one-sided 95 % limit of the difference between two groups, over all pairs of groups and
+        all events: where there are few rows a small difference can have a high limit.
     event : str
         The event with the largest gap.
     lowest, highest : object
@@ -108,6 +111,25 @@ def event_gap_table(event_gaps: Sequence[Gap], events: tuple[str, ...], labels: 
             ],
         },
         index=pd.Index(events, name="event"),
+    )
+
+
+def group_rate_table(
+    task: FairTask, rows: NDArray[np.intp], events: tuple[str, ...], labels: list[Any]
+) -> pd.DataFrame:
+    """Tabulate the cells of some rows: the rates to be filled in, the number of rows, if it is covered."""
+    constraint, n_groups = task.constraint, task.n_groups
+    code = task.kind[rows] * n_groups + task.group[rows]
+    counts = np.bincount(code, minlength=constraint.n_kinds * n_groups).reshape(-1, n_groups)
+    return pd.DataFrame(
+        {
+            "event": np.repeat(np.array(events, dtype=object), len(labels)),
+            "group": [label for _ in events for label in labels],
+            "rate": np.nan,
+            "standard_error": np.nan,
+            "n_samples": constraint.cell_sums(counts)[:, : len(labels)].ravel().astype(np.int64),
+            "covered": task.included[:, : len(labels)].ravel(),
+        }
     )
 
 

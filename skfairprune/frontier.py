@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from skfairprune.constraints import Constraint, Floats
 from skfairprune.decision import DecisionRule
-from skfairprune.gaps import Gap, largest_gap
+from skfairprune.gaps import CellRates, Gap, largest_gap
 from skfairprune.rulefit import RuleFit, RuleProblem
 from skfairprune.scored import ScoredRows
 
@@ -35,6 +35,8 @@ class FrontierRule(NamedTuple):
     agreement : float
         The share of these rows on which the network decides alike by the rule and by the one behind the
         figures; NaN where it is not known.
+    cells : CellRates or None
+        The held-out rates; None where they are not known.
     """
 
     fit: RuleFit
@@ -42,6 +44,7 @@ class FrontierRule(NamedTuple):
     accuracy: float
     accuracy_error: float = np.nan
     agreement: float = np.nan
+    cells: CellRates | None = None
 
     @property
     def gap(self) -> Gap:
@@ -177,14 +180,15 @@ class _HeldOut:
         """Return the rule for the bound of that number, and what it reaches."""
         problem, fit, weight = self.problem, self.fits[number], self.rows.weight / self.rows.weight.sum()
         shares = self.shares(number)
-        gaps = self.rows.counts(problem.constraint, shares).event_gaps(problem.constraint, problem.included)
+        cells = self.rows.counts(problem.constraint, shares).cell_rates(problem.constraint)
         right = shares[np.arange(len(self.label)), self.label]
         accuracy = float(weight @ right)
         error = float(np.sqrt(weight**2 @ (right - accuracy) ** 2))
         alike = 0.0
         for there, rows, rule in self._parts(number):
             alike += float(weight[there] @ (rule.decide(rows.proba) == fit.rule.decide(rows.proba)))
-        return FrontierRule(fit, gaps, min(max(accuracy, 0.0), 1.0), error, min(alike, 1.0))
+        gaps, accuracy = cells.event_gaps(problem.included), min(max(accuracy, 0.0), 1.0)
+        return FrontierRule(fit, gaps, accuracy, error, min(alike, 1.0), cells)
 
 
 def _descend(

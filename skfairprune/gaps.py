@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skfairprune.constraints import Constraint, Floats
 
-__all__ = ["Gap", "GroupCounts", "is_within", "largest_gap", "upper_limit"]
+__all__ = ["NORMAL_95", "CellRates", "Gap", "GroupCounts", "is_within", "largest_gap", "upper_limit"]
 
 
 class Gap(NamedTuple):
@@ -27,6 +27,10 @@ class Gap(NamedTuple):
         Group with the smallest rate in that event; -1 if undefined.
     highest : int
         Group with the largest rate in that event; -1 if undefined.
+    upper : float
+        The largest one-sided 95 % limit of the difference between any two groups in that event, the
+        difference plus 1.645 standard errors: two groups of which one has few rows can have a smaller
+        difference and a larger limit than the extreme ones.
     """
 
     value: float
@@ -34,10 +38,11 @@ class Gap(NamedTuple):
     event: int
     lowest: int
     highest: int
+    upper: float
 
 
-_NORMAL_95 = 1.645  # the normal distribution's 95 % quantile
-_UNDEFINED = Gap(np.nan, np.nan, -1, -1, -1)
+NORMAL_95 = 1.645  # the normal distribution's 95 % quantile
+_UNDEFINED = Gap(np.nan, np.nan, -1, -1, -1, np.nan)
 
 
 def largest_gap(event_gaps: Sequence[Gap]) -> Gap:
@@ -56,9 +61,8 @@ def is_within(event_gaps: Sequence[Gap], bound: Floats | float) -> bool:
 
 
 def upper_limit(event_gaps: Sequence[Gap]) -> float:
-    """Return the largest of the events' one-sided 95 % limits, the gap plus 1.645 standard errors."""
-    limits = [gap.value + _NORMAL_95 * gap.standard_error for gap in event_gaps if np.isfinite(gap.value)]
-    return max(limits, default=np.nan)
+    """Return the largest of the events' one-sided 95 % limits."""
+    return max((gap.upper for gap in event_gaps if np.isfinite(gap.value)), default=np.nan)
 
 
 def _range(constraint: Constraint) -> tuple[Floats, Floats]:
@@ -67,6 +71,53 @@ def _range(constraint: Constraint) -> tuple[Floats, Floats]:
     low = np.where(inside, constraint.utilities, np.inf).min(axis=(1, 2))
     high = np.where(inside, constraint.utilities, -np.inf).max(axis=(1, 2))
     return low[:, None], high[:, None]
+
+
+class CellRates(NamedTuple):
+    """The rates of the cells.
+
+    Attributes
+    ----------
+    rates : ndarray of shape (n_events, n_groups)
+        NaN where there is no weight.
+    standard_errors : ndarray of shape (n_events, n_groups)
+        Their sampling standard errors.
+    """
+
+    rates: Floats
+    standard_errors: Floats
+
+    def event_gaps(self, included: NDArray[np.bool_] | None = None) -> list[Gap]:
+        """Compute the gap in each event.
+
+        Parameters
+        ----------
+        included : ndarray of shape (n_events, n_groups) of bool, default=None
+            The cells that count; None counts every cell that has weight.
+
+        Returns
+        -------
+        list of Gap
+            One for each event; undefined where fewer than two groups count.
+        """
+        there = np.isfinite(self.rates) if included is None else np.isfinite(self.rates) & included
+        gaps = []
+        for event, (rates, errors, cells) in enumerate(
+            zip(self.rates, self.standard_errors, there, strict=True)
+        ):
+            groups = np.flatnonzero(cells)
+            if len(groups) < 2:
+                gaps.append(_UNDEFINED)
+                continue
+            rates, errors = rates[groups], errors[groups]
+            # Of equal rates the first is the lowest and the last the highest: two groups even then.
+            low, high = int(rates.argmin()), len(rates) - 1 - int(rates[::-1].argmax())
+            limits = rates - rates[:, None] + NORMAL_95 * np.hypot(errors, errors[:, None])
+            np.fill_diagonal(limits, -np.inf)
+            error, upper = float(np.hypot(errors[low], errors[high])), float(limits.max())
+            where = (event, int(groups[low]), int(groups[high]))
+            gaps.append(Gap(float(rates[high] - rates[low]), error, *where, upper))
+        return gaps
 
 
 class GroupCounts(NamedTuple):
@@ -195,35 +246,13 @@ class GroupCounts(NamedTuple):
             ends = ((low - centre) ** 2 + (high - centre) ** 2) / 2
             return np.sqrt((n * spread + ends) / (n + 1) / n)
 
+    def cell_rates(self, constraint: Constraint) -> CellRates:
+        """Return the rates of the cells with their standard errors."""
+        return CellRates(self.rates(constraint), self.standard_errors(constraint))
+
     def event_gaps(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> list[Gap]:
-        """Compute the gap in each event.
-
-        Parameters
-        ----------
-        constraint : Constraint
-            The constraint.
-        included : ndarray of shape (n_events, n_groups) of bool, default=None
-            The cells that count; None counts every cell that has weight.
-
-        Returns
-        -------
-        list of Gap
-            One for each event; undefined where fewer than two groups count.
-        """
-        rates = self.rates(constraint)
-        if included is not None:
-            rates = np.where(included, rates, np.nan)
-        errors = self.standard_errors(constraint)
-        gaps = []
-        for event, row in enumerate(rates):
-            if np.count_nonzero(np.isfinite(row)) < 2:
-                gaps.append(_UNDEFINED)
-                continue
-            # Of equal rates the first is the lowest and the last the highest: two groups even then.
-            low, high = int(np.nanargmin(row)), len(row) - 1 - int(np.nanargmax(row[::-1]))
-            error = float(np.hypot(errors[event, low], errors[event, high]))
-            gaps.append(Gap(float(row[high] - row[low]), error, event, low, high))
-        return gaps
+        """Return the gap in each event; see :meth:`CellRates.event_gaps`."""
+        return self.cell_rates(constraint).event_gaps(included)
 
     def gap(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> Gap:
         """Return the largest of the events' gaps; see :meth:`event_gaps`."""

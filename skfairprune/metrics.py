@@ -6,6 +6,7 @@ and a gap is then the largest over the strata of the gaps within them.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +60,7 @@ def gap(
     control_features: Any = None,
     sample_weight: ArrayLike | None = None,
     pos_label: Hashable = None,
+    min_cell_size: int = 1,
 ) -> float:
     r"""Compute the gap of a constraint: the largest minus the smallest rate between groups.
 
@@ -91,6 +93,9 @@ def gap(
         The positive one of two labels. None means the greater, as ``classes_[1]`` of a
         classifier; if only one of -1, 0, False, 1 and True occurs, it means 1. A label that does
         not occur is allowed if only one does: then every row is negative.
+    min_cell_size : int, default=1
+        Cells (event, group) with fewer rows are left out, as by the parameter of the same name of the
+        estimator: among the groups that several columns form, the gap is else that of a few rows.
 
     Returns
     -------
@@ -124,6 +129,7 @@ def gap(
         control_features=control_features,
         sample_weight=sample_weight,
         pos_label=pos_label,
+        min_cell_size=min_cell_size,
     ).value
 
 
@@ -136,6 +142,7 @@ def gap_with_error(
     control_features: Any = None,
     sample_weight: ArrayLike | None = None,
     pos_label: Hashable = None,
+    min_cell_size: int = 1,
 ) -> GapWithError:
     r"""Compute the gap of a constraint, its sampling error, and where it lies.
 
@@ -151,7 +158,7 @@ def gap_with_error(
 
     Parameters
     ----------
-    y_true, y_pred, constraint, sensitive_features, control_features, sample_weight, pos_label
+    y_true, y_pred, constraint, sensitive_features, control_features, sample_weight, pos_label, min_cell_size
         As in :func:`gap`.
 
     Returns
@@ -177,7 +184,8 @@ def gap_with_error(
     (1.0, 'x', 'm')
     """
     rule, y, decision = _encode(constraint, y_true, y_pred, pos_label)
-    return _measure(rule, y, decision, sensitive_features, control_features, sample_weight).gap()
+    found = _measure(rule, y, decision, sensitive_features, control_features, sample_weight)
+    return found.gap(_check_size(min_cell_size))
 
 
 def degradation_gap(
@@ -313,7 +321,9 @@ def group_rates(
     )
 
 
-def gap_scorer(constraint: str, *, pos_label: Hashable = None) -> Callable[..., float]:
+def gap_scorer(
+    constraint: str, *, pos_label: Hashable = None, min_cell_size: int = 1
+) -> Callable[..., float]:
     """Make a scorer of the negative gap, to which scikit-learn routes the sensitive features.
 
     With metadata routing enabled, searches and cross-validation hand ``sensitive_features``,
@@ -327,6 +337,9 @@ def gap_scorer(constraint: str, *, pos_label: Hashable = None) -> Callable[..., 
         As in :func:`gap`.
     pos_label : str, int, float or bool, default=None
         The positive one of two labels; None means ``classes_[1]`` of the scored classifier.
+    min_cell_size : int, default=1
+        As in :func:`gap`, of the scored rows. In a search over groups of which some are small, set it, or the
+        score is noise.
 
     Returns
     -------
@@ -362,7 +375,8 @@ def gap_scorer(constraint: str, *, pos_label: Hashable = None) -> Callable[..., 
     array([-0.71, -0.71])
     """
     _resolve(constraint)
-    scorer = _GapScorer(gap, -1, {"constraint": constraint, "pos_label": pos_label})
+    settings = {"pos_label": pos_label, "min_cell_size": _check_size(min_cell_size)}
+    scorer = _GapScorer(gap, -1, {"constraint": constraint, **settings})
     with config_context(enable_metadata_routing=True):
         return scorer.set_score_request()
 
@@ -410,12 +424,22 @@ class _GapScorer(_BaseScorer):
             classes if len(classes) > 2 else (),
         )
         found = _measure(rule, y, decision, sensitive_features, control_features, sample_weight)
-        return self._sign * found.gap().value
+        return self._sign * found.gap(self._kwargs["min_cell_size"]).value
 
     def __repr__(self) -> str:
-        constraint, pos_label = self._kwargs["constraint"], self._kwargs["pos_label"]
-        suffix = "" if pos_label is None else f", pos_label={pos_label!r}"
-        return f"gap_scorer({constraint!r}{suffix})"
+        given = [repr(self._kwargs["constraint"])]
+        if self._kwargs["pos_label"] is not None:
+            given.append(f"pos_label={self._kwargs['pos_label']!r}")
+        if self._kwargs["min_cell_size"] != 1:
+            given.append(f"min_cell_size={self._kwargs['min_cell_size']}")
+        return f"gap_scorer({', '.join(given)})"
+
+
+def _check_size(min_cell_size: Any) -> int:
+    """Return the least number of rows of a cell."""
+    if isinstance(min_cell_size, bool) or not isinstance(min_cell_size, Integral) or min_cell_size < 1:
+        raise ValueError(f"min_cell_size must be an integer of at least 1; got {min_cell_size!r}.")
+    return int(min_cell_size)
 
 
 def _resolve(constraint: str, classes: Sequence[Any] = (0, 1)) -> Constraint:
@@ -463,9 +487,12 @@ class _Measured(NamedTuple):
     groups: GroupCodes
     strata: GroupCodes | None
 
-    def gap(self) -> GapWithError:
-        """Return the largest gap, and the labels of where it lies."""
-        gaps = [counts.gap(self.constraint) for counts in self.counts]
+    def gap(self, min_cell_size: int = 1) -> GapWithError:
+        """Return the largest gap between cells of at least so many rows, and the labels of where it lies."""
+        gaps = [
+            counts.gap(self.constraint, self.constraint.cell_sums(rows) >= min_cell_size)
+            for counts, rows in zip(self.counts, self.n_rows, strict=True)
+        ]
         stratum = int(np.argmax([np.nan_to_num(gap.value, nan=-1.0) for gap in gaps]))
         found = gaps[stratum]
         if found.event < 0:

@@ -25,7 +25,7 @@ from torch import nn
 from skfairprune import FairPrunedClassifier
 from skfairprune.constraints import CONSTRAINTS
 from skfairprune.datasets import make_biased_classification
-from skfairprune.metrics import gap_with_error
+from skfairprune.metrics import gap_with_error, group_rates
 from skfairprune.training.trainer import Trainer
 
 METHODS = ["predict", "predict_proba", "decision_function", "predict_uncorrected_proba"]
@@ -86,6 +86,48 @@ def test_validation_gap_says_what_it_is(fitted):
     table = fitted.event_gaps_
     assert table.index.tolist() == ["all"]
     assert table.loc["all"].tolist() == [gap.value, gap.standard_error, gap.lowest, gap.highest]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_group_rates_are_those_behind_the_gap(small, train):
+    groups = np.where(np.arange(len(train.y)) % 3 == 0, "other", train.sensitive_features)
+    groups[:5] = "few"
+    with pytest.warns(UserWarning, match="fewer than min_cell_size"):
+        clf = small(constraint="equalized_odds").fit(train.X, train.y, sensitive_features=groups)
+
+    def check():
+        table, gap = clf.group_rates_, clf.validation_gap_
+        assert table.columns.tolist() == ["event", "group", "rate", "standard_error", "n_samples", "covered"]
+        assert table["event"].tolist() == ["y=0"] * 3 + ["y=1"] * 3
+        assert table["group"].tolist() == clf.groups_ * 2
+        assert table["covered"].all()
+        within = table[table["event"] == gap.event].set_index("group")
+        found = within.loc[gap.highest, "rate"] - within.loc[gap.lowest, "rate"]
+        assert_allclose(found, gap.value)
+        assert_allclose(
+            np.hypot(*within.loc[[gap.lowest, gap.highest], "standard_error"]), gap.standard_error
+        )
+        return table["rate"].tolist()
+
+    before = check()
+    clf.set_bound(1.0)
+    assert check() != before
+
+
+def test_group_rates_on_rows_of_ones_own_are_those_of_the_decisions(small, train, fresh):
+    held_out = {"X_val": fresh.X, "y_val": fresh.y, "sensitive_features_val": fresh.sensitive_features}
+    clf = small(constraint="equalized_odds", decision_rule=False, difference_bound=0.5).fit(
+        train.X, train.y, sensitive_features=train.sensitive_features, **held_out
+    )
+    expected = group_rates(
+        fresh.y,
+        clf.predict(fresh.X),
+        constraint="equalized_odds",
+        sensitive_features=fresh.sensitive_features,
+    ).reset_index()
+    names = ["rate", "standard_error", "n_samples"]
+    assert_allclose(clf.group_rates_[names], expected[names])
+    assert clf.group_rates_["group"].tolist() == expected["sensitive_feature_0"].tolist()
 
 
 def test_without_a_rule_there_are_no_multipliers_of_one(small, train):
@@ -265,7 +307,7 @@ def test_the_pickle_does_not_grow_with_the_rows(small):
         clf = small(sparsity=0).fit(data.X, data.y, sensitive_features=data.sensitive_features)
         sizes.append(len(pickle.dumps(clf)))
     # Rules of several bounds that are the same are stored once; a byte a row would be 7000.
-    assert abs(sizes[1] - sizes[0]) < 3000
+    assert abs(sizes[1] - sizes[0]) < 5000
 
 
 # The constraint

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from fairlearn.metrics import MetricFrame
@@ -157,7 +159,25 @@ def test_gap_over_included_cells_only():
     found = counts.gap(constraint, np.array([[False, True, False]]))
     assert np.isnan(found.value)
     assert np.isnan(found.standard_error)
-    assert found[2:] == (-1, -1, -1)
+    assert found[2:5] == (-1, -1, -1)
+    assert np.isnan(found.upper)
+
+
+def test_the_upper_limit_is_over_all_pairs_of_groups():
+    group = np.repeat(np.arange(4), [2000, 2000, 30, 15])
+    decision = np.repeat([1, 0] * 4, [600, 1400, 1000, 1000, 12, 18, 6, 9])
+    constraint = get_constraint("demographic_parity")
+    counts = _count(constraint, np.zeros(len(group), int), decision, group, 4)
+    (rates,), (errors,) = counts.rates(constraint), counts.standard_errors(constraint)
+    pairs = list(itertools.permutations(range(4), 2))
+    limits = [rates[a] - rates[b] + 1.645 * np.hypot(errors[a], errors[b]) for a, b in pairs]
+    found = counts.gap(constraint)
+    assert_allclose(found.upper, max(limits))
+    assert found.upper > found.value + 2 * found.standard_error  # the extreme groups are large here
+    some = np.array([[True, True, False, False]])
+    assert_allclose(
+        counts.gap(constraint, some).upper, abs(rates[1] - rates[0]) + 1.645 * np.hypot(*errors[:2])
+    )
 
 
 def test_gap_of_the_event_that_is_defined():

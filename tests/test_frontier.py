@@ -150,7 +150,7 @@ def test_rows_that_cannot_be_compared_have_one_rule():
 
 
 def _rule(fit, gap, accuracy):
-    return FrontierRule(fit, [Gap(gap, 0.01, 0, 0, 1)], accuracy, 0.01)
+    return FrontierRule(fit, [Gap(gap, 0.01, 0, 0, 1, np.nan)], accuracy, 0.01)
 
 
 def test_a_rule_gives_way_to_one_of_a_smaller_bound_as_good_in_both():

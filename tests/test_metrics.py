@@ -459,6 +459,35 @@ def test_gap_of_a_single_group_is_nan(constraint):
     assert np.isnan(gap([0, 1], [0, 1], constraint=constraint, sensitive_features=["a", "a"]))
 
 
+@pytest.mark.parametrize("constraint", ["demographic_parity", "equalized_odds"])
+def test_small_cells_are_left_out_if_that_is_asked_for(constraint):
+    y, decision, group, weight = _data(3)
+    group[:6] = 3  # a group of six rows, which decide alike
+    decision[:6] = 1
+    y[:3], y[3:6] = 0, 1
+    kwargs = {"constraint": constraint, "sample_weight": weight}
+    few = gap_with_error(y, decision, sensitive_features=group, min_cell_size=7, **kwargs)
+    rows = group < 3
+    large = gap_with_error(
+        y[rows],
+        decision[rows],
+        constraint=constraint,
+        sample_weight=weight[rows],
+        sensitive_features=group[rows],
+    )
+    assert few == large
+    assert gap_with_error(y, decision, sensitive_features=group, **kwargs).highest == 3
+    model = LogisticRegression().fit(decision[:, None], decision)
+    scorer = gap_scorer(constraint, min_cell_size=7)
+    assert repr(scorer) == f"gap_scorer('{constraint}', min_cell_size=7)"
+    found = scorer(model, decision[:, None], y, sensitive_features=group, sample_weight=weight)
+    assert found == -few.value
+    assert np.isnan(gap(y, decision, sensitive_features=group, min_cell_size=1000, **kwargs))
+    for size in (0, 2.5, True, "30"):
+        with pytest.raises(ValueError, match=r"min_cell_size must be an integer of at least 1; got"):
+            gap_scorer(constraint, min_cell_size=size)
+
+
 def test_rows_without_weight_count_as_no_rows():
     kwargs = {"constraint": "demographic_parity", "sensitive_features": ["a", "b"]}
     assert np.isnan(gap([0, 1], [0, 1], sample_weight=[1, 0], **kwargs))

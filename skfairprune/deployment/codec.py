@@ -17,7 +17,7 @@ from skfairprune._reporting import ValidationGap
 from skfairprune._rules import AwareRules
 from skfairprune.decision import DecisionRule
 from skfairprune.frontier import FrontierRule, RuleFrontier
-from skfairprune.gaps import Gap
+from skfairprune.gaps import NORMAL_95, CellRates, Gap
 from skfairprune.modules import ACTIVATIONS, DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.networks.joint import JointNetwork
 from skfairprune.rulefit import RuleFit
@@ -44,7 +44,9 @@ class OwnNetwork(NamedTuple):
 # The only classes that a file can name. Building one stores its fields and does nothing else.
 _RECORDS: dict[str, type] = {
     record.__name__: record
-    for record in (Gap, ValidationGap, DecisionRule, RuleFit, FrontierRule, RuleFrontier, AwareRules)
+    for record in (
+        *(Gap, CellRates, ValidationGap, DecisionRule, RuleFit, FrontierRule, RuleFrontier, AwareRules),
+    )
 }
 _RETIRED = {("FrontierRule", "strayed")}  # fields that files of the formats before 3 have
 _KINDS = "biufU"  # of numpy's types: booleans, integers, floats, strings
@@ -182,7 +184,10 @@ def _decode_scalar(content: Any, tensors: dict[str, Tensor]) -> Any:
 def _decode_record(content: Any, tensors: dict[str, Tensor]) -> Any:
     name, parts = content
     kept = {key: part for key, part in parts.items() if (name, key) not in _RETIRED}
-    return _RECORDS[name](**{key: decode(part, tensors) for key, part in kept.items()})
+    fields = {key: decode(part, tensors) for key, part in kept.items()}
+    if name == "Gap" and "upper" not in fields:  # formats before 5 took the limit of the extreme groups
+        fields["upper"] = fields["value"] + NORMAL_95 * fields["standard_error"]
+    return _RECORDS[name](**fields)
 
 
 def _decode_dict(content: Any, tensors: dict[str, Tensor]) -> dict[Any, Any]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from skfairprune.constraints import Constraint, Floats
 from skfairprune.decision import DecisionRule, condition_on_group
 from skfairprune.frontier import RuleFrontier, fit_frontier
-from skfairprune.gaps import Gap
+from skfairprune.gaps import CellRates
 from skfairprune.rulefit import RuleFit, RuleProblem
 from skfairprune.scored import ScoredRows
 
@@ -149,9 +149,9 @@ class FairTask:
             rows = replace(rows, proba=condition_on_group(rows.proba, rows.group), copies=copies)
         return fit_frontier(rows, fold, self.constraint, self.included, self.bound, self.class_weight)
 
-    def event_gaps(self, rows: ScoredRows, shares: Floats) -> list[Gap]:
-        """Measure the gaps of decisions with those shares on rows, one for each event."""
-        return rows.counts(self.constraint, shares).event_gaps(self.constraint, self.included)
+    def cell_rates(self, rows: ScoredRows, shares: Floats) -> CellRates:
+        """Measure the rates of decisions with those shares on rows."""
+        return rows.counts(self.constraint, shares).cell_rates(self.constraint)
 
     def violation(self, joint: Floats, index: NDArray[np.intp]) -> Floats:
         """Return how far the rates of the network's own decisions lie outside the band that is allowed.

@@ -12,7 +12,7 @@ from torch import nn
 
 from skfairprune.constraints import Floats
 from skfairprune.frontier import RuleFrontier
-from skfairprune.gaps import Gap, is_within, largest_gap
+from skfairprune.gaps import CellRates, Gap, is_within, largest_gap
 from skfairprune.pruning.structure import Masks, Structure
 from skfairprune.rulefit import RuleFit
 from skfairprune.scored import decision_shares
@@ -44,6 +44,8 @@ class Outcome(NamedTuple):
         The decision rule; None where the network itself decides.
     event_gaps : list of Gap
         The gaps on held-out rows, one for each event; empty without a constraint.
+    cells : CellRates or None
+        The rates there; None without a constraint.
     frontier : RuleFrontier or None
         The rules for other bounds; None without a rule.
     aware : RuleFrontier or None
@@ -57,6 +59,7 @@ class Outcome(NamedTuple):
     constant: bool
     rule: RuleFit | None = None
     event_gaps: Sequence[Gap] = ()
+    cells: CellRates | None = None
     frontier: RuleFrontier | None = None
     aware: RuleFrontier | None = None
     dense: nn.Module | None = None
@@ -295,14 +298,15 @@ class Trainer:
             scored = task.scored(scores, index, blind)
             constant = bool(np.ptp(task.unconstrained.decide(scored.proba)) == 0)
             shares = scored.decide(task.unconstrained)
-            gaps = task.event_gaps(scored, shares)
-            outcome = Outcome(network, masks, constant, None, gaps, dense=self._dense)
+            cells = task.cell_rates(scored, shares)
+            gaps = cells.event_gaps(task.included)
+            outcome = Outcome(network, masks, constant, None, gaps, cells, dense=self._dense)
         else:
             scored, fold = task.scored(scores, index, blind), self.rule_fold[: len(index)]
             frontier, shares = task.fit_frontier(scored, fold)
             asked = frontier.rules[frontier.position(task.bound)]
             aware = task.fit_frontier(scored, fold, aware=True)[0] if self.attribute_aware else None
-            found = (asked.fit.constant, asked.fit, asked.event_gaps)
+            found = (asked.fit.constant, asked.fit, asked.event_gaps, asked.cells)
             outcome = Outcome(network, masks, *found, frontier, aware, self._dense)
         where = upper.position.cpu().numpy()
         label = upper.target[upper.position].cpu().numpy() if task is None else task.labels[where]

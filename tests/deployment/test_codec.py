@@ -34,7 +34,7 @@ def _round(value):
         [1, "2", (3,)],
         {1: "a", ("b", True): None, 2.5: [1]},
         torch.device("cuda:3"),
-        Gap(0.25, np.float64(0.125), 1, 0, 2),
+        Gap(0.25, np.float64(0.125), 1, 0, 2, 0.5),
     ],
 )
 def test_a_value_comes_back_with_its_type(value):

@@ -276,8 +276,8 @@ def test_tensors_of_another_program_are_a_clear_error(tmp_path, metadata):
 
 def test_a_newer_format_is_a_clear_error(saved):
     path, tensors, metadata, _ = saved
-    safetensors.torch.save_file(tensors, path, {**metadata, "skfairprune": "5"})
-    _refuses(path, r"is of format 5, and this version of skfairprune reads up to 4\. Update skfairprune")
+    safetensors.torch.save_file(tensors, path, {**metadata, "skfairprune": "6"})
+    _refuses(path, r"is of format 6, and this version of skfairprune reads up to 5\. Update skfairprune")
 
 
 def test_a_file_of_the_first_format_loads(saved, fitted, fresh):
@@ -319,6 +319,21 @@ def test_a_file_of_the_second_format_loads(saved, fitted, fresh):
     loaded = FairPrunedClassifier.load(path)
     assert_array_equal(loaded.predict_proba(fresh.X), fitted.predict_proba(fresh.X))
     assert loaded.set_bound(1.0).validation_gap_.rows == "some rows"
+
+
+def test_a_file_of_the_fourth_format_loads(saved, fitted, fresh):
+    path, tensors, _, content = saved
+    del content["fitted"]["group_rates_"]
+    for rule in _records(content["fitted"]["_frontier"], "FrontierRule"):
+        del rule["cells"]
+    for gap in _records(content["fitted"], "Gap"):
+        del gap["upper"]
+    _forge(path, tensors, content)
+    loaded = FairPrunedClassifier.load(path)
+    assert_array_equal(loaded.predict_proba(fresh.X), fitted.predict_proba(fresh.X))
+    gap = loaded.set_bound(1.0).validation_gap_
+    np.testing.assert_allclose(gap.upper, gap.value + 1.645 * gap.standard_error)
+    assert loaded.group_rates_ is None
 
 
 @pytest.mark.parametrize("place", [0, 100, 0.3, 0.9, -1])
