@@ -102,7 +102,7 @@ class FittedMixin:
         self.module_, self.dense_module_ = merge_rules(result.outcome, result.targets)
         self._own_weights = result.targets.output_weights
         self._unread = unread_columns(self.module_.network, self.n_features_in_)
-        names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
+        names = getattr(self, "feature_names_in_", range(self.n_features_in_))
         self.dropped_columns_ = [names[position] for position in self._unread]
 
     def _store_example(self, result: Result, X: NDArray[np.floating]) -> None:
@@ -194,7 +194,7 @@ class FittedMixin:
         -----
         ConvergenceWarning
             If the held-out gap of that rule is above the bound by more than its standard error, in any event,
-            or it gives all held-out rows the same class.
+            or it gives all held-out rows the same class, and that of a larger bound does not.
         """
         check_is_fitted(self, "module_")
         number = isinstance(difference_bound, Real) and not isinstance(difference_bound, bool)
@@ -217,7 +217,7 @@ class FittedMixin:
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        elif rule.fit.constant:
+        elif rule.fit.constant and not self._frontier.is_constant:
             assert self.constraint_ is not None
             warnings.warn(
                 only_constant(self.constraint_, float(difference_bound)), ConvergenceWarning, stacklevel=2

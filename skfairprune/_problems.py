@@ -61,8 +61,8 @@ def _of_the_decisions(result: Result, bound: float) -> str | None:
             f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, after "
             f"{n_epochs} epochs. Allow a larger bound, more epochs, or give more rows."
         )
-    task = targets.task
-    if outcome.constant and task is not None and outcome.frontier is not None:
+    task, frontier = targets.task, outcome.frontier
+    if outcome.constant and task is not None and frontier is not None and not frontier.is_constant:
         return only_constant(task.constraint.name, bound)
     if outcome.constant:
         label, weight = (targets.joint, targets.weight) if task is None else (task.labels, task.weight)
@@ -71,8 +71,9 @@ def _of_the_decisions(result: Result, bound: float) -> str | None:
             return None
         return (
             f"The network gives all of the {n_rows} held-out rows the same class, after {n_epochs} epochs. "
-            f"Train longer, ask for less sparsity{', allow a larger bound' if task is not None else ''}, or, "
-            "where one class is rare, set class_weight='balanced'."
+            "Train longer, ask for less sparsity, "
+            f"{'allow a larger bound, ' if task is not None and frontier is None else ''}or, where one class "
+            "is rare, set class_weight='balanced'."
         )
     return None
 
@@ -81,8 +82,7 @@ def only_constant(constraint: str, bound: float) -> str:
     """Return what to say of a rule that gives all held-out rows the same class."""
     return (
         f"Only a constant decision keeps {constraint} within difference_bound={bound} on the held-out rows: "
-        "all get the same class. Give more rows, allow a larger bound, or, if the network is constant "
-        "without a bound, too, train longer or ask for less sparsity."
+        "all get the same class. Give more rows, or allow a larger bound."
     )
 
 

@@ -72,6 +72,11 @@ class RuleFrontier:
     bounds: Floats
     rules: list[FrontierRule]
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether the network itself decides alike for all rows, whatever the bound."""
+        return self.rules[-1].fit.constant
+
     def position(self, bound: float) -> int:
         """Return the position of the rule for a bound: that of the largest bound not above it.
 

@@ -569,6 +569,15 @@ def test_a_network_that_is_constant_under_a_constraint_without_a_rule_is_told(sm
         small(decision_rule=False, lr=1e-6).fit(X, y, sensitive_features=A)
 
 
+def test_a_network_that_is_constant_under_any_bound_is_told_as_such(small):
+    rng = np.random.default_rng(0)
+    X, y, A = rng.normal(size=(500, 3)), rng.uniform(size=500) < 0.3, rng.integers(0, 2, 500)
+    with pytest.warns(ConvergenceWarning, match="held-out rows the same class") as caught:
+        clf = small(difference_bound=1.0, lr=1e-6).fit(X, y, sensitive_features=A)
+    assert "bound" not in str(caught[0].message)
+    clf.set_bound(0.1)  # nothing to tell
+
+
 def test_a_rule_that_leaves_little_of_the_accuracy_is_told(small, train):
     clf = small(sparsity=0.9, difference_bound=0.3)  # a unit or two tell the label and not the group
     with pytest.warns(ConvergenceWarning, match="the accuracy on.*network without the bound") as caught:
