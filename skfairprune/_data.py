@@ -66,7 +66,7 @@ def check_fit_data(
         _explain_columns(X, error)
         raise
     check_classification_targets(classes)
-    weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+    weight = _check_weight(sample_weight, rows, "sample_weight")
     if control_features is not None and sensitive_features is None:
         raise ValueError(
             "control_features are given without sensitive_features; they form the strata within which "
@@ -78,6 +78,16 @@ def check_fit_data(
     if not counted.all():
         rows, classes, weight = rows[counted], classes[counted], weight[counted]
     return FitData(_dense(rows), classes, _scaled(weight), groups, strata)
+
+
+def _check_weight(weight: ArrayLike | None, rows: Any, name: str) -> NDArray[np.float64]:
+    """Return one weight for each row."""
+    if isinstance(weight, str):
+        raise ValueError(
+            f"{name} must be one number of at least 0 for each row; got {weight!r}. Weights by class, as "
+            "'balanced', are the parameter class_weight."
+        )
+    return _check_sample_weight(weight, rows, dtype=np.float64, ensure_non_negative=True)
 
 
 def _scaled(weight: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -155,7 +165,7 @@ def check_held_out_data(
         raise ValueError(f"y_val has the classes {unknown}, which y does not have; y has {classes}.")
     counted, weight = np.ones(len(y), dtype=bool), np.ones(len(y))
     if sample_weight_val is not None:
-        weight = _check_sample_weight(sample_weight_val, X, dtype=np.float64, ensure_non_negative=True)
+        weight = _check_weight(sample_weight_val, X, "sample_weight_val")
         counted = weight > 0
     elif np.ptp(data.weight) > 0:
         raise ValueError(

@@ -124,6 +124,7 @@ BAD_FITS = {
     "NaN in y": (_data(y=_with(y * 1.0, 0, NAN)), r"Input y contains NaN"),
     "continuous y": (_data(y=X[:, 0]), r"Unknown label type: continuous.*regression target"),
     "2-d y": (_data(y=np.c_[y, y]), r"y should be a 1d array, got an array of shape \(600, 2\)"),
+    "weights by a word": (_data(sample_weight="balanced"), r"one number .*got 'balanced'.*class_weight"),
     "NaN weight": (_data(sample_weight=_with(ONES, 0, NAN)), r"sample_weight contains NaN"),
     "infinite weight": (_data(sample_weight=_with(ONES, 0, np.inf)), r"sample_weight contains infinity"),
     "negative weight": (_data(sample_weight=_with(ONES, 0, -1)), r"Negative values.*`sample_weight`"),

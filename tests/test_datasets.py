@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import fairlearn.metrics as fl
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 from scipy import integrate, stats
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 
 from skfairprune.datasets import (
@@ -18,6 +21,7 @@ from skfairprune.datasets import (
     load_benchmark,
     make_biased_classification,
     make_preprocessor,
+    source_columns,
 )
 
 LAWS = {
@@ -367,6 +371,46 @@ def test_preprocessor_takes_the_synthetic_frame():
     Z = make_preprocessor(X).fit_transform(X)
     assert Z.shape == (500, 7 + 4 + 4)
     assert np.isfinite(Z).all()
+
+
+def test_preprocessor_tells_of_columns_of_which_nothing_is_left():
+    days = pd.date_range("2020-01-01", periods=200).astype(str)
+    X = pd.DataFrame({"day": days, "town": ["a", "b"] * 100, "one": ["x"] * 200, "age": range(200)})
+    with pytest.warns(UserWarning, match=r"The columns \['day'\] have only values that are rarer") as caught:
+        transformer = make_preprocessor(X)
+    assert caught[0].filename == __file__
+    assert np.ptp(transformer.fit_transform(X), axis=0).astype(bool).tolist() == [
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_preprocessor(X.drop(columns="day"))
+        make_preprocessor(X.iloc[:0])
+
+
+@pytest.mark.parametrize("min_frequency", [1, 2, 0.3])
+def test_source_columns_are_what_the_outputs_are_of(min_frequency):
+    X = pd.DataFrame(MIXED)
+    preprocessor = make_preprocessor(X, min_frequency=min_frequency).fit(X)
+    sources = source_columns(preprocessor)
+    names = preprocessor.get_feature_names_out()
+    assert len(sources) == preprocessor.transform(X).shape[1]
+    assert all(
+        name == source or name.startswith(f"{source}_") for name, source in zip(names, sources, strict=True)
+    )
+    assert set(sources) == set(X.columns)
+    numbers = pd.DataFrame({"a": [1.0, 2.0]})
+    assert source_columns(make_preprocessor(numbers).fit(numbers)) == ["a"]
+    with pytest.raises(NotFittedError):
+        source_columns(make_preprocessor(X))
+    with pytest.raises(
+        ValueError, match=r"knows the preprocessors of make_preprocessor; .* parts \['other'\]"
+    ):
+        source_columns(ColumnTransformer([("other", "passthrough", ["a"])]).fit(numbers))
 
 
 def test_preprocessor_names_what_it_cannot_read():

@@ -7,15 +7,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from sklearn.compose import ColumnTransformer
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 from sklearn.utils import Bunch
 
-__all__ = ["load_benchmark", "make_preprocessor"]
+__all__ = ["load_benchmark"]
 
 _ORIGINS = {
     "adult": "https://archive.ics.uci.edu/dataset/2/adult",
@@ -112,77 +107,4 @@ def load_benchmark(
         name=name,
         positive=entry["positive"],
         DESCR=f"{entry['title']}. {entry['licence']}. {entry['notes']}",
-    )
-
-
-def _to_float32(X: pd.DataFrame) -> pd.DataFrame:
-    return X.astype(np.float32)
-
-
-def _to_strings(X: pd.DataFrame) -> pd.DataFrame:
-    # Through object: a category of integers with a missing value would turn 2 into "2.0".
-    return X.astype(object).astype(str).where(X.notna(), "missing").astype(object)
-
-
-def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> ColumnTransformer:
-    """Make an unfitted transformer of mixed columns into a float32 matrix without missing values.
-
-    Numeric columns get their median where missing and stay otherwise as they are: networks of
-    this package encode them themselves. Categorical columns (category, string, object, bool) get
-    the category "missing" where missing and are one-hot encoded; a category unknown at fit time is
-    all zeros.
-
-    Parameters
-    ----------
-    X : DataFrame of shape (n_samples, n_features)
-        The columns to choose transformations for; the values are not used.
-    min_frequency : int or float, default=0.01
-        Categories rarer than this, as a count (int, at least 1) or as a share of the rows (float in
-        (0, 1)), are merged into one column, as in
-        :class:`~sklearn.preprocessing.OneHotEncoder`.
-
-    Returns
-    -------
-    ColumnTransformer
-        Unfitted; numeric columns come first in its output.
-
-    Raises
-    ------
-    ValueError
-        If X is not a DataFrame or has columns of dates, durations or complex numbers.
-
-    Examples
-    --------
-    >>> from skfairprune.datasets import make_biased_classification, make_preprocessor
-    >>> X = make_biased_classification(100, as_frame=True, random_state=0).X
-    >>> make_preprocessor(X).fit_transform(X).shape
-    (100, 15)
-    """
-    if not isinstance(X, pd.DataFrame):
-        raise ValueError(f"X must be a DataFrame, whose dtypes are read; got {type(X).__name__}.")
-    kinds = {column: getattr(dtype, "kind", "O") for column, dtype in X.dtypes.items()}
-    if unusable := [column for column, kind in kinds.items() if kind in "mMc"]:
-        raise ValueError(
-            f"Columns {unusable} are dates, durations or complex; drop them or turn them into real numbers."
-        )
-    numeric = [column for column, kind in kinds.items() if kind in "iuf"]
-    to_numeric = make_pipeline(
-        FunctionTransformer(_to_float32, feature_names_out="one-to-one"),
-        SimpleImputer(strategy="median", keep_empty_features=True),
-    )
-    to_categories = make_pipeline(
-        FunctionTransformer(_to_strings, feature_names_out="one-to-one"),
-        OneHotEncoder(
-            handle_unknown="ignore",
-            min_frequency=min_frequency,
-            sparse_output=False,
-            dtype=np.float32,
-        ),
-    )
-    return ColumnTransformer(
-        [
-            ("numeric", to_numeric, numeric),
-            ("categorical", to_categories, [c for c in X.columns if c not in numeric]),
-        ],
-        verbose_feature_names_out=False,
     )

@@ -6,7 +6,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.preprocessing import FunctionTransformer
 
-from skfairprune.datasets._benchmarks import _to_float32, _to_strings
+from skfairprune.datasets._preprocessing import _to_float32, _to_strings
 from skfairprune.deployment.onnx import load_extra, onnx_model
 
 __all__ = ["onnx_inputs", "onnx_types", "register_onnx_converter"]

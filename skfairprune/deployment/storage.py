@@ -97,6 +97,8 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the path of a file in it.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}. Make it first.")
     # A file that is half written has a name of its own.
     part = path.with_name(path.name + ".part")
     part.write_bytes(save_tensors(tensors, metadata))

@@ -165,6 +165,11 @@ def test_the_file_is_replaced_whole_and_leaves_nothing_else(fitted, unconstraine
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_a_folder_that_is_not_there_is_named(fitted, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model.st cannot be written: there is no folder .*missing"):
+        fitted.save(tmp_path / "missing" / "model.st")
+
+
 def test_a_load_leaves_the_generators_and_asks_for_no_device(fitted, tmp_path, monkeypatch):
     fitted.save(tmp_path / "model.safetensors")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("asked for a device"))

@@ -1,0 +1,160 @@
+"""Mixed columns of a DataFrame as the numbers that a network reads, and which column each number is of."""
+
+import warnings
+from collections.abc import Hashable
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
+from sklearn.utils.validation import check_is_fitted
+
+__all__ = ["make_preprocessor", "source_columns"]
+
+
+def _to_float32(X: pd.DataFrame) -> pd.DataFrame:
+    return X.astype(np.float32)
+
+
+def _to_strings(X: pd.DataFrame) -> pd.DataFrame:
+    # Through object: a category of integers with a missing value would turn 2 into "2.0".
+    return X.astype(object).astype(str).where(X.notna(), "missing").astype(object)
+
+
+def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> ColumnTransformer:
+    """Make an unfitted transformer of mixed columns into a float32 matrix without missing values.
+
+    Numeric columns get their median where missing and stay otherwise as they are: networks of
+    this package encode them themselves. Categorical columns (category, string, object, bool) get
+    the category "missing" where missing and are one-hot encoded; a category unknown at fit time is
+    all zeros.
+
+    Parameters
+    ----------
+    X : DataFrame of shape (n_samples, n_features)
+        The columns to choose transformations for, by their dtypes.
+    min_frequency : int or float, default=0.01
+        Categories rarer than this, as a count (int, at least 1) or as a share of the rows (float in
+        (0, 1)), are merged into one column, as in
+        :class:`~sklearn.preprocessing.OneHotEncoder`.
+
+    Returns
+    -------
+    ColumnTransformer
+        Unfitted; numeric columns come first in its output.
+
+    Raises
+    ------
+    ValueError
+        If X is not a DataFrame or has columns of dates, durations or complex numbers.
+
+    Warns
+    -----
+    UserWarning
+        If all categories of a column of X are rare, so that nothing is left of it, as of dates or numbers
+        that are stored as text.
+
+    Examples
+    --------
+    >>> from skfairprune.datasets import make_biased_classification, make_preprocessor
+    >>> X = make_biased_classification(100, as_frame=True, random_state=0).X
+    >>> make_preprocessor(X).fit_transform(X).shape
+    (100, 15)
+    """
+    if not isinstance(X, pd.DataFrame):
+        raise ValueError(f"X must be a DataFrame, whose dtypes are read; got {type(X).__name__}.")
+    kinds = {column: getattr(dtype, "kind", "O") for column, dtype in X.dtypes.items()}
+    if unusable := [column for column, kind in kinds.items() if kind in "mMc"]:
+        raise ValueError(
+            f"Columns {unusable} are dates, durations or complex; drop them or turn them into real numbers."
+        )
+    numeric = [column for column, kind in kinds.items() if kind in "iuf"]
+    categorical = [column for column in X.columns if column not in numeric]
+    _warn_of_rare(X[categorical], min_frequency)
+    to_numeric = make_pipeline(
+        FunctionTransformer(_to_float32, feature_names_out="one-to-one"),
+        SimpleImputer(strategy="median", keep_empty_features=True),
+    )
+    to_categories = make_pipeline(
+        FunctionTransformer(_to_strings, feature_names_out="one-to-one"),
+        OneHotEncoder(
+            handle_unknown="ignore",
+            min_frequency=min_frequency,
+            sparse_output=False,
+            dtype=np.float32,
+        ),
+    )
+    return ColumnTransformer(
+        [
+            ("numeric", to_numeric, numeric),
+            ("categorical", to_categories, categorical),
+        ],
+        verbose_feature_names_out=False,
+    )
+
+
+def _warn_of_rare(X: pd.DataFrame, min_frequency: float) -> None:
+    """Warn of columns of which every category would be merged with the others."""
+    least = min_frequency if min_frequency >= 1 else min_frequency * len(X)
+    counts = {column: values.value_counts() for column, values in _to_strings(X).items()}
+    lost = [column for column, count in counts.items() if len(count) > 1 and count.iloc[0] < least]
+    if lost:
+        warnings.warn(
+            f"The columns {lost} have only values that are rarer than min_frequency={min_frequency}: all are "
+            "merged into one, and nothing is left of them. Turn dates and numbers stored as text into "
+            "numbers, merge the values, set a smaller min_frequency, or drop the columns.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def source_columns(preprocessor: ColumnTransformer) -> list[Hashable]:
+    """Return which column of the DataFrame each output of a preprocessor is of.
+
+    With ``prune_inputs=True`` the network's ``dropped_columns_`` are outputs of the preprocessor. A column of
+    the DataFrame of which all are dropped is needed no more.
+
+    Parameters
+    ----------
+    preprocessor : ColumnTransformer
+        From :func:`make_preprocessor`, fitted.
+
+    Returns
+    -------
+    list of length n_outputs
+        The columns' names.
+
+    Raises
+    ------
+    NotFittedError
+        If it is not fitted.
+    ValueError
+        If it has other parts than those of :func:`make_preprocessor`.
+
+    Examples
+    --------
+    >>> from skfairprune.datasets import make_biased_classification, make_preprocessor, source_columns
+    >>> X = make_biased_classification(100, as_frame=True, random_state=0).X[["income", "district"]]
+    >>> preprocessor = make_preprocessor(X).fit(X)
+    >>> preprocessor.get_feature_names_out().tolist()
+    ['income', 'district_east', 'district_north', 'district_south', 'district_west']
+    >>> source_columns(preprocessor)
+    ['income', 'district', 'district', 'district', 'district']
+    """
+    check_is_fitted(preprocessor)
+    columns = {name: list(given) for name, _, given in preprocessor.transformers_}
+    if columns.keys() != {"numeric", "categorical"}:
+        raise ValueError(
+            "source_columns knows the preprocessors of make_preprocessor; this one has the parts "
+            f"{[*columns]}."
+        )
+    found = columns["numeric"]
+    if columns["categorical"]:
+        encoder = preprocessor.named_transformers_["categorical"][-1]
+        parts = zip(columns["categorical"], encoder.categories_, encoder.infrequent_categories_, strict=True)
+        for column, categories, merged in parts:
+            n_merged = 0 if merged is None else len(merged)
+            found += [column] * (len(categories) - n_merged + bool(n_merged))
+    return found
