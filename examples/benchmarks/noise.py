@@ -8,6 +8,7 @@ that is between the figures and the population is the sampling of the rows. Mean
 
 import argparse
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,15 +20,22 @@ from skfairprune.gaps import largest_gap, upper_limit
 from skfairprune.scored import ScoredRows
 
 ROWS = (700, 3000)
-BASE_RATES = {"none": (0.4, 0.4), "large": (0.5, 0.25)}
+LAWS: dict[str, dict[str, Any]] = {
+    "none": {"base_rates": (0.4, 0.4)},
+    "large": {"base_rates": (0.5, 0.25)},
+    "six groups": {
+        "group_probs": (0.45, 0.3, 0.1, 0.07, 0.05, 0.03),
+        "base_rates": (0.5, 0.3, 0.4, 0.25, 0.45, 0.35),
+    },
+}
 CONSTRAINTS = ("demographic_parity", "equalized_odds")
 BOUND = 0.02
 _POPULATION = 200_000
 
 
-def draw(n_rows: int, base_rates: tuple[float, float], seed: int) -> ScoredRows:
+def draw(n_rows: int, law: dict[str, Any], seed: int) -> ScoredRows:
     """Draw rows with their exact posterior as scores."""
-    data = make_biased_classification(n_rows, base_rates=base_rates, random_state=seed)
+    data = make_biased_classification(n_rows, **law, random_state=seed)
     group = np.unique(data.sensitive_features, return_inverse=True)[1]
     proba = data.distribution.joint_proba(data.X)
     return ScoredRows(proba, data.y.astype(np.intp), group.astype(np.intp), np.ones(n_rows))
@@ -36,7 +44,7 @@ def draw(n_rows: int, base_rates: tuple[float, float], seed: int) -> ScoredRows:
 def measure(rows: ScoredRows, population: ScoredRows, name: str, bound: float) -> dict[str, float]:
     """Fit the rule of a bound and hold its figures against those of the population."""
     constraint, fold = get_constraint(name), np.arange(len(rows.kind)) % 2
-    included, equal = np.ones((constraint.n_events, 2), bool), np.ones(2)
+    included, equal = np.ones((constraint.n_events, rows.proba.shape[2]), bool), np.ones(2)
     frontier, _ = fit_frontier(rows, fold, constraint, included, bound, equal)
     rule = frontier.rules[frontier.position(bound)]
     shares = population.decide(rule.fit.rule)
@@ -60,12 +68,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     args = parser.parse_args()
     table = {}
-    for label, base_rates in BASE_RATES.items():
-        population = draw(_POPULATION, base_rates, -1 % 2**32)
+    for label, law in LAWS.items():
+        population = draw(_POPULATION, law, -1 % 2**32)
         for name, n_rows in product(CONSTRAINTS, args.rows):
-            found = [
-                measure(draw(n_rows, base_rates, seed), population, name, BOUND) for seed in range(args.draws)
-            ]
+            found = [measure(draw(n_rows, law, seed), population, name, BOUND) for seed in range(args.draws)]
             table[name, label, n_rows] = pd.DataFrame(found).astype(float).mean()
     frame = pd.DataFrame(table).T.rename_axis(["constraint", "true gap", "rows"])
     print(f"Bound {BOUND}, {args.draws} draws")
