@@ -511,7 +511,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         self._forget()
         data = check_fit_data(self, X, y, sample_weight, sensitive_features, control_features)
         classes = find_classes(data.y)
-        constraint = resolve_constraint(self.constraint, data, self.difference_bound)
+        constraint = resolve_constraint(self.constraint, data, self.difference_bound, self.attribute_aware)
         held_out = check_held_out_data(
             self,
             data,
@@ -523,7 +523,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
             control_features_val,
         )
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        with reproducible(seed, device):
+        with torch.inference_mode(False), torch.enable_grad(), reproducible(seed, device):
             result = run_fit(self, data, held_out, classes, constraint, seed, device)
             self._store(result, data.X, classes)
         for problem in find_problems(result, self.difference_bound, self.max_accuracy_drop):

@@ -60,6 +60,7 @@ def check_fit_data(
     control_features: Any = None,
 ) -> FitData:
     """Check training rows; rows of weight 0 are left out."""
+    _refuse_masked(X)
     try:
         rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
     except (TypeError, ValueError) as error:
@@ -77,7 +78,7 @@ def check_fit_data(
     strata = _encode(control_features, "control_features", counted)
     if not counted.all():
         rows, classes, weight = rows[counted], classes[counted], weight[counted]
-    return FitData(_dense(rows), classes, _scaled(weight), groups, strata)
+    return FitData(_forward(_dense(rows)), classes, _scaled(weight), groups, strata)
 
 
 def _check_weight(weight: ArrayLike | None, rows: Any, name: str) -> NDArray[np.float64]:
@@ -211,6 +212,7 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
 
     What stands in the columns at the positions ``unread`` does not matter.
     """
+    _refuse_masked(X)
     try:
         rows = validate_data(
             estimator, X, accept_sparse="csr", dtype=_FLOATS, reset=False, ensure_all_finite=not unread
@@ -223,7 +225,22 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
     except (TypeError, ValueError) as error:
         _explain_columns(X, error, unread)
         raise
-    return rows
+    return _forward(rows)
+
+
+def _refuse_masked(X: Any) -> None:
+    """Refuse values that are masked: behind the mask some number stands."""
+    if np.ma.is_masked(X):
+        raise ValueError(
+            "X is a masked array with masked values. Impute them, by a SimpleImputer in a pipeline, say."
+        )
+
+
+def _forward(rows: Any) -> Any:
+    """Return rows as torch takes them: it knows no array that runs backwards, such as a view X[::-1]."""
+    if sparse.issparse(rows) or min(rows.strides) >= 0:
+        return rows
+    return np.ascontiguousarray(rows)
 
 
 def _explain_columns(X: Any, error: Exception, unread: Sequence[int] = ()) -> None:

@@ -38,6 +38,11 @@ from skfairprune.pruning.structure import Masks
 __all__ = ["FittedMixin"]
 
 _EXAMPLE_ROWS = 9
+# What a fit sets beside the attributes that end in an underscore.
+_PRIVATE = (
+    *("_own_weights", "_unread", "_frontier", "_aware", "_events", "_rows"),
+    *("_example", "_example_joint", "_dense_shapes"),
+)
 
 
 class FittedMixin:
@@ -79,8 +84,9 @@ class FittedMixin:
         return hasattr(self, "module_")
 
     def _forget(self) -> None:
-        """Delete all fitted attributes: a fit that fails leaves none of the model before."""
-        for name in [name for name in vars(self) if name.endswith("_")]:
+        """Delete all fitted attributes: a fit that fails on its rows leaves none of the model before."""
+        fitted = [name for name in vars(self) if name.endswith("_") or name in _PRIVATE]
+        for name in fitted:
             delattr(self, name)
 
     def _store(self, result: Result, X: NDArray[np.floating], classes: NDArray) -> None:
@@ -335,7 +341,9 @@ class FittedMixin:
         -------
         Tensor of shape (9, n_features_in_)
             For the built-in network random numbers; for others quantiles of each column of the training rows,
-            in another order in each column: values that the network knows, and no row of the data.
+            in another order in each column: values that the network knows. :meth:`save` stores them. They are
+            single values of the data; where there are few columns, or few values, a row of them can be one of
+            the data.
         """
         check_is_fitted(self, "module_")
         dtype = self.module_.output_weights.dtype

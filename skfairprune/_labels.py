@@ -111,14 +111,12 @@ def encode_sensitive(
     if len(encoded) == 1:
         labels, codes = encoded[0]
         return GroupCodes(tuple(labels), codes, names)
-    shape = [len(labels) for labels, _ in encoded]
-    cells, codes = np.unique(
-        np.ravel_multi_index([codes for _, codes in encoded], shape), return_inverse=True
-    )
-    positions = np.column_stack(np.unravel_index(cells, shape))
-    crossed = (
-        tuple(labels[code] for (labels, _), code in zip(encoded, row, strict=True)) for row in positions
-    )
+    # Column by column, and only what occurs: the number of all combinations may overflow.
+    crossed = [(label,) for label in encoded[0][0]]
+    codes = encoded[0][1]
+    for labels, column in encoded[1:]:
+        cells, codes = np.unique(codes * len(labels) + column, return_inverse=True)
+        crossed = [(*crossed[cell // len(labels)], labels[cell % len(labels)]) for cell in cells.tolist()]
     return GroupCodes(tuple(crossed), codes, names)
 
 
@@ -289,6 +287,9 @@ def _columns(values: Any, name: str) -> tuple[list[pd.Series], tuple[Hashable, .
         # object: NumPy would turn the None and the numbers of a list with strings into strings
         dtype = object if isinstance(values, list | tuple) else None
         array = np.asarray(values, dtype=dtype)
+        if np.ma.is_masked(values):  # behind a mask some value stands
+            array = array.astype(object)
+            array[np.ma.getmaskarray(values)] = None
         if array.ndim not in (1, 2):
             got = f"{array.ndim}-d values" if array.ndim else f"{values!r:.50}"
             raise ValueError(

@@ -61,7 +61,7 @@ class Targets(NamedTuple):
 
 
 def resolve_constraint(
-    constraint: str | Moment | None, data: FitData, bound: float
+    constraint: str | Moment | None, data: FitData, bound: float, attribute_aware: bool
 ) -> str | UtilityParity | None:
     """Return the constraint that is in force on these rows.
 
@@ -73,6 +73,8 @@ def resolve_constraint(
         The training rows.
     bound : float
         The bound asked for.
+    attribute_aware : bool
+        Whether rules are wanted that are told the group.
 
     Raises
     ------
@@ -82,6 +84,11 @@ def resolve_constraint(
     if isinstance(constraint, Moment):
         check_moment(constraint, bound)
     if constraint == "auto":
+        if data.groups is None and attribute_aware:
+            raise ValueError(
+                "attribute_aware=True fits decision rules that are told the group, and fit got no "
+                "sensitive_features. Pass them, or leave attribute_aware=False."
+            )
         constraint = None if data.groups is None else "demographic_parity"
     if constraint is None:
         return None

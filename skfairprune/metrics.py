@@ -531,6 +531,7 @@ def _measure(
         weight = _check_sample_weight(
             sample_weight, y, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
         )
+        weight = weight / (weight.max() or 1.0)  # squares of huge or tiny ones are no numbers
         counts = GroupCounts.from_rows(kind, decision, groups.codes, shape, weight)
     each = (n_strata, n_kinds, *shape[1:])
     by_stratum = [

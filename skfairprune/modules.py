@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import numpy as np
 import torch
@@ -214,13 +215,15 @@ class DecisionNetwork(nn.Module):
         Parameters
         ----------
         bound : float
-            At least the smallest of ``bounds``.
+            From the smallest of ``bounds`` to 1.
 
         Raises
         ------
         ValueError
-            If there is no rule for it.
+            If it is no such number, or there is no rule for it.
         """
+        if isinstance(bound, bool) or not isinstance(bound, Real) or not bound <= 1:
+            raise ValueError(f"The bound must be a number in [0, 1]; got {bound!r}.")
         # A bound asked for in double precision must find itself in single.
         position = int(torch.searchsorted(self.bounds, bound * (1 + 1e-6), right=True)) - 1
         if position < 0:

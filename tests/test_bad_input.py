@@ -79,6 +79,15 @@ BAD_FITS = {
         r"only 0 of the 600 groups.*merge small ones",
     ),
     "NaN in X": (_data(X=_with(X, (0, 0), NAN)), r"missing values \(NaN\): 0. Impute"),
+    "masked values in X": (_data(X=np.ma.array(X, mask=X > 2)), r"masked array with masked values\. Impute"),
+    "masked groups": (
+        _data(sensitive_features=np.ma.array(A, mask=np.arange(600) < 7)),
+        r"Missing values: sensitive_features has 7\.",
+    ),
+    "rules that are told groups that are not there": (
+        _params(attribute_aware=True),
+        r"attribute_aware=True .*fit got no sensitive_features",
+    ),
     "inf in X": (_data(X=_with(X, (0, 0), np.inf)), r"Input X contains infinity"),
     "text in X": (_data(X=X.astype(str) + "a"), r"could not convert string to float: .*-1\.208"),
     "a column of categories": (

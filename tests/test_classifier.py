@@ -130,6 +130,31 @@ def test_group_rates_on_rows_of_ones_own_are_those_of_the_decisions(small, train
     assert clf.group_rates_["group"].tolist() == expected["sensitive_feature_0"].tolist()
 
 
+def test_arrays_that_run_backwards(small, fitted, train, fresh):
+    backwards = small().fit(train.X[::-1], train.y[::-1], sensitive_features=train.sensitive_features[::-1])
+    forwards = small().fit(
+        train.X[::-1].copy(), train.y[::-1], sensitive_features=train.sensitive_features[::-1]
+    )
+    assert_array_equal(backwards.predict_proba(fresh.X), forwards.predict_proba(fresh.X))
+    assert_array_equal(fitted.predict_proba(fresh.X[::-1]), fitted.predict_proba(fresh.X)[::-1])
+    columns = fresh.X[:, ::-1]
+    assert_array_equal(fitted.predict_proba(columns), fitted.predict_proba(columns.copy()))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_fit_has_gradients_whatever_is_set_around_it(small, fitted, train, fresh, mode):
+    with mode():
+        clf = small().fit(train.X, train.y, sensitive_features=train.sensitive_features)
+        found = clf.predict_proba(fresh.X)
+    assert_array_equal(found, fitted.predict_proba(fresh.X))
+
+
+def test_a_fit_without_a_constraint_leaves_nothing_of_one_before(small, train):
+    clf = small().fit(train.X, train.y, sensitive_features=train.sensitive_features)
+    clf.set_params(constraint=None).fit(train.X, train.y)
+    assert vars(clf).keys() == vars(small(constraint=None).fit(train.X, train.y)).keys()
+
+
 def test_without_a_rule_there_are_no_multipliers_of_one(small, train):
     clf = small(decision_rule=False, difference_bound=0.5).fit(
         train.X, train.y, sensitive_features=train.sensitive_features

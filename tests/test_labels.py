@@ -144,6 +144,13 @@ def test_error_messages_of_sensitive_features(values, message):
         encode_sensitive(values, 2)
 
 
+def test_many_columns_of_many_values():
+    values = np.random.default_rng(0).normal(size=(1000, 9))
+    found = encode_sensitive(values, 1000)
+    assert [found.labels[code] for code in found.codes] == [tuple(row) for row in values.tolist()]
+    assert list(found.labels) == sorted(found.labels)
+
+
 def test_error_messages_use_the_given_name():
     with pytest.raises(ValueError, match=r"^control_features has 1 values"):
         encode_sensitive(["a"], 2, name="control_features")

@@ -488,6 +488,15 @@ def test_small_cells_are_left_out_if_that_is_asked_for(constraint):
             gap_scorer(constraint, min_cell_size=size)
 
 
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_huge_and_tiny_weights(scale):
+    y, decision, group, weight = _data()
+    kwargs = {"constraint": "equalized_odds", "sensitive_features": group}
+    found = gap_with_error(y, decision, sample_weight=weight * scale, **kwargs)
+    expected = gap_with_error(y, decision, sample_weight=weight, **kwargs)
+    assert_allclose(found[:2], expected[:2])
+
+
 def test_rows_without_weight_count_as_no_rows():
     kwargs = {"constraint": "demographic_parity", "sensitive_features": ["a", "b"]}
     assert np.isnan(gap([0, 1], [0, 1], sample_weight=[1, 0], **kwargs))

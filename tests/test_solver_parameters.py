@@ -303,6 +303,11 @@ def test_set_bound_moves_the_decisions_and_says_so(fit):
     assert clf.validation_gap_.value == clf.frontier_["gap"].iloc[clf.frontier_["bound"].argmin()]
     assert clf.set_bound(np.float32(0.1)).bound_ == pytest.approx(0.1)
     assert type(clf.bound_) is float
+    before = clf.module_.output_weights.clone()
+    for bound in (np.nan, True, 2, "0.1"):
+        with pytest.raises(ValueError, match="bound must be a number"):
+            clf.module_.set_bound(bound)
+    assert_array_equal(clf.module_.output_weights, before)
 
 
 def test_columns_of_the_groups_are_taken_by_their_names(fit):

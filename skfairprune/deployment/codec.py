@@ -49,6 +49,7 @@ _RECORDS: dict[str, type] = {
     )
 }
 _RETIRED = {("FrontierRule", "strayed")}  # fields that files of the formats before 3 have
+_WIDEST = 10_000  # characters of a column of strings that are shorter
 _KINDS = "biufU"  # of numpy's types: booleans, integers, floats, strings
 
 
@@ -198,7 +199,14 @@ def _decode_dict(content: Any, tensors: dict[str, Tensor]) -> dict[Any, Any]:
 def _decode_column(content: Any, tensors: dict[str, Tensor]) -> np.ndarray:
     name, items = content
     column = np.fromiter((decode(item, tensors) for item in items), dtype=object, count=len(items))
-    return column if name == "|O" else column.astype(_numpy_type(name))
+    if name == "|O":
+        return column
+    dtype = _numpy_type(name)
+    # A file of a stranger could ask for any amount of memory by a width that no item has.
+    longest = max((len(str(item)) for item in column), default=0)
+    if dtype.itemsize > 4 * max(longest, _WIDEST):
+        raise ValueError(f"{name!r} is not the type of these labels")
+    return column.astype(dtype)
 
 
 def _decode_pandas(make: Callable[..., Any], content: Any, tensors: dict[str, Tensor]) -> Any:

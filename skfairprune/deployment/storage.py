@@ -150,7 +150,7 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator],
         what = f"lacks {sorted(missing)}" if missing else f"holds {sorted(unknown)}, which no estimator has"
         raise ValueError(f"{path} is damaged: it {what}.")
     if isinstance(fitted.get("_rows"), dict):  # of the formats before 3, with words for rules of two kinds
-        fitted["_rows"] = fitted["_rows"][True]
+        fitted["_rows"] = fitted["_rows"].get(True, "")
     n_features = fitted["n_features_in_"]
     for name in ("module_", "dense_module_"):
         if isinstance(fitted[name], OwnNetwork):
@@ -183,6 +183,8 @@ def _check_outputs(estimator: Any, path: str | os.PathLike[str]) -> None:
 
 def _read(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Tensor]]:
     """Return the JSON and the tensors of a file that is what it says."""
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the path of a file in it.")
     data = Path(path).read_bytes()
     kind = "a file that FairPrunedClassifier.save wrote"
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from skorch import NeuralNet
 from skorch.callbacks import (
     Callback,
     Checkpoint,
+    EarlyStopping,
     InputShapeSetter,
     LoadInitState,
     ParamMapper,
@@ -29,6 +31,8 @@ __all__ = ["Recipe", "make_module", "make_network", "name_of", "take_over"]
 
 # Losses that are the log loss of the network's outputs, which is what is minimised here.
 _LOG_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
+# What early stopping can look at.
+_MONITORED = ("valid_loss", "train_loss")
 # What a subclass of a net can change of a step.
 _STEPS = ("get_loss", "train_step", "train_step_single", "infer", "get_split_datasets", "get_iterator")
 # Callbacks that are not taken over, and why.
@@ -130,6 +134,11 @@ def take_over(net: NeuralNet) -> Recipe:
             "The net's optimizer__param_groups name parameters, which have other names in the phases of a "
             "fit. Remove them; a parameter of a module with requires_grad=False is not trained."
         )
+    for name in ("max_epochs", "batch_size"):
+        value = getattr(net, name)
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or (value < 1 and (name, value) != ("batch_size", -1)):
+            raise ValueError(f"The net's {name} must be an integer of at least 1; got {value!r}.")
     if net.max_epochs < 3:
         raise ValueError(
             f"The net's max_epochs={net.max_epochs} are fewer than the three phases of a fit: give 3 or more."
@@ -148,12 +157,20 @@ def take_over(net: NeuralNet) -> Recipe:
             "optimizer, lr, max_epochs, batch_size and callbacks. Remove them; weights go to class_weight or "
             "sample_weight."
         )
+    optimizer_params = net.get_params_for("optimizer")
+    try:
+        net.optimizer([nn.Parameter(torch.zeros(1))], lr=net.lr, **optimizer_params)
+    except TypeError as error:
+        raise ValueError(
+            f"The net's optimizer {net.optimizer.__name__} cannot be made with lr and the optimizer__ "
+            f"parameters {sorted(optimizer_params)}: {error}."
+        ) from error
     return Recipe(
         lr=net.lr,
         max_epochs=net.max_epochs,
         batch_size=net.batch_size,
         optimizer=net.optimizer,
-        optimizer_params=net.get_params_for("optimizer"),
+        optimizer_params=optimizer_params,
         callbacks=_callbacks(net),
     )
 
@@ -166,6 +183,15 @@ def _callbacks(net: NeuralNet) -> tuple[tuple[str, Callback], ...]:
     for number, given in enumerate(net.callbacks):
         name, callback = given if isinstance(given, tuple) else (f"own_{number}", given)
         callback = callback() if isinstance(callback, type) else callback
+        if not isinstance(callback, Callback):
+            raise ValueError(
+                f"The net's callbacks hold {callback!r}, which is no skorch Callback. Remove it."
+            )
+        if isinstance(callback, EarlyStopping) and callback.monitor not in _MONITORED:
+            raise ValueError(
+                f"The net's EarlyStopping monitors {callback.monitor!r}, and the epochs of a fit have only "
+                f"{' and '.join(_MONITORED)}. Set its monitor to one of these."
+            )
         for kinds, reason in _REFUSED:
             if isinstance(callback, kinds):
                 raise ValueError(f"The net's callback {type(callback).__name__} {reason}")
@@ -204,6 +230,11 @@ def make_network(
     strange = [name for name, parameter in module.named_parameters() if not parameter.is_floating_point()]
     if strange:
         raise ValueError(f"The module's parameters {strange} are no real numbers: use floating-point ones.")
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ValueError(
+            f"The module {name_of(template)} has no parameter that is trained: all have requires_grad=False, "
+            "or there are none. Let at least the last layer learn."
+        )
     module = module.to(probe.dtype)
     check_behaviour(module, probe)
     if fresh:

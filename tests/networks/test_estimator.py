@@ -335,6 +335,17 @@ def test_nested_parameters_are_searched_in_a_pipeline():
     ("net", "match"),
     [
         (NeuralNetClassifier(Net, criterion=nn.MSELoss), "criterion is .*MSELoss.*log loss"),
+        (NeuralNetClassifier(Net, batch_size=0), "batch_size must be an integer of at least 1; got 0"),
+        (NeuralNetClassifier(Net, batch_size=None), "batch_size must be .*; got None"),
+        (NeuralNetClassifier(Net, max_epochs="9"), "max_epochs must be .*; got '9'"),
+        (NeuralNetClassifier(Net, max_epochs=3.5), "max_epochs must be .*; got 3.5"),
+        (NeuralNetClassifier(Net, callbacks=[3]), "callbacks hold 3, which is no skorch Callback"),
+        (
+            NeuralNetClassifier(Net, callbacks=[EarlyStopping(monitor="valid_acc")]),
+            "EarlyStopping monitors 'valid_acc'.*only valid_loss and train_loss",
+        ),
+        (NeuralNetClassifier(Net, optimizer__foo=1), r"optimizer SGD cannot be made .*\['foo'\]: .*foo"),
+        (NeuralNetClassifier(Net().requires_grad_(False)), "no parameter that is trained"),
         (NeuralNetClassifier(Net, iterator_train=list), "iterator_train is"),
         (NeuralNetClassifier(Net, criterion__weight=torch.ones(2)), r"criterion__weight.*class_weight"),
         (NeuralNetClassifier(Net, callbacks=[EpochScoring("accuracy")]), "EpochScoring scores"),
