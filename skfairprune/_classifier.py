@@ -188,7 +188,8 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         often least. In either case the weights are those of the epoch of least held-out loss. Where the
         network is trained to the bound itself (no rule, or rows too few for one), losses of different epochs
         do not compare: nothing stops early, and the epoch of most accuracy less a price on the gap stays.
-        Either is judged, and kept, of a network of your own averaged over about an epoch.
+        Either is judged, and kept, of a network of your own averaged over about an epoch. The dense phase of
+        ``order="fair_then_prune"`` keeps its last weights.
 
     validation_fraction : float, default=0.5
         The share in (0, 1) of the training rows that the weights do not see before the fine-tuning: the

@@ -60,7 +60,8 @@ def check_fit_data(
     control_features: Any = None,
 ) -> FitData:
     """Check training rows; rows of weight 0 are left out."""
-    _refuse_masked(X)
+    _refuse_masked(X, "X")
+    _refuse_masked(y, "y")
     try:
         rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
     except (TypeError, ValueError) as error:
@@ -88,6 +89,7 @@ def _check_weight(weight: ArrayLike | None, rows: Any, name: str) -> NDArray[np.
             f"{name} must be one number of at least 0 for each row; got {weight!r}. Weights by class, as "
             "'balanced', are the parameter class_weight."
         )
+    _refuse_masked(weight, name)
     return _check_sample_weight(weight, rows, dtype=np.float64, ensure_non_negative=True)
 
 
@@ -157,6 +159,7 @@ def check_held_out_data(
             "before, and X_val goes through them only with set_config(enable_metadata_routing=True) and "
             f'make_pipeline(..., transform_input=["X_val"]). What is wrong with X_val: {error}'
         ) from error
+    _refuse_masked(y_val, "y_val")
     y = column_or_1d(y_val)
     if len(y) != len(X):
         raise ValueError(f"X_val has {len(X)} rows and y_val has {len(y)}; they must be as many.")
@@ -212,7 +215,7 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
 
     What stands in the columns at the positions ``unread`` does not matter.
     """
-    _refuse_masked(X)
+    _refuse_masked(X, "X")
     try:
         rows = validate_data(
             estimator, X, accept_sparse="csr", dtype=_FLOATS, reset=False, ensure_all_finite=not unread
@@ -228,12 +231,10 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
     return _forward(rows)
 
 
-def _refuse_masked(X: Any) -> None:
+def _refuse_masked(values: Any, name: str) -> None:
     """Refuse values that are masked: behind the mask some number stands."""
-    if np.ma.is_masked(X):
-        raise ValueError(
-            "X is a masked array with masked values. Impute them, by a SimpleImputer in a pipeline, say."
-        )
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} is a masked array with masked values. Impute them, or drop these rows.")
 
 
 def _forward(rows: Any) -> Any:

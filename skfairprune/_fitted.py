@@ -75,7 +75,7 @@ class FittedMixin:
     _rows: str
     _unread: list[int]
     _own_weights: NDArray[np.float64]
-    _example: NDArray[np.float64] | None
+    _example: NDArray[np.floating] | None
     _example_joint: NDArray[np.floating] | None
     _dense_shapes: dict[str, tuple[int, ...]] | None
 
@@ -164,10 +164,10 @@ class FittedMixin:
         self.bound_ = bound
         if multipliers is not None:
             self.multipliers_ = multiplier_table(multipliers, self._events, self.groups_)
-        self.validation_gap_ = validation_gap(event_gaps, self._events, self.groups_, self._rows)
+        self.validation_gap_ = validation_gap(event_gaps, cells, self._events, self.groups_, self._rows)
         self.event_gaps_ = event_gap_table(event_gaps, self._events, self.groups_)
         if self.group_rates_ is not None and cells is not None:
-            rates, errors = (table[:, : len(self.groups_)].ravel() for table in cells)
+            rates, errors, _ = (table[:, : len(self.groups_)].ravel() for table in cells)
             self.group_rates_ = self.group_rates_.assign(rate=rates, standard_error=errors)
 
     def set_bound(self, difference_bound: float) -> Self:

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skfairprune.frontier import RuleFrontier
-from skfairprune.gaps import Gap, largest_gap, upper_limit
+from skfairprune.gaps import NORMAL_95, CellRates, Gap, largest_gap
 from skfairprune.pruning.budget import Layout
 from skfairprune.training.fairtask import FairTask
 from skfairprune.training.plan import Plan
@@ -87,11 +87,23 @@ def describe_rows(split: LevelSplit, plan: Plan, with_rule: bool, searched: bool
     return f"{rows}; {', '.join(saw) + ' and ' if saw else ''}{last} saw them"
 
 
+def _upper_limit(event_gaps: Sequence[Gap], cells: CellRates | None) -> float:
+    """Return the upper limit of the gap, without the rates (files of before) that of the extreme groups."""
+    if cells is not None:
+        return cells.upper_limit()
+    limits = [gap.value + NORMAL_95 * gap.standard_error for gap in event_gaps if np.isfinite(gap.value)]
+    return max(limits, default=np.nan)
+
+
 def validation_gap(
-    event_gaps: Sequence[Gap], events: tuple[str, ...], labels: list[Any], rows: str
+    event_gaps: Sequence[Gap],
+    cells: CellRates | None,
+    events: tuple[str, ...],
+    labels: list[Any],
+    rows: str,
 ) -> ValidationGap:
     """Name the event, the groups and the rows of the largest gap."""
-    gap, upper = largest_gap(event_gaps), upper_limit(event_gaps)
+    gap, upper = largest_gap(event_gaps), _upper_limit(event_gaps, cells)
     where = (events[gap.event], labels[gap.lowest], labels[gap.highest])
     return ValidationGap(gap.value, gap.standard_error, upper, *where, rows)
 
@@ -155,7 +167,7 @@ def frontier_table(frontier: RuleFrontier) -> pd.DataFrame:
             "rule": [numbers.get(rule.fit.rule.coefficients.tobytes(), 0) for rule in rules],
             "gap": [rule.gap.value for rule in rules],
             "gap_standard_error": [rule.gap.standard_error for rule in rules],
-            "gap_upper": [upper_limit(rule.event_gaps) for rule in rules],
+            "gap_upper": [_upper_limit(rule.event_gaps, rule.cells) for rule in rules],
             "accuracy": [rule.accuracy for rule in rules],
             "accuracy_standard_error": [rule.accuracy_error for rule in rules],
             "agreement": [rule.agreement for rule in rules],

@@ -36,7 +36,7 @@ class FrontierRule(NamedTuple):
         The share of these rows on which the network decides alike by the rule and by the one behind the
         figures; NaN where it is not known.
     cells : CellRates or None
-        The held-out rates; None where they are not known.
+        The held-out rates; None in a file of a format before 5.
     """
 
     fit: RuleFit
@@ -185,15 +185,15 @@ class _HeldOut:
         """Return the rule for the bound of that number, and what it reaches."""
         problem, fit, weight = self.problem, self.fits[number], self.rows.weight / self.rows.weight.sum()
         shares = self.shares(number)
-        cells = self.rows.counts(problem.constraint, shares).cell_rates(problem.constraint)
+        cells = self.rows.counts(problem.constraint, shares).cell_rates(problem.constraint, problem.included)
         right = shares[np.arange(len(self.label)), self.label]
         accuracy = float(weight @ right)
         error = float(np.sqrt(weight**2 @ (right - accuracy) ** 2))
         alike = 0.0
         for there, rows, rule in self._parts(number):
             alike += float(weight[there] @ (rule.decide(rows.proba) == fit.rule.decide(rows.proba)))
-        gaps, accuracy = cells.event_gaps(problem.included), min(max(accuracy, 0.0), 1.0)
-        return FrontierRule(fit, gaps, accuracy, error, min(alike, 1.0), cells)
+        accuracy = min(max(accuracy, 0.0), 1.0)
+        return FrontierRule(fit, cells.event_gaps(), accuracy, error, min(alike, 1.0), cells)
 
 
 def _descend(

@@ -1,7 +1,7 @@
 """Rates and gaps of a constraint, counted on rows, with their sampling errors."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skfairprune.constraints import Constraint, Floats
 
-__all__ = ["NORMAL_95", "CellRates", "Gap", "GroupCounts", "is_within", "largest_gap", "upper_limit"]
+__all__ = ["NORMAL_95", "CellRates", "Gap", "GroupCounts", "is_within", "largest_gap"]
 
 
 class Gap(NamedTuple):
@@ -27,10 +27,6 @@ class Gap(NamedTuple):
         Group with the smallest rate in that event; -1 if undefined.
     highest : int
         Group with the largest rate in that event; -1 if undefined.
-    upper : float
-        The largest one-sided 95 % limit of the difference between any two groups in that event, the
-        difference plus 1.645 standard errors: two groups of which one has few rows can have a smaller
-        difference and a larger limit than the extreme ones.
     """
 
     value: float
@@ -38,11 +34,10 @@ class Gap(NamedTuple):
     event: int
     lowest: int
     highest: int
-    upper: float
 
 
 NORMAL_95 = 1.645  # the normal distribution's 95 % quantile
-_UNDEFINED = Gap(np.nan, np.nan, -1, -1, -1, np.nan)
+_UNDEFINED = Gap(np.nan, np.nan, -1, -1, -1)
 
 
 def largest_gap(event_gaps: Sequence[Gap]) -> Gap:
@@ -60,11 +55,6 @@ def is_within(event_gaps: Sequence[Gap], bound: Floats | float) -> bool:
     return not np.any(below > bound)
 
 
-def upper_limit(event_gaps: Sequence[Gap]) -> float:
-    """Return the largest of the events' one-sided 95 % limits."""
-    return max((gap.upper for gap in event_gaps if np.isfinite(gap.value)), default=np.nan)
-
-
 def _range(constraint: Constraint) -> tuple[Floats, Floats]:
     """Return the least and the largest utility of each event, of shape (n_events, 1)."""
     inside = constraint.members[:, :, None] > 0
@@ -74,7 +64,7 @@ def _range(constraint: Constraint) -> tuple[Floats, Floats]:
 
 
 class CellRates(NamedTuple):
-    """The rates of the cells.
+    """The rates of the cells, and which of them count.
 
     Attributes
     ----------
@@ -82,42 +72,47 @@ class CellRates(NamedTuple):
         NaN where there is no weight.
     standard_errors : ndarray of shape (n_events, n_groups)
         Their sampling standard errors.
+    included : ndarray of shape (n_events, n_groups) of bool
+        The cells that count in a gap, if they have weight.
     """
 
     rates: Floats
     standard_errors: Floats
+    included: NDArray[np.bool_]
 
-    def event_gaps(self, included: NDArray[np.bool_] | None = None) -> list[Gap]:
-        """Compute the gap in each event.
-
-        Parameters
-        ----------
-        included : ndarray of shape (n_events, n_groups) of bool, default=None
-            The cells that count; None counts every cell that has weight.
-
-        Returns
-        -------
-        list of Gap
-            One for each event; undefined where fewer than two groups count.
-        """
-        there = np.isfinite(self.rates) if included is None else np.isfinite(self.rates) & included
-        gaps = []
-        for event, (rates, errors, cells) in enumerate(
-            zip(self.rates, self.standard_errors, there, strict=True)
-        ):
+    def _events(self) -> Iterator[tuple[NDArray[np.intp], Floats, Floats]]:
+        """Yield of each event the groups that count, their rates and errors."""
+        there = self.included & np.isfinite(self.rates)
+        for rates, errors, cells in zip(self.rates, self.standard_errors, there, strict=True):
             groups = np.flatnonzero(cells)
+            yield groups, rates[groups], errors[groups]
+
+    def event_gaps(self) -> list[Gap]:
+        """Return the gap in each event; undefined where fewer than two groups count."""
+        gaps = []
+        for event, (groups, rates, errors) in enumerate(self._events()):
             if len(groups) < 2:
                 gaps.append(_UNDEFINED)
                 continue
-            rates, errors = rates[groups], errors[groups]
             # Of equal rates the first is the lowest and the last the highest: two groups even then.
             low, high = int(rates.argmin()), len(rates) - 1 - int(rates[::-1].argmax())
-            limits = rates - rates[:, None] + NORMAL_95 * np.hypot(errors, errors[:, None])
-            np.fill_diagonal(limits, -np.inf)
-            error, upper = float(np.hypot(errors[low], errors[high])), float(limits.max())
+            error = float(np.hypot(errors[low], errors[high]))
             where = (event, int(groups[low]), int(groups[high]))
-            gaps.append(Gap(float(rates[high] - rates[low]), error, *where, upper))
+            gaps.append(Gap(float(rates[high] - rates[low]), error, *where))
         return gaps
+
+    def upper_limit(self) -> float:
+        """Return the largest one-sided 95 % limit of the difference between two groups, over all events.
+
+        It is the difference plus 1.645 standard errors. Two groups of which one has few rows can have a
+        smaller difference and a larger limit than the extreme ones. NaN if no event has two groups.
+        """
+        largest = np.nan
+        for _, rates, errors in self._events():
+            for number in range(len(rates) if len(rates) > 1 else 0):
+                limits = rates - rates[number] + NORMAL_95 * np.hypot(errors, errors[number])
+                largest = np.fmax(largest, np.delete(limits, number).max())
+        return float(largest)
 
 
 class GroupCounts(NamedTuple):
@@ -246,13 +241,22 @@ class GroupCounts(NamedTuple):
             ends = ((low - centre) ** 2 + (high - centre) ** 2) / 2
             return np.sqrt((n * spread + ends) / (n + 1) / n)
 
-    def cell_rates(self, constraint: Constraint) -> CellRates:
-        """Return the rates of the cells with their standard errors."""
-        return CellRates(self.rates(constraint), self.standard_errors(constraint))
+    def cell_rates(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> CellRates:
+        """Return the rates of the cells with their standard errors.
+
+        Parameters
+        ----------
+        constraint : Constraint
+            The constraint.
+        included : ndarray of shape (n_events, n_groups) of bool, default=None
+            The cells that count in a gap; None counts every cell that has weight.
+        """
+        rates, errors = self.rates(constraint), self.standard_errors(constraint)
+        return CellRates(rates, errors, np.ones(rates.shape, bool) if included is None else included)
 
     def event_gaps(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> list[Gap]:
         """Return the gap in each event; see :meth:`CellRates.event_gaps`."""
-        return self.cell_rates(constraint).event_gaps(included)
+        return self.cell_rates(constraint, included).event_gaps()
 
     def gap(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> Gap:
         """Return the largest of the events' gaps; see :meth:`event_gaps`."""

@@ -94,8 +94,8 @@ def gap(
         classifier; if only one of -1, 0, False, 1 and True occurs, it means 1. A label that does
         not occur is allowed if only one does: then every row is negative.
     min_cell_size : int, default=1
-        Cells (event, group) with fewer rows are left out, as by the parameter of the same name of the
-        estimator: among the groups that several columns form, the gap is else that of a few rows.
+        Cells (event, group) with fewer rows that have weight are left out, as by the parameter of this name
+        of the estimator: among the groups that several columns form, the gap is else that of a few rows.
 
     Returns
     -------
@@ -196,6 +196,7 @@ def degradation_gap(
     sensitive_features: Any,
     control_features: Any = None,
     sample_weight: ArrayLike | None = None,
+    min_cell_size: int = 1,
 ) -> GapWithError:
     r"""Compute how unequally groups pay for a smaller network, and its sampling error.
 
@@ -214,7 +215,7 @@ def degradation_gap(
         Decisions of the small network.
     y_pred_dense : array-like of shape (n_samples,)
         Decisions of the dense network.
-    sensitive_features, control_features, sample_weight
+    sensitive_features, control_features, sample_weight, min_cell_size
         As in :func:`gap`.
 
     Returns
@@ -242,7 +243,8 @@ def degradation_gap(
     columns = {"y_true": y_true, "y_pred": y_pred, "y_pred_dense": y_pred_dense}
     (y, decision, dense), labels = align_labels(columns)
     rule = get_constraint("degradation_parity", max(2, len(labels)))
-    return _measure(rule, y, decision, sensitive_features, control_features, sample_weight, dense).gap()
+    found = _measure(rule, y, decision, sensitive_features, control_features, sample_weight, dense)
+    return found.gap(_check_size(min_cell_size))
 
 
 def group_rates(
@@ -473,8 +475,8 @@ class _Measured(NamedTuple):
         The constraint within a stratum.
     counts : list of GroupCounts
         The weighted counts in each stratum.
-    n_rows : ndarray of shape (n_strata, n_kinds, n_groups)
-        The numbers of rows.
+    n_rows, n_weighted : ndarray of shape (n_strata, n_kinds, n_groups)
+        The numbers of rows, and of those that have weight.
     groups : GroupCodes
         The groups.
     strata : GroupCodes or None
@@ -484,6 +486,7 @@ class _Measured(NamedTuple):
     constraint: Constraint
     counts: list[GroupCounts]
     n_rows: Floats
+    n_weighted: Floats
     groups: GroupCodes
     strata: GroupCodes | None
 
@@ -491,7 +494,7 @@ class _Measured(NamedTuple):
         """Return the largest gap between cells of at least so many rows, and the labels of where it lies."""
         gaps = [
             counts.gap(self.constraint, self.constraint.cell_sums(rows) >= min_cell_size)
-            for counts, rows in zip(self.counts, self.n_rows, strict=True)
+            for counts, rows in zip(self.counts, self.n_weighted, strict=True)
         ]
         stratum = int(np.argmax([np.nan_to_num(gap.value, nan=-1.0) for gap in gaps]))
         found = gaps[stratum]
@@ -526,19 +529,21 @@ def _measure(
         strata = encode_sensitive(control_features, len(y), "control_features")
         kind, n_strata = kind + n_kinds * strata.codes, len(strata.labels)
     shape = (n_strata * n_kinds, len(groups.labels), constraint.n_decisions)
-    counts = unweighted = GroupCounts.from_rows(kind, decision, groups.codes, shape)
+    counts = unweighted = weighted = GroupCounts.from_rows(kind, decision, groups.codes, shape)
     if sample_weight is not None:
         weight = _check_sample_weight(
             sample_weight, y, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
         )
         weight = weight / (weight.max() or 1.0)  # squares of huge or tiny ones are no numbers
         counts = GroupCounts.from_rows(kind, decision, groups.codes, shape, weight)
+        weighted = GroupCounts.from_rows(kind, decision, groups.codes, shape, weight > 0)
     each = (n_strata, n_kinds, *shape[1:])
     by_stratum = [
         GroupCounts(*part)
         for part in zip(counts.counts.reshape(each), counts.squares.reshape(each), strict=True)
     ]
-    return _Measured(constraint, by_stratum, unweighted.counts.reshape(each).sum(axis=3), groups, strata)
+    rows = [table.counts.reshape(each).sum(axis=3) for table in (unweighted, weighted)]
+    return _Measured(constraint, by_stratum, rows[0], rows[1], groups, strata)
 
 
 def _levels(encoded: GroupCodes, prefix: str) -> tuple[list[tuple[Hashable, ...]], list[Hashable]]:

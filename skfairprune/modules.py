@@ -223,7 +223,7 @@ class DecisionNetwork(nn.Module):
             If it is no such number, or there is no rule for it.
         """
         if isinstance(bound, bool) or not isinstance(bound, Real) or not bound <= 1:
-            raise ValueError(f"The bound must be a number in [0, 1]; got {bound!r}.")
+            raise ValueError(f"The bound must be a number of at most 1; got {bound!r}.")
         # A bound asked for in double precision must find itself in single.
         position = int(torch.searchsorted(self.bounds, bound * (1 + 1e-6), right=True)) - 1
         if position < 0:

@@ -80,6 +80,11 @@ BAD_FITS = {
     ),
     "NaN in X": (_data(X=_with(X, (0, 0), NAN)), r"missing values \(NaN\): 0. Impute"),
     "masked values in X": (_data(X=np.ma.array(X, mask=X > 2)), r"masked array with masked values\. Impute"),
+    "masked labels": (_data(y=np.ma.array(y, mask=X[:, 0] > 2)), r"y is a masked array with masked values"),
+    "masked weights": (
+        _data(sample_weight=np.ma.array(ONES, mask=X[:, 0] > 2)),
+        r"sample_weight is a masked array",
+    ),
     "masked groups": (
         _data(sensitive_features=np.ma.array(A, mask=np.arange(600) < 7)),
         r"Missing values: sensitive_features has 7\.",

@@ -91,16 +91,19 @@ def test_validation_gap_says_what_it_is(fitted):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_group_rates_are_those_behind_the_gap(small, train):
     groups = np.where(np.arange(len(train.y)) % 3 == 0, "other", train.sensitive_features)
-    groups[:5] = "few"
+    negatives, positives = np.flatnonzero(train.y == 0), np.flatnonzero(train.y == 1)
+    groups[negatives[:90]] = groups[positives[:4]] = "rare"  # is under the constraint among negatives alone
     with pytest.warns(UserWarning, match="fewer than min_cell_size"):
         clf = small(constraint="equalized_odds").fit(train.X, train.y, sensitive_features=groups)
 
     def check():
         table, gap = clf.group_rates_, clf.validation_gap_
         assert table.columns.tolist() == ["event", "group", "rate", "standard_error", "n_samples", "covered"]
-        assert table["event"].tolist() == ["y=0"] * 3 + ["y=1"] * 3
+        assert table["event"].tolist() == ["y=0"] * 4 + ["y=1"] * 4
         assert table["group"].tolist() == clf.groups_ * 2
-        assert table["covered"].all()
+        cells = table.set_index(["event", "group"])
+        assert cells.index[~cells["covered"]].tolist() == [("y=1", "rare")]
+        assert cells.loc[("y=1", "rare"), "n_samples"] <= 4
         within = table[table["event"] == gap.event].set_index("group")
         found = within.loc[gap.highest, "rate"] - within.loc[gap.lowest, "rate"]
         assert_allclose(found, gap.value)
@@ -153,6 +156,18 @@ def test_a_fit_without_a_constraint_leaves_nothing_of_one_before(small, train):
     clf = small().fit(train.X, train.y, sensitive_features=train.sensitive_features)
     clf.set_params(constraint=None).fit(train.X, train.y)
     assert vars(clf).keys() == vars(small(constraint=None).fit(train.X, train.y)).keys()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_fit_that_fails_leaves_nothing_of_one_before(train):
+    def network(n_features_in, n_outputs):
+        return nn.Sequential(nn.Linear(n_features_in, 8), nn.ReLU(), nn.Linear(8, n_outputs))
+
+    clf = FairPrunedClassifier(network, sparsity=0.5, max_epochs=3, attribute_aware=True, random_state=0)
+    clf.fit(train.X, train.y, sensitive_features=train.sensitive_features)
+    with pytest.raises(ValueError, match="Missing values"):
+        clf.fit(train.X, train.y, sensitive_features=[None] * len(train.y))
+    assert vars(clf).keys() - clf.get_params(deep=False).keys() <= {"n_features_in_"}
 
 
 def test_without_a_rule_there_are_no_multipliers_of_one(small, train):

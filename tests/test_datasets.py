@@ -403,6 +403,8 @@ def test_source_columns_are_what_the_outputs_are_of(min_frequency):
         name == source or name.startswith(f"{source}_") for name, source in zip(names, sources, strict=True)
     )
     assert set(sources) == set(X.columns)
+    some = make_preprocessor(X[["int", "plain"]], min_frequency=1).fit(X)  # a frame with further columns
+    assert source_columns(some) == ["int", "plain", "plain"]
     numbers = pd.DataFrame({"a": [1.0, 2.0]})
     assert source_columns(make_preprocessor(numbers).fit(numbers)) == ["a"]
     with pytest.raises(NotFittedError):

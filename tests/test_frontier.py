@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
 from skfairprune.frontier import FrontierRule, RuleFrontier, _settle, fit_frontier
-from skfairprune.gaps import Gap, largest_gap, upper_limit
+from skfairprune.gaps import Gap, largest_gap
 from skfairprune.rulefit import RuleProblem
 from skfairprune.scored import ScoredRows
 
@@ -108,7 +108,7 @@ def test_the_upper_limit_covers_the_gap_on_unseen_rows(name):
         frontier = _frontier(_rows(1500, seed), name)
         rule = frontier.rules[frontier.position(0.05)]
         gap = fresh.counts(constraint, fresh.decide(rule.fit.rule)).gap(constraint)
-        covered.append(upper_limit(rule.event_gaps) >= gap.value)
+        covered.append(rule.cells.upper_limit() >= gap.value)
     assert np.mean(covered) >= 0.88
 
 
@@ -150,7 +150,7 @@ def test_rows_that_cannot_be_compared_have_one_rule():
 
 
 def _rule(fit, gap, accuracy):
-    return FrontierRule(fit, [Gap(gap, 0.01, 0, 0, 1, np.nan)], accuracy, 0.01)
+    return FrontierRule(fit, [Gap(gap, 0.01, 0, 0, 1)], accuracy, 0.01)
 
 
 def test_a_rule_gives_way_to_one_of_a_smaller_bound_as_good_in_both():

@@ -483,6 +483,10 @@ def test_small_cells_are_left_out_if_that_is_asked_for(constraint):
     found = scorer(model, decision[:, None], y, sensitive_features=group, sample_weight=weight)
     assert found == -few.value
     assert np.isnan(gap(y, decision, sensitive_features=group, min_cell_size=1000, **kwargs))
+    some = weight * ~((group == 2) & (np.arange(len(y)) > 8))  # group 2 keeps a few rows of weight
+    kwargs["sample_weight"] = some
+    found = gap_with_error(y, decision, sensitive_features=group, min_cell_size=7, **kwargs)
+    assert {found.lowest, found.highest} == {0, 1}
     for size in (0, 2.5, True, "30"):
         with pytest.raises(ValueError, match=r"min_cell_size must be an integer of at least 1; got"):
             gap_scorer(constraint, min_cell_size=size)

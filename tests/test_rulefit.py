@@ -357,7 +357,7 @@ def test_a_constant_decision_is_no_way_out(class_sep, bound):
 
 
 def _candidate(value, accuracy, constant=False):
-    gap = Gap(value, 0.01, 0, 0, 1, np.nan)
+    gap = Gap(value, 0.01, 0, 0, 1)
     return RuleFit(UNCONSTRAINED, np.zeros((1, 2)), np.zeros((1, 2)), [gap], accuracy, constant)
 
 
@@ -383,8 +383,8 @@ def test_selection(candidates, chosen):
 
 
 def test_excess_is_of_the_worst_defined_event():
-    undefined = Gap(np.nan, np.nan, -1, -1, -1, np.nan)
-    gaps = [Gap(0.2, 0.01, 0, 0, 1, np.nan), Gap(0.1, 0.01, 1, 0, 1, np.nan), undefined]
+    undefined = Gap(np.nan, np.nan, -1, -1, -1)
+    gaps = [Gap(0.2, 0.01, 0, 0, 1), Gap(0.1, 0.01, 1, 0, 1), undefined]
     fit = RuleFit(UNCONSTRAINED, np.zeros((3, 2)), np.zeros((3, 2)), gaps, 0.8, False)
     assert_allclose(fit.excess(0.15), 0.05)
     assert_allclose(fit.excess(np.array([0.3, 0.04, 0.0])), 0.06)

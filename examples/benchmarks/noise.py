@@ -16,7 +16,7 @@ import pandas as pd
 from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
 from skfairprune.frontier import fit_frontier
-from skfairprune.gaps import largest_gap, upper_limit
+from skfairprune.gaps import largest_gap
 from skfairprune.scored import ScoredRows
 
 ROWS = (700, 3000)
@@ -49,7 +49,8 @@ def measure(rows: ScoredRows, population: ScoredRows, name: str, bound: float) -
     rule = frontier.rules[frontier.position(bound)]
     shares = population.decide(rule.fit.rule)
     gap = population.counts(constraint, shares).gap(constraint).value
-    upper = upper_limit(rule.event_gaps)
+    assert rule.cells is not None
+    upper = rule.cells.upper_limit()
     return {
         "left alone": not rule.fit.multipliers.any(),
         "on the rows": largest_gap(rule.fit.event_gaps).value,

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,10 +96,12 @@ def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> 
     )
 
 
-def _warn_of_rare(X: pd.DataFrame, min_frequency: float) -> None:
+def _warn_of_rare(X: pd.DataFrame, min_frequency: Any) -> None:
     """Warn of columns of which every category would be merged with the others."""
+    if not isinstance(min_frequency, int | float):  # the encoder says what is wrong with it
+        return
     least = min_frequency if min_frequency >= 1 else min_frequency * len(X)
-    counts = {column: values.value_counts() for column, values in _to_strings(X).items()}
+    counts = {column: values.astype(object).value_counts(dropna=False) for column, values in X.items()}
     lost = [column for column, count in counts.items() if len(count) > 1 and count.iloc[0] < least]
     if lost:
         warnings.warn(
@@ -144,7 +147,8 @@ def source_columns(preprocessor: ColumnTransformer) -> list[Hashable]:
     ['income', 'district', 'district', 'district', 'district']
     """
     check_is_fitted(preprocessor)
-    columns = {name: list(given) for name, _, given in preprocessor.transformers_}
+    parts = [part for part in preprocessor.transformers_ if part[1] != "drop"]  # columns it does not know
+    columns = {name: list(given) for name, _, given in parts}
     if columns.keys() != {"numeric", "categorical"}:
         raise ValueError(
             "source_columns knows the preprocessors of make_preprocessor; this one has the parts "
@@ -153,8 +157,8 @@ def source_columns(preprocessor: ColumnTransformer) -> list[Hashable]:
     found = columns["numeric"]
     if columns["categorical"]:
         encoder = preprocessor.named_transformers_["categorical"][-1]
-        parts = zip(columns["categorical"], encoder.categories_, encoder.infrequent_categories_, strict=True)
-        for column, categories, merged in parts:
+        known = zip(columns["categorical"], encoder.categories_, encoder.infrequent_categories_, strict=True)
+        for column, categories, merged in known:
             n_merged = 0 if merged is None else len(merged)
             found += [column] * (len(categories) - n_merged + bool(n_merged))
     return found

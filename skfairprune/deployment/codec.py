@@ -17,7 +17,7 @@ from skfairprune._reporting import ValidationGap
 from skfairprune._rules import AwareRules
 from skfairprune.decision import DecisionRule
 from skfairprune.frontier import FrontierRule, RuleFrontier
-from skfairprune.gaps import NORMAL_95, CellRates, Gap
+from skfairprune.gaps import CellRates, Gap
 from skfairprune.modules import ACTIVATIONS, DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.networks.joint import JointNetwork
 from skfairprune.rulefit import RuleFit
@@ -49,7 +49,7 @@ _RECORDS: dict[str, type] = {
     )
 }
 _RETIRED = {("FrontierRule", "strayed")}  # fields that files of the formats before 3 have
-_WIDEST = 10_000  # characters of a column of strings that are shorter
+_MOST_BYTES = 10**7  # of a column of strings that all are shorter than its type
 _KINDS = "biufU"  # of numpy's types: booleans, integers, floats, strings
 
 
@@ -185,10 +185,7 @@ def _decode_scalar(content: Any, tensors: dict[str, Tensor]) -> Any:
 def _decode_record(content: Any, tensors: dict[str, Tensor]) -> Any:
     name, parts = content
     kept = {key: part for key, part in parts.items() if (name, key) not in _RETIRED}
-    fields = {key: decode(part, tensors) for key, part in kept.items()}
-    if name == "Gap" and "upper" not in fields:  # formats before 5 took the limit of the extreme groups
-        fields["upper"] = fields["value"] + NORMAL_95 * fields["standard_error"]
-    return _RECORDS[name](**fields)
+    return _RECORDS[name](**{key: decode(part, tensors) for key, part in kept.items()})
 
 
 def _decode_dict(content: Any, tensors: dict[str, Tensor]) -> dict[Any, Any]:
@@ -204,7 +201,7 @@ def _decode_column(content: Any, tensors: dict[str, Tensor]) -> np.ndarray:
     dtype = _numpy_type(name)
     # A file of a stranger could ask for any amount of memory by a width that no item has.
     longest = max((len(str(item)) for item in column), default=0)
-    if dtype.itemsize > 4 * max(longest, _WIDEST):
+    if dtype.itemsize > 4 * longest and dtype.itemsize * len(column) > _MOST_BYTES:
         raise ValueError(f"{name!r} is not the type of these labels")
     return column.astype(dtype)
 

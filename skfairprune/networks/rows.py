@@ -119,8 +119,8 @@ def check_rows(
         pass
 
 
-def mix_rows(X: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return quantiles of each column, in another order in each: values of the rows, and none of the rows.
+def mix_rows(X: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return quantiles of each column, in another order in each: values of the rows, otherwise combined.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -31,8 +32,8 @@ __all__ = ["Recipe", "make_module", "make_network", "name_of", "take_over"]
 
 # Losses that are the log loss of the network's outputs, which is what is minimised here.
 _LOG_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
-# What early stopping can look at.
-_MONITORED = ("valid_loss", "train_loss")
+# What skorch's classifiers measure, and a fit does not.
+_NOT_MEASURED = ("valid_acc", "train_acc")
 # What a subclass of a net can change of a step.
 _STEPS = ("get_loss", "train_step", "train_step_single", "infer", "get_split_datasets", "get_iterator")
 # Callbacks that are not taken over, and why.
@@ -92,6 +93,8 @@ def name_of(template: Any) -> str:
     """Name a network, or what makes it, for people."""
     if isinstance(template, NeuralNet):
         return f"{type(template).__name__}({name_of(template.module)})"
+    if isinstance(template, partial):
+        return name_of(template.func)
     return getattr(template, "__qualname__", type(template).__qualname__)
 
 
@@ -159,10 +162,10 @@ def take_over(net: NeuralNet) -> Recipe:
         )
     optimizer_params = net.get_params_for("optimizer")
     try:
-        net.optimizer([nn.Parameter(torch.zeros(1))], lr=net.lr, **optimizer_params)
+        net.optimizer([nn.Parameter(torch.zeros(1))], **{"lr": net.lr, **optimizer_params})
     except TypeError as error:
         raise ValueError(
-            f"The net's optimizer {net.optimizer.__name__} cannot be made with lr and the optimizer__ "
+            f"The net's optimizer {name_of(net.optimizer)} cannot be made with lr and the optimizer__ "
             f"parameters {sorted(optimizer_params)}: {error}."
         ) from error
     return Recipe(
@@ -187,10 +190,10 @@ def _callbacks(net: NeuralNet) -> tuple[tuple[str, Callback], ...]:
             raise ValueError(
                 f"The net's callbacks hold {callback!r}, which is no skorch Callback. Remove it."
             )
-        if isinstance(callback, EarlyStopping) and callback.monitor not in _MONITORED:
+        if isinstance(callback, EarlyStopping) and callback.monitor in _NOT_MEASURED:
             raise ValueError(
-                f"The net's EarlyStopping monitors {callback.monitor!r}, and the epochs of a fit have only "
-                f"{' and '.join(_MONITORED)}. Set its monitor to one of these."
+                f"The net's EarlyStopping monitors {callback.monitor!r}, and the epochs of a fit have no "
+                "accuracies. Set its monitor to 'valid_loss' or 'train_loss'."
             )
         for kinds, reason in _REFUSED:
             if isinstance(callback, kinds):

@@ -74,9 +74,11 @@ class BestEpoch(Callback):
         self._swap(net)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        """Go back to the best epoch."""
+        """Go back to the best epoch; where none had a merit, to the last."""
         if self._best is not None:
             net.module_.load_state_dict(self._best)
+        else:
+            self._swap(net)
 
     def _swap(self, net: Any) -> None:
         for live, average in self._pairs(net):

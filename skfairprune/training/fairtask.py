@@ -151,7 +151,7 @@ class FairTask:
 
     def cell_rates(self, rows: ScoredRows, shares: Floats) -> CellRates:
         """Measure the rates of decisions with those shares on rows."""
-        return rows.counts(self.constraint, shares).cell_rates(self.constraint)
+        return rows.counts(self.constraint, shares).cell_rates(self.constraint, self.included)
 
     def violation(self, joint: Floats, index: NDArray[np.intp]) -> Floats:
         """Return how far the rates of the network's own decisions lie outside the band that is allowed.

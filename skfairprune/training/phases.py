@@ -101,7 +101,8 @@ class PhaseRunner:
         callback : Callback or None
             Called beside the phase's own callbacks.
         merit : callable or None
-            Takes the net; what is largest in the epoch that stays, where there is no validation loss.
+            Takes the net; what is largest in the epoch that stays. For phases without held-out rows; with
+            them it is the least validation loss, or what an early stopping of the user's keeps.
         **params
             Further parameters of the net.
 
@@ -127,14 +128,14 @@ class PhaseRunner:
             callbacks.append(("rate", schedule))
         if callback is not None:
             callbacks.append(("costs", callback))
-        stops_early = held_out is not None and EarlyStopping not in kinds
-        if merit is None and stops_early and self.averages:
+        keeps_best = held_out is not None and EarlyStopping not in kinds
+        if merit is None and keeps_best and self.averages:
             merit = _least_loss
         if merit is not None:
             # Before all that can end the phase, so that no epoch is left out.
             best = BestEpoch(merit, self.n_steps(rows, 1) if self.averages else None)
             callbacks.insert(0, ("best", best))
-        if stops_early:
+        if keeps_best:
             # Of patience without end only the way back to the best epoch is left.
             patience = n_epochs + 1 if self.n_iter_no_change is None else self.n_iter_no_change
             stopping = EarlyStopping(patience=patience, load_best=merit is None, sink=_silent)

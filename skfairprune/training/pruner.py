@@ -109,7 +109,7 @@ class Pruner:
         objective = self.lagrangian.objective()
         lower = self.levels.lower
         update = self.lagrangian.constrain(objective, "dense", self.runner.n_steps(lower, 1))
-        # Losses under multipliers that move cannot be compared: no epoch is the best then.
+        # Losses under multipliers that move cannot be compared: the last epoch stays.
         held_out = self.levels.held_out if update is None else None
         self.runner.run("dense", network, objective, lower, n_epochs, held_out, callback=update)
 

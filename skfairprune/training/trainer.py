@@ -299,8 +299,7 @@ class Trainer:
             constant = bool(np.ptp(task.unconstrained.decide(scored.proba)) == 0)
             shares = scored.decide(task.unconstrained)
             cells = task.cell_rates(scored, shares)
-            gaps = cells.event_gaps(task.included)
-            outcome = Outcome(network, masks, constant, None, gaps, cells, dense=self._dense)
+            outcome = Outcome(network, masks, constant, None, cells.event_gaps(), cells, dense=self._dense)
         else:
             scored, fold = task.scored(scores, index, blind), self.rule_fold[: len(index)]
             frontier, shares = task.fit_frontier(scored, fold)

@@ -34,7 +34,7 @@ def _round(value):
         [1, "2", (3,)],
         {1: "a", ("b", True): None, 2.5: [1]},
         torch.device("cuda:3"),
-        Gap(0.25, np.float64(0.125), 1, 0, 2, 0.5),
+        Gap(0.25, np.float64(0.125), 1, 0, 2),
     ],
 )
 def test_a_value_comes_back_with_its_type(value):
@@ -63,6 +63,11 @@ def test_an_array_comes_back_with_its_type_and_shape(array):
     found = _round(array)
     np.testing.assert_array_equal(found, array)
     assert (found.dtype, found.shape) == (array.dtype, array.shape)
+
+
+def test_a_width_that_no_item_has_asks_for_no_memory():
+    with pytest.raises(ValueError, match="<U400000000' is not the type of these labels"):
+        decode({"column": ["<U400000000", ["a", "b"]]}, {})
 
 
 def test_a_table_comes_back():

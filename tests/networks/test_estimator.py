@@ -1,6 +1,7 @@
 """The estimator with networks that are brought along: instances, functions that make one, and skorch nets."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -297,6 +298,16 @@ def test_a_skorch_net_is_taken_over(monkeypatch):
     assert not net.initialized_
 
 
+def test_an_optimizer_that_states_its_own_rate_is_taken():
+    net = NeuralNetClassifier(
+        Net, optimizer=functools.partial(torch.optim.SGD, momentum=0.9), optimizer__lr=0.02, max_epochs=3
+    )
+    FairPrunedClassifier(net, sparsity=0.5, random_state=0).fit(DATA.X, DATA.y)
+    net = net.set_params(optimizer__foo=1)
+    with pytest.raises(ValueError, match=r"optimizer SGD cannot be made .*\['foo', 'lr'\]"):
+        FairPrunedClassifier(net, sparsity=0.5, random_state=0).fit(DATA.X, DATA.y)
+
+
 def test_the_nets_schedule_takes_the_place_of_the_own():
     rates = []
 
@@ -342,7 +353,7 @@ def test_nested_parameters_are_searched_in_a_pipeline():
         (NeuralNetClassifier(Net, callbacks=[3]), "callbacks hold 3, which is no skorch Callback"),
         (
             NeuralNetClassifier(Net, callbacks=[EarlyStopping(monitor="valid_acc")]),
-            "EarlyStopping monitors 'valid_acc'.*only valid_loss and train_loss",
+            "EarlyStopping monitors 'valid_acc'.*monitor to 'valid_loss' or 'train_loss'",
         ),
         (NeuralNetClassifier(Net, optimizer__foo=1), r"optimizer SGD cannot be made .*\['foo'\]: .*foo"),
         (NeuralNetClassifier(Net().requires_grad_(False)), "no parameter that is trained"),

@@ -141,6 +141,22 @@ def test_the_epoch_in_which_a_callback_ends_the_phase_counts(rows):
     assert all(torch.equal(tensor, record.judged[2][name]) for name, tensor in network.named_parameters())
 
 
+def test_where_no_epoch_has_a_merit_the_last_average_stays(rows):
+    torch.manual_seed(0)
+    network, record, judged = Tied(), Record(), []
+    record.on_epoch_end = lambda net, **kwargs: None
+    generator = torch.Generator().manual_seed(0)
+    runner = PhaseRunner(5, 0.3, None, True, generator, torch.optim.SGD)
+
+    def merit(net):
+        judged.append(_tensors(net.module_))
+        return -np.inf
+
+    runner.run("fine-tune", network, Objective(), rows[0], 3, callback=record, merit=merit)
+    assert not torch.equal(record.steps[-1]["head.weight"], judged[-1]["head.weight"])
+    assert all(torch.equal(tensor, judged[-1][name]) for name, tensor in network.named_parameters())
+
+
 @pytest.mark.parametrize("averages", [True, False])
 def test_by_a_merit_of_its_own_the_best_epoch_stays(rows, averages):
     _, reference, _ = train(rows, False)

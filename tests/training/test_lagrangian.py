@@ -49,7 +49,7 @@ def test_ascent_ends_at_the_multipliers_of_the_convex_problem(name, monkeypatch)
     found = np.mean(path[300:], axis=0)
     expected = replace(task, with_rule=True).fit_rule(joint, index)
     rows = task.scored([joint], index, None)
-    assert largest_gap(task.event_gaps(rows, np.eye(2)[best])).value <= 0.05
+    assert largest_gap(task.cell_rates(rows, np.eye(2)[best]).event_gaps()).value <= 0.05
     assert np.mean(best == task.labels) >= expected.accuracy - 0.005
     # The two events of equalized odds are nearly exchangeable here: their sum is what is determined.
     assert_allclose(found.sum(axis=0), expected.multipliers.sum(axis=0), atol=0.01)
@@ -74,7 +74,7 @@ def test_violations_are_what_lies_outside_the_nearest_band():
     task, index = lagrangian.task, np.arange(N_ROWS)
     found = task.violation(joint, index)
     rows = task.scored([joint], index, None)
-    gap = largest_gap(task.event_gaps(rows, rows.decide(task.unconstrained)))
+    gap = largest_gap(task.cell_rates(rows, rows.decide(task.unconstrained)).event_gaps())
     outside = (gap.value - (0.1 - gap.standard_error)) / 2
     assert outside > 0.01
     assert_allclose(found[0, [gap.highest, gap.lowest]], [outside, -outside], rtol=1e-9)
