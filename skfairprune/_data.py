@@ -79,7 +79,7 @@ def check_fit_data(
     strata = _encode(control_features, "control_features", counted)
     if not counted.all():
         rows, classes, weight = rows[counted], classes[counted], weight[counted]
-    return FitData(_forward(_dense(rows)), classes, _scaled(weight), groups, strata)
+    return FitData(_positive_strides(_dense(rows)), classes, _scaled(weight), groups, strata)
 
 
 def _check_weight(weight: ArrayLike | None, rows: Any, name: str) -> NDArray[np.float64]:
@@ -228,7 +228,7 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
     except (TypeError, ValueError) as error:
         _explain_columns(X, error, unread)
         raise
-    return _forward(rows)
+    return _positive_strides(rows)
 
 
 def _refuse_masked(values: Any, name: str) -> None:
@@ -237,8 +237,8 @@ def _refuse_masked(values: Any, name: str) -> None:
         raise ValueError(f"{name} is a masked array with masked values. Impute them, or drop these rows.")
 
 
-def _forward(rows: Any) -> Any:
-    """Return rows as torch takes them: it knows no array that runs backwards, such as a view X[::-1]."""
+def _positive_strides(rows: Any) -> Any:
+    """Return rows that torch takes: it knows no negative strides, such as those of the view X[::-1]."""
     if sparse.issparse(rows) or min(rows.strides) >= 0:
         return rows
     return np.ascontiguousarray(rows)

@@ -30,14 +30,13 @@ from skfairprune._rules import AwareRules, merge_rules
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import CellRates, Gap, is_within
 from skfairprune.modules import DecisionNetwork
-from skfairprune.networks.rows import logits_by_batch, mix_rows
+from skfairprune.networks.rows import N_MIXED, logits_by_batch, mix_rows
 from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.report import removal_report
 from skfairprune.pruning.structure import Masks
 
 __all__ = ["FittedMixin"]
 
-_EXAMPLE_ROWS = 9
 # What a fit sets beside the attributes that end in an underscore.
 _PRIVATE = (
     *("_own_weights", "_unread", "_frontier", "_aware", "_events", "_rows"),
@@ -350,4 +349,4 @@ class FittedMixin:
         if self._example is not None:
             return torch.tensor(self._example, dtype=dtype)
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(_EXAMPLE_ROWS, self.n_features_in_, dtype=dtype, generator=generator)
+        return torch.randn(N_MIXED, self.n_features_in_, dtype=dtype, generator=generator)

@@ -361,7 +361,25 @@ def test_the_bound_counts_gaps_beyond_two_errors(frame):
     cells = dict(zip(header.split(" | "), line.split(" | "), strict=True))
     assert cells["demographic parity, 0.02"] == "0/2"
     assert cells["equalized odds, 0.02"] == cells["equalized odds, 0.05"] == "1/2"
-    assert cells["all"] == "12.5%"
+    assert cells["all"] == "2/16 (12.5%)"
+
+
+def test_the_bound_has_means_and_the_sets_of_two_groups_by_themselves(frame):
+    frame = pd.concat([frame, frame.assign(dataset="acs_race", accuracy=0.5)])
+    lines = [text.strip("| ").split(" | ") for text in _page("bound", frame) if text.startswith("|")]
+    header, rows = lines[0], {line[0]: line for line in lines[2:]}
+    assert header[-2:] == ["mean gap", "mean accuracy"]
+    assert rows["all sets"][-4] == "4/32 (12.5%)"
+    assert rows["without acs_race"][1:] == rows["compas"][1:]
+    alone = frame[
+        (frame["dataset"] == "compas") & (frame["method"] == "bilevel") & (frame["sparsity"] == 0.9)
+    ]
+    alone = alone[alone["seed"] < 10]
+    bounded = alone[alone["tolerance"].isin([0.02, 0.05]) & (alone["max_epochs"] == "6")]
+    bounded = bounded[bounded["constraint"] != "degradation_parity"]
+    assert len(bounded) == 16
+    assert rows["compas"][-1] == f"{bounded['accuracy'].mean():.3f}"
+    assert rows["acs_race"][-1] == "0.500"
 
 
 def test_the_saving_is_that_of_the_least_training_that_reaches_the_goal(frame):

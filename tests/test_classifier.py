@@ -616,6 +616,9 @@ def test_a_network_that_is_constant_under_any_bound_is_told_as_such(small):
         clf = small(difference_bound=1.0, lr=1e-6).fit(X, y, sensitive_features=A)
     assert "bound" not in str(caught[0].message)
     clf.set_bound(0.1)  # nothing to tell
+    rare = rng.uniform(size=500) < 0.05
+    with pytest.warns(ConvergenceWarning, match="held-out rows the same class"):  # its gap is 0
+        small(difference_bound=1.0, min_cell_size=1, lr=1e-6).fit(X, rare, sensitive_features=A)
 
 
 def test_a_rule_that_leaves_little_of_the_accuracy_is_told(small, train):

@@ -242,6 +242,14 @@ def test_degradation_is_the_difference_of_two_frames(labels, weighted, controlle
     assert (found.event, found.lowest, found.highest) == ("all", lost.idxmin(), lost.idxmax())
 
 
+def test_degradation_without_small_groups():
+    columns = ([0, 1, 1, 0, 1], [0, 0, 1, 0, 0], [0, 1, 1, 1, 1])
+    groups = ["f", "f", "m", "m", "x"]
+    assert degradation_gap(*columns, sensitive_features=groups).highest == "x"
+    found = degradation_gap(*columns, sensitive_features=groups, min_cell_size=2)
+    assert found[:1] + found[3:5] == (1.0, "m", "f")
+
+
 def test_degradation_of_the_same_decisions_and_of_a_single_label():
     y_true, small, _, group, _ = _degradation_data()
     same = degradation_gap(y_true, small, small, sensitive_features=group)

@@ -99,7 +99,7 @@ def run(method: str, seed: int, args: argparse.Namespace) -> list[dict[str, Any]
 
 
 def main() -> None:
-    """Print the means over the splits, with their standard errors."""
+    """Print the means over the splits, with standard errors, and the paired differences to dense."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
@@ -128,6 +128,11 @@ def main() -> None:
             + (f"   decisions changed {row['changed']:.4f}" if method.endswith(", int8") else "")
         )
     print(f"Sampling standard error of one split's gap: {rows['standard error'].mean():.3f}.")
+    by_seed = rows.pivot_table(index="seed", columns="method", values=["accuracy", "gap"])
+    for method in [name for name in means.index if name != "dense" and "dense" in means.index]:
+        less = {key: by_seed[key, method] - by_seed[key, "dense"] for key in ("accuracy", "gap")}
+        told = [f"{key} {values.mean():+.4f} ± {values.sem():.4f}" for key, values in less.items()]
+        print(f"{method} less dense, paired: {', '.join(told)}")
 
 
 if __name__ == "__main__":

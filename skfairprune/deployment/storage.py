@@ -150,7 +150,9 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator],
         what = f"lacks {sorted(missing)}" if missing else f"holds {sorted(unknown)}, which no estimator has"
         raise ValueError(f"{path} is damaged: it {what}.")
     if isinstance(fitted.get("_rows"), dict):  # of the formats before 3, with words for rules of two kinds
-        fitted["_rows"] = fitted["_rows"].get(True, "")
+        if True not in fitted["_rows"]:
+            raise ValueError(f"{path} is damaged: it does not say which rows its figures are of.")
+        fitted["_rows"] = fitted["_rows"][True]
     n_features = fitted["n_features_in_"]
     for name in ("module_", "dense_module_"):
         if isinstance(fitted[name], OwnNetwork):

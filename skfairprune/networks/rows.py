@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from skfairprune.networks.trial import trial_of
 
-__all__ = ["check_rows", "logits_by_batch", "mix_rows"]
+__all__ = ["N_MIXED", "check_rows", "logits_by_batch", "mix_rows"]
 
 _BATCH_ROWS = 4096  # the encoding of so many stays in the cache
-_MIXED_ROWS = 9
+#: The rows of :func:`mix_rows`.
+N_MIXED = 9
 _ADVICE = (
     "Give it numbers that its forward pass takes. A category that is not in the training rows needs a code "
     "that an embedding has: OrdinalEncoder(handle_unknown='use_encoded_value', unknown_value=-1, "
@@ -131,7 +132,7 @@ def mix_rows(X: NDArray[np.floating]) -> NDArray[np.floating]:
     -------
     ndarray of shape (9, n_features)
     """
-    values = np.quantile(X, np.linspace(0, 1, _MIXED_ROWS), axis=0, method="nearest")
+    values = np.quantile(X, np.linspace(0, 1, N_MIXED), axis=0, method="nearest")
     return np.column_stack([np.roll(column, number) for number, column in enumerate(values.T)])
 
 

@@ -150,7 +150,7 @@ class FairTask:
         return fit_frontier(rows, fold, self.constraint, self.included, self.bound, self.class_weight)
 
     def cell_rates(self, rows: ScoredRows, shares: Floats) -> CellRates:
-        """Measure the rates of decisions with those shares on rows."""
+        """Measure the rates of decisions with those shares, (n_samples, n_decisions), on rows."""
         return rows.counts(self.constraint, shares).cell_rates(self.constraint, self.included)
 
     def violation(self, joint: Floats, index: NDArray[np.intp]) -> Floats:

@@ -379,6 +379,7 @@ def test_a_missing_tensor_is_a_clear_error(saved):
         ("fitted", "groups_", {"reduce": ["os.system", ["touch owned"]]}),
         ("fitted", "groups_", {"record": ["eval", {"source": "open('owned', 'w')"}]}),
         ("fitted", "groups_", {"scalar": ["O", 1]}),
+        ("fitted", "_rows", {"dict": [[], []]}),
         ("requests", "params", {"lr": 1}),
     ],
 )
