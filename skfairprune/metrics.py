@@ -108,7 +108,8 @@ def gap(
     ValueError
         If the constraint is unknown or not for so many classes, the lengths differ, values are
         missing, the labels are scores or of different types, ``pos_label`` is not one of two labels,
-        or there is a single one that does not tell whether it is the positive one.
+        or there is a single one that does not tell whether it is the positive one; or if
+        ``min_cell_size`` is no integer of at least 1.
 
     Examples
     --------
@@ -226,7 +227,8 @@ def degradation_gap(
     Raises
     ------
     ValueError
-        If the lengths differ, values are missing, or the labels are scores or of different types.
+        If the lengths differ, values are missing, the labels are scores or of different types, or
+        ``min_cell_size`` is no integer of at least 1.
 
     Examples
     --------
@@ -351,8 +353,8 @@ def gap_scorer(
     Raises
     ------
     ValueError
-        If the constraint is unknown. When scoring: as :func:`gap`, and if no sensitive features
-        arrive.
+        If the constraint is unknown or ``min_cell_size`` is no integer of at least 1. When scoring: as
+        :func:`gap`, and if no sensitive features arrive.
 
     Examples
     --------
