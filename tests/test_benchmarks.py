@@ -189,6 +189,10 @@ def test_a_run_goes_on_from_the_table_of_another(tmp_path):
     assert second.take_over(table) == 0
     assert second.rows(TASK)[0]["hidden_sizes"] == [3, 2]
     assert second.load_decisions(dense).tolist() == decided.tolist()
+    first.fail(TASK, 0.05, "Trace\nValueError: no", {"date": "today"})
+    for _ in range(2):
+        assert second.take_over(table, first.failures()) == 0
+    assert second.errors(TASK) == first.errors(TASK)
     # A dense network whose decisions are not known is fitted again.
     assert second.open(dense._replace(seed=1), (None,), retry=False) == [None]
 
@@ -348,6 +352,7 @@ def test_every_experiment_has_a_page(frame, tmp_path):
             assert (tmp_path / image.split(")")[0]).read_bytes().startswith(b"\x89PNG")
         assert ("![" in text) == (page.stem in figures.FIGURES)
     assert "`ValueError: no`" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert pd.read_parquet(tmp_path / "failures.parquet")["method"].tolist() == ["hgb"]
     assert len(pd.read_parquet(tmp_path / "results.parquet")) == len(frame)
 
 

@@ -1,4 +1,4 @@
-"""Write the pages of the benchmark: for each experiment its tables and figures, and all rows as Parquet.
+"""Write the pages of the benchmark: for each experiment its tables and figures, and all rows and failures as Parquet.
 
 python examples/benchmarks/report.py --docs docs/benchmarks
 """
@@ -61,7 +61,7 @@ def draw(name: str, experiment: Experiment, frame: pd.DataFrame, folder: Path) -
 
 
 def write(store: Store, docs: Path, smoke: bool) -> list[Path]:
-    """Write every page, the index and the rows; return the files."""
+    """Write every page, the index, the rows and the failures; return the pages."""
     docs.mkdir(parents=True, exist_ok=True)
     frame, failures = store.frame(), store.failures()
     pages, missing = [], []
@@ -75,6 +75,7 @@ def write(store: Store, docs: Path, smoke: bool) -> list[Path]:
         page.write_text(render(name, experiment, frame, smoke, images), encoding="utf-8")
         pages.append(page)
     frame.to_parquet(docs / "results.parquet", index=False)
+    failures.to_parquet(docs / "failures.parquet", index=False)
     index = ["# Benchmark", "", f"{len(frame)} rows in `results.parquet`, {len(failures)} failed fits.", ""]
     index += [f"- [{EXPERIMENTS[page.stem].title}]({page.name})" for page in pages]
     if missing:

@@ -169,7 +169,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="short fits of two seeds on two small sets")
     parser.add_argument("--run", help='the name of the store (default "main", or "smoke")')
     parser.add_argument("--folder", type=Path, default=_FOLDER, help="where stores are")
-    parser.add_argument("--take-over", type=Path, help="first add the rows of this results.parquet")
+    parser.add_argument(
+        "--take-over",
+        type=Path,
+        help="first add the rows of this results.parquet, and the failures beside it",
+    )
     parser.add_argument("--list", action="store_true", help="tell what is done and open, and stop")
     parser.add_argument("--print", action="store_true", help="print the tables at the end")
     args = parser.parse_args(argv)
@@ -194,7 +198,10 @@ def main(argv: list[str] | None = None) -> int:
     store = Store(args.folder / (args.run or ("smoke" if args.smoke else "main")))
     chosen = choose(args)
     if args.take_over is not None:
-        print(f"{store.take_over(pd.read_parquet(args.take_over))} rows taken over", file=sys.stderr)
+        failed = args.take_over.with_name("failures.parquet")
+        failures = pd.read_parquet(failed) if failed.is_file() else None
+        taken = store.take_over(pd.read_parquet(args.take_over), failures)
+        print(f"{taken} rows taken over", file=sys.stderr)
     if args.list:
         tell_skipped(chosen.items())
         for name, experiment in chosen.items():

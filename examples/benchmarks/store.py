@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,22 +86,22 @@ class Store:
         kept = [row for row in self.rows(task) if row.get("decided")]
         return unpack_decisions(kept[0]["decided"], kept[0]["n_test"]) if kept else None
 
-    def take_over(self, table: pd.DataFrame) -> int:
-        """Add the rows of another run's table that are not there; return how many there were.
+    def take_over(self, table: pd.DataFrame, failures: pd.DataFrame | None = None) -> int:
+        """Add the rows and failures of another run that are not there; return how many rows there were.
 
         Dense networks without their decisions are left out: the degradation gap of others needs them.
         """
         added = 0
-        for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+        for task, row in _read_table(table):
             if row.get("hidden_sizes") is not None:
                 row["hidden_sizes"] = [int(size) for size in row["hidden_sizes"]]
-            row["constraint"] = None if row["constraint"] == "none" else row["constraint"]
-            row["max_epochs"] = int(row["max_epochs"]) if row["max_epochs"].isdigit() else row["max_epochs"]
-            task = Task(*(row.pop(field) for field in Task._fields))
             bare = task.method == "dense" and task.constraint is None and not row.get("decided")
             if not bare and self.open(task, [row["tolerance"]], retry=True):
                 self.append(task, row)
                 added += 1
+        for task, row in () if failures is None else _read_table(failures):
+            if self.open(task, [row["tolerance"]], retry=False):
+                self.fail(task, row.pop("tolerance"), row.pop("error"), row)
         return added
 
     def frame(self) -> pd.DataFrame:
@@ -127,6 +127,14 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _read_table(table: pd.DataFrame) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Yield the tasks of a table that :meth:`Store.frame` or :meth:`Store.failures` gave, with their rows."""
+    for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+        row["constraint"] = None if row["constraint"] == "none" else row["constraint"]
+        row["max_epochs"] = int(row["max_epochs"]) if row["max_epochs"].isdigit() else row["max_epochs"]
+        yield Task(*(row.pop(field) for field in Task._fields)), row
 
 
 def _collect(folder: Path, failed: bool) -> pd.DataFrame:
