@@ -5,50 +5,20 @@ is undefined: it is NaN, never 0, and its group takes no part in a gap. Control 
 and a gap is then the largest over the strata of the gaps within them.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from numbers import Integral
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn import config_context
 from sklearn.metrics._scorer import _BaseScorer
-from sklearn.utils.validation import _check_sample_weight
 
-from skfairprune._labels import GroupCodes, align_labels, encode_labels, encode_sensitive
-from skfairprune.constraints import Constraint, Floats, get_constraint
-from skfairprune.gaps import GroupCounts
+from skfairprune._labels import align_labels
+from skfairprune._measured import GapWithError, check_size, column_labels, encode, measure, resolve
+from skfairprune.constraints import Floats, get_constraint
 
 __all__ = ["GapWithError", "degradation_gap", "gap", "gap_scorer", "gap_with_error", "group_rates"]
-
-
-class GapWithError(NamedTuple):
-    """A gap with its sampling error and the two groups between which it lies.
-
-    Attributes
-    ----------
-    value : float
-        Largest minus smallest rate, in [0, 1]; NaN if undefined.
-    standard_error : float
-        Sampling standard error of ``value``; NaN if undefined.
-    event : str or None
-        The event with the largest gap: "all", "y=0" (negatives) or "y=1" (positives); with more
-        than two classes as in :func:`group_rates`.
-    lowest : group label or None
-        The group with the smallest rate in that event.
-    highest : group label or None
-        The group with the largest rate in that event.
-    stratum : stratum label or None
-        The stratum with the largest gap; None without control features.
-    """
-
-    value: float
-    standard_error: float
-    event: str | None
-    lowest: Hashable
-    highest: Hashable
-    stratum: Hashable = None
 
 
 def gap(
@@ -184,9 +154,9 @@ def gap_with_error(
     >>> found.value, found.lowest, found.highest
     (1.0, 'x', 'm')
     """
-    rule, y, decision = _encode(constraint, y_true, y_pred, pos_label)
-    found = _measure(rule, y, decision, sensitive_features, control_features, sample_weight)
-    return found.gap(_check_size(min_cell_size))
+    rule, y, decision = encode(constraint, y_true, y_pred, pos_label)
+    found = measure(rule, y, decision, sensitive_features, control_features, sample_weight)
+    return found.gap(check_size(min_cell_size))
 
 
 def degradation_gap(
@@ -245,8 +215,8 @@ def degradation_gap(
     columns = {"y_true": y_true, "y_pred": y_pred, "y_pred_dense": y_pred_dense}
     (y, decision, dense), labels = align_labels(columns)
     rule = get_constraint("degradation_parity", max(2, len(labels)))
-    found = _measure(rule, y, decision, sensitive_features, control_features, sample_weight, dense)
-    return found.gap(_check_size(min_cell_size))
+    found = measure(rule, y, decision, sensitive_features, control_features, sample_weight, dense)
+    return found.gap(check_size(min_cell_size))
 
 
 def group_rates(
@@ -298,12 +268,12 @@ def group_rates(
     >>> rates.loc["y=1", "n_samples"].to_dict()
     {'f': 1, 'm': 2}
     """
-    rule, y, decision = _encode(constraint, y_true, y_pred, pos_label)
-    found = _measure(rule, y, decision, sensitive_features, control_features, sample_weight)
-    keys, names = _levels(found.groups, "sensitive_feature")
+    rule, y, decision = encode(constraint, y_true, y_pred, pos_label)
+    found = measure(rule, y, decision, sensitive_features, control_features, sample_weight)
+    keys, names = column_labels(found.groups, "sensitive_feature")
     strata: list[tuple[Hashable, ...]] = [()]
     if found.strata is not None:
-        strata, stratum_names = _levels(found.strata, "control_feature")
+        strata, stratum_names = column_labels(found.strata, "control_feature")
         names = [*stratum_names, *names]
 
     order = np.argsort(rule.events)  # pandas warns of an index that is not sorted
@@ -378,8 +348,8 @@ def gap_scorer(
     >>> scores["test_dp"].round(2)
     array([-0.71, -0.71])
     """
-    _resolve(constraint)
-    settings = {"pos_label": pos_label, "min_cell_size": _check_size(min_cell_size)}
+    resolve(constraint)
+    settings = {"pos_label": pos_label, "min_cell_size": check_size(min_cell_size)}
     scorer = _GapScorer(gap, -1, {"constraint": constraint, **settings})
     with config_context(enable_metadata_routing=True):
         return scorer.set_score_request()
@@ -420,14 +390,14 @@ class _GapScorer(_BaseScorer):
         classes = np.asarray(getattr(estimator, "classes_", ())).tolist()
         if pos_label is None and len(classes) == 2:
             pos_label = classes[1]  # a fold may hold one of the labels only
-        rule, y, decision = _encode(
+        rule, y, decision = encode(
             constraint,
             y_true,
             method_caller(estimator, "predict", X),
             pos_label,
             classes if len(classes) > 2 else (),
         )
-        found = _measure(rule, y, decision, sensitive_features, control_features, sample_weight)
+        found = measure(rule, y, decision, sensitive_features, control_features, sample_weight)
         return self._sign * found.gap(self._kwargs["min_cell_size"]).value
 
     def __repr__(self) -> str:
@@ -437,118 +407,3 @@ class _GapScorer(_BaseScorer):
         if self._kwargs["min_cell_size"] != 1:
             given.append(f"min_cell_size={self._kwargs['min_cell_size']}")
         return f"gap_scorer({', '.join(given)})"
-
-
-def _check_size(min_cell_size: Any) -> int:
-    """Return the least number of rows of a cell."""
-    if isinstance(min_cell_size, bool) or not isinstance(min_cell_size, Integral) or min_cell_size < 1:
-        raise ValueError(f"min_cell_size must be an integer of at least 1; got {min_cell_size!r}.")
-    return int(min_cell_size)
-
-
-def _resolve(constraint: str, classes: Sequence[Any] = (0, 1)) -> Constraint:
-    """Return a constraint on the decisions of one classifier."""
-    if constraint == "degradation_parity":
-        raise ValueError(
-            "degradation_parity needs the decisions of the dense network, too; call "
-            "skfairprune.metrics.degradation_gap."
-        )
-    return get_constraint(constraint, len(classes), classes)
-
-
-def _encode(
-    constraint: str,
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    pos_label: Hashable,
-    classes: Iterable[Hashable] = (),
-) -> tuple[Constraint, NDArray[np.intp], NDArray[np.intp]]:
-    """Return the constraint on the classes that occur, and labels and decisions as their codes."""
-    y, decision, labels = encode_labels(y_true, y_pred, pos_label, classes)
-    return _resolve(constraint, labels), y, decision
-
-
-class _Measured(NamedTuple):
-    """Rows counted by stratum, and the labels of the codes.
-
-    Attributes
-    ----------
-    constraint : Constraint
-        The constraint within a stratum.
-    counts : list of GroupCounts
-        The weighted counts in each stratum.
-    n_rows, n_weighted : ndarray of shape (n_strata, n_kinds, n_groups)
-        The numbers of rows, and of those that have weight.
-    groups : GroupCodes
-        The groups.
-    strata : GroupCodes or None
-        The strata.
-    """
-
-    constraint: Constraint
-    counts: list[GroupCounts]
-    n_rows: Floats
-    n_weighted: Floats
-    groups: GroupCodes
-    strata: GroupCodes | None
-
-    def gap(self, min_cell_size: int = 1) -> GapWithError:
-        """Return the largest gap between cells of at least so many rows, and the labels of where it lies."""
-        gaps = [
-            counts.gap(self.constraint, self.constraint.cell_sums(rows) >= min_cell_size)
-            for counts, rows in zip(self.counts, self.n_weighted, strict=True)
-        ]
-        stratum = int(np.argmax([np.nan_to_num(gap.value, nan=-1.0) for gap in gaps]))
-        found = gaps[stratum]
-        if found.event < 0:
-            return GapWithError(found.value, found.standard_error, None, None, None)
-        return GapWithError(
-            found.value,
-            found.standard_error,
-            self.constraint.events[found.event],
-            self.groups.labels[found.lowest],
-            self.groups.labels[found.highest],
-            None if self.strata is None else self.strata.labels[stratum],
-        )
-
-
-def _measure(
-    constraint: Constraint,
-    y: NDArray[np.intp],
-    decision: NDArray[np.intp],
-    sensitive_features: Any,
-    control_features: Any,
-    sample_weight: ArrayLike | None,
-    dense: NDArray[np.intp] | None = None,
-) -> _Measured:
-    """Count the rows by group, within the strata that control features form."""
-    groups, strata = encode_sensitive(sensitive_features, len(y)), None
-    kind = constraint.kinds(y)
-    if dense is not None:
-        kind = constraint.with_dense_decisions(kind, dense)
-    n_kinds, n_strata = constraint.n_kinds, 1
-    if control_features is not None:
-        strata = encode_sensitive(control_features, len(y), "control_features")
-        kind, n_strata = kind + n_kinds * strata.codes, len(strata.labels)
-    shape = (n_strata * n_kinds, len(groups.labels), constraint.n_decisions)
-    counts = unweighted = weighted = GroupCounts.from_rows(kind, decision, groups.codes, shape)
-    if sample_weight is not None:
-        weight = _check_sample_weight(
-            sample_weight, y, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=True
-        )
-        weight = weight / (weight.max() or 1.0)  # squares of huge or tiny ones are no numbers
-        counts = GroupCounts.from_rows(kind, decision, groups.codes, shape, weight)
-        weighted = GroupCounts.from_rows(kind, decision, groups.codes, shape, weight > 0)
-    each = (n_strata, n_kinds, *shape[1:])
-    by_stratum = [
-        GroupCounts(*part)
-        for part in zip(counts.counts.reshape(each), counts.squares.reshape(each), strict=True)
-    ]
-    rows = [table.counts.reshape(each).sum(axis=3) for table in (unweighted, weighted)]
-    return _Measured(constraint, by_stratum, rows[0], rows[1], groups, strata)
-
-
-def _levels(encoded: GroupCodes, prefix: str) -> tuple[list[tuple[Hashable, ...]], list[Hashable]]:
-    """Return labels as tuples, one value for each column, and the columns' names."""
-    keys = [label if isinstance(label, tuple) else (label,) for label in encoded.labels]
-    return keys, list(encoded.names or (f"{prefix}_{position}" for position in range(len(keys[0]))))

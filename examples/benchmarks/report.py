@@ -1,4 +1,4 @@
-"""Write the pages of the benchmark: for each experiment its tables and figures, and all rows and failures as Parquet.
+"""Write the pages of the benchmark: for each experiment its tables and figures; rows and failures as Parquet.
 
 python examples/benchmarks/report.py --docs docs/benchmarks
 """
