@@ -8,6 +8,7 @@ import torch
 from skorch.callbacks import Callback
 
 from skfairprune.constraints import Floats
+from skfairprune.decision import DecisionRule
 from skfairprune.training.batches import Rows
 from skfairprune.training.fairtask import FairTask
 from skfairprune.training.net import PhaseNet, joint_proba
@@ -17,7 +18,7 @@ __all__ = ["Lagrangian", "MultiplierUpdate"]
 
 _ASCENTS = 8  # steps of the ascent in an epoch
 _STEP = 1.0  # of the ascent, in accuracy per unit of rate
-_LIMIT = 5.0  # of a row's price, in accuracy
+_LIMIT = 5.0  # of a row's price, and of what a right decision is worth, in accuracy
 
 
 @dataclass
@@ -25,7 +26,11 @@ class Lagrangian:
     r"""Makes the objective of each phase, with or without the constraint, and moves its multipliers.
 
     Where a decision rule will be fitted, the multipliers solve the dual on the current scores: decisions are
-    priced as the rule prices them, and what is trained is the decision of that rule.
+    priced as the rule prices them, and what is trained is the decision of that rule. Where errors have a
+    price, as under error-rate parity, only those of the groups with more errors are trained at it: errors
+    that others would have to make are left to the rule, which needs no more of them than are missing on
+    held-out rows (on levelling down: Mittelstadt, Wachter and Russell, "The unfairness of fair machine
+    learning: levelling down and strict egalitarianism by default", 2023).
 
     Without a rule, or where noise stops the rule short of the bound, the network has to meet the bound by
     itself, and the multipliers ascend. (On few rows a rule is a threshold or two set by chance; what is
@@ -124,8 +129,9 @@ class Lagrangian:
         assert self.task is not None
         index = self.upper.position.cpu().numpy()
         if not self._ascends:
-            weights = self.task.fit_rule(joint, index).rule.output_weights().T
-            return weights, weights
+            rule = self.task.fit_rule(joint, index).rule
+            weights = rule.output_weights().T
+            return weights, self._level_up(rule) if self.task.constraint.prices_errors else weights
         cells = self.task.cell_weights(index)
         least = np.where(cells > 0, cells, 1.0).min(axis=1, keepdims=True)
         start = np.zeros_like(cells) if self._ascended is None else self._ascended
@@ -134,6 +140,16 @@ class Lagrangian:
         self._ascended = multipliers * min(1.0, _LIMIT / max(price, _LIMIT))
         values = self.task.values(self._ascended, cells)
         return self.task.unconstrained.output_weights().T, values
+
+    def _level_up(self, rule: DecisionRule) -> Floats:
+        """Return what right decisions are worth more than wrong ones by a rule, no less than without it."""
+        assert self.task is not None
+        labels, n_decisions = self.task.constraint.head_labels, self.task.constraint.n_decisions
+        right = np.eye(n_decisions, dtype=bool)[labels][:, None]
+        worth = rule.coefficients
+        wrong = np.where(right, -np.inf, worth).max(axis=2, keepdims=True)
+        gain: Floats = np.where(right, np.clip(worth - wrong, 1.0, _LIMIT), 0.0)
+        return gain.reshape(self.task.n_joint, n_decisions)
 
 
 class MultiplierUpdate(Callback):

@@ -110,6 +110,23 @@ def test_a_rules_tables_are_its_last_layer():
     assert_allclose(values, weights.T)
 
 
+def test_prices_of_errors_train_the_groups_with_more_of_them_only():
+    joint, lagrangian = _problem("error_rate_parity", 0.02, with_rule=True)
+    task, index = lagrangian.task, np.arange(N_ROWS)
+    weights, values = lagrangian.tables(joint)
+    rule = task.fit_rule(joint, index).rule
+    assert_allclose(weights, rule.output_weights().T)
+    wrong = joint.reshape(N_ROWS, 2, 2).sum(axis=2).argmax(axis=1) != task.labels
+    more = int(wrong[task.group == 1].mean() > wrong[task.group == 0].mean())
+    gain = rule.coefficients[[0, 1], :, [0, 1]] - rule.coefficients[[0, 1], :, [1, 0]]
+    assert np.all(gain[:, 1 - more] < 1 - 0.05)  # by the rule errors of this group are cheaper
+    expected = np.zeros((2, 2, 2))
+    expected[[0, 1], more, [0, 1]] = gain[:, more]
+    expected[[0, 1], 1 - more, [0, 1]] = 1
+    assert np.all(gain[:, more] > 1 + 0.05)
+    assert_allclose(values.reshape(2, 2, 2), expected)
+
+
 @pytest.mark.parametrize(
     ("every", "updates"), [(None, [1, 1, 1]), (2, [1, 1, 2, 2, 3, 3, 4]), (1, [1, 2, 3])]
 )
