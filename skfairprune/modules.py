@@ -56,11 +56,11 @@ def find_knots(
     >>> find_knots(np.array([0., 1., 1., 0.]), np.ones(4), n_bins=48)
     array([0., 1.])
     """
-    values, inverse = np.unique(column, return_inverse=True)
-    values = values.astype(np.float64)
+    distinct = np.unique(column)
+    values = distinct.astype(np.float64)
     if len(values) <= n_bins + 1:
         return values
-    weight = np.bincount(inverse.ravel(), sample_weight)
+    weight = np.bincount(np.searchsorted(distinct, column), sample_weight)
     spike = weight * n_bins > weight.sum()
     spike[[0, -1]] = True  # the range is always covered
     others, cumulated = values[~spike], np.cumsum(weight[~spike])
