@@ -352,7 +352,7 @@ def test_every_experiment_has_a_page(frame, tmp_path):
             assert (tmp_path / image.split(")")[0]).read_bytes().startswith(b"\x89PNG")
         assert ("![" in text) == (page.stem in figures.FIGURES)
     assert "`ValueError: no`" in (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert pd.read_parquet(tmp_path / "failures.parquet")["method"].tolist() == ["hgb"]
+    assert pd.read_parquet(tmp_path / "failures.parquet")["error"].tolist() == ["ValueError: no"]
     assert len(pd.read_parquet(tmp_path / "results.parquet")) == len(frame)
 
 

@@ -64,6 +64,9 @@ def write(store: Store, docs: Path, smoke: bool) -> list[Path]:
     """Write every page, the index, the rows and the failures; return the pages."""
     docs.mkdir(parents=True, exist_ok=True)
     frame, failures = store.frame(), store.failures()
+    if len(failures):  # of each error its last line: the rest names files of the machine
+        last = failures["error"].map(lambda text: re.sub(r"\s+", " ", text.strip().splitlines()[-1])[:100])
+        failures = failures.assign(error=last)
     pages, missing = [], []
     for name, whole in EXPERIMENTS.items():
         experiment = shorten(whole) if smoke else whole
@@ -81,8 +84,7 @@ def write(store: Store, docs: Path, smoke: bool) -> list[Path]:
     if missing:
         index += ["", f"Not run in this store: {', '.join(missing)}."]
     if len(failures):
-        last = failures["error"].map(lambda text: re.sub(r"\s+", " ", text.strip().splitlines()[-1])[:100])
-        counts = failures.assign(error=last).groupby(["dataset", "method", "error"]).size()
+        counts = failures.groupby(["dataset", "method", "error"]).size()
         index += ["", "Failed fits:", ""]
         index += [
             f"- {dataset}, {METHODS[method].label if method in METHODS else method}: {count} x `{error}`"

@@ -142,7 +142,13 @@ class Lagrangian:
         return self.task.unconstrained.output_weights().T, values
 
     def _level_up(self, rule: DecisionRule) -> Floats:
-        """Return what right decisions are worth more than wrong ones by a rule, no less than without it."""
+        """Return what right decisions are worth more than wrong ones by a rule, no less than without it.
+
+        Returns
+        -------
+        ndarray of shape (n_joint, n_decisions)
+            0 for wrong decisions; for right ones in [1, 5], in accuracy.
+        """
         assert self.task is not None
         labels, n_decisions = self.task.constraint.head_labels, self.task.constraint.n_decisions
         right = np.eye(n_decisions, dtype=bool)[labels][:, None]

@@ -44,8 +44,10 @@ class Objective(nn.Module):
 
     so that weights and gates move the decisions that the multipliers price, and the multipliers
     themselves come from thresholded rates only. :math:`u` is the paper's surrogate of the indicator
-    (Dai et al., Eq. 7-8), which it does not name. Under a decision rule :math:`C = V`, the rule's last layer
-    (see :mod:`skfairprune.decision`); a network without one decides by its most probable label.
+    (Dai et al., Eq. 7-8), which it does not name. Under a decision rule :math:`C` is the rule's last layer
+    (see :mod:`skfairprune.decision`), and so is :math:`V`, but where errors have a price (see
+    :class:`skfairprune.training.lagrangian.Lagrangian`); a network without one decides by its most probable
+    label.
 
     Parameters
     ----------

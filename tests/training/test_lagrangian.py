@@ -127,6 +127,17 @@ def test_prices_of_errors_train_the_groups_with_more_of_them_only():
     assert_allclose(values.reshape(2, 2, 2), expected)
 
 
+def test_a_right_decision_of_three_classes_is_worth_what_it_is_above_the_best_wrong_one():
+    coefficients = np.tile(np.eye(3)[:, None], (1, 2, 1))
+    coefficients[0, 0] = [1.0, 0.2, -0.4]  # worth .8 more than the next: no less than without a price
+    coefficients[1, 0] = [-1.0, 2.0, 0.5]
+    coefficients[2, 1] = [0.0, -9.0, 8.0]
+    task = SimpleNamespace(constraint=get_constraint("error_rate_parity", 3), n_joint=6)
+    values = Lagrangian._level_up(SimpleNamespace(task=task), SimpleNamespace(coefficients=coefficients))
+    worth = [[1, 1], [1.5, 1], [1, 5]]
+    assert_allclose(values, (np.array(worth)[..., None] * np.eye(3)[:, None]).reshape(6, 3))
+
+
 @pytest.mark.parametrize(
     ("every", "updates"), [(None, [1, 1, 1]), (2, [1, 1, 2, 2, 3, 3, 4]), (1, [1, 2, 3])]
 )
