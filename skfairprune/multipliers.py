@@ -22,6 +22,8 @@ fairness in binary classification", 2018; Xian et al., "Fair and optimal classif
 post-processing", 2023).
 """
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, null_space
@@ -77,7 +79,7 @@ class DualProblem:
         first = np.eye(1, constraint.n_decisions).repeat(len(rows.kind), axis=0)
         counts = rows.counts(constraint, first).counts
         counts /= counts.sum()
-        self.constraint, self.gain = constraint, gain
+        self.constraint = constraint
         self.scores = rows.proba.reshape(len(rows.proba), -1)
         self.weight = rows.weight / rows.weight.sum()
         self.cell_weights = constraint.cell_sums(counts.sum(axis=2))
@@ -91,7 +93,7 @@ class DualProblem:
         # By cell, decision from 1 on, and joint class: what a unit of score adds to the cell's rate.
         difference = (costs - costs[..., :1])[..., 1:]
         self.slopes: Floats = np.moveaxis(difference, -1, 1).reshape(len(units), -1, self.scores.shape[1])
-        self.base: Floats = self.scores @ flat_differences(np.repeat(gain[:, None], rows.n_groups, axis=1))
+        self._set_gain(gain)
         # Multipliers are basis @ z; a unit of z is a unit of accuracy per row, in cells of any size.
         self.scale = np.where(self.included, self.cell_weights, 1.0).ravel()
         self.basis = _zero_sum_basis(self.included, self.scale)
@@ -100,6 +102,17 @@ class DualProblem:
         if constraint.n_decisions == 2 and self.basis.shape[1] < self.scores.shape[1]:
             self.features = self.scores @ self.loadings[:, 0].T
             self.loadings = np.eye(self.basis.shape[1])[:, None]
+
+    def _set_gain(self, gain: Floats) -> None:
+        self.gain = gain
+        flat = flat_differences(np.repeat(gain[:, None], self.included.shape[1], axis=1))
+        self.base: Floats = self.scores @ flat
+
+    def with_gain(self, gain: Floats) -> "DualProblem":
+        """Return the problem on the same rows with another gain."""
+        other = copy(self)
+        other._set_gain(gain)
+        return other
 
     def coefficients(self, multipliers: Floats) -> Floats:
         """Return the rule's coefficients, of shape (n_head_classes, n_groups, n_decisions)."""

@@ -10,7 +10,10 @@ towards one decision, the rarest label: the errors are then those of a lower thr
 (docs/design_notes.md has the figures).
 
 Under equalized odds both kinds of errors of a group may have to rise, and no lean serves both. There the
-bound gives way: that of the targets is raised until all but a few rows are decided by what they are.
+bound of the targets is raised until all but a few rows are decided by what they are. If the rule that comes
+of it is above the bound that was asked for, the odds move instead: errors on the label that all rows could
+get without any gap are dearer, by the least factor under which the targets leave few rows to noise. Rates of
+fewer other decisions are nearer to each other, and the price is accuracy, not the bound.
 
 To shrink the observed rates themselves, towards those that the scores imply, was tried and left out: on
 unseen rows it kept bounds no better, and worse where scores are not calibrated.
@@ -48,6 +51,9 @@ _ROUNDING = 1e-9
 # A row where no label makes one decision worth so much more than another, in accuracy, is left to noise; so
 # many rows may be. Halvings of the way to the bound that the unconstrained rule keeps, where more are.
 _STAKE, _MOST_BY_NOISE, _MAX_RAISES = 0.1, 0.01, 5
+# Where odds move: the stake (figures are alike from .3 to .9), the largest odds, halvings of the way there,
+# and how often they may move, since the rates that are observed then may ask for more.
+_STAKE_OF_ODDS, _MOST_ODDS, _MAX_RAISES_OF_ODDS, _MAX_MOVES = 0.5, 8.0, 6, 2
 # Shares of the target to aim at where the rounds end above it.
 _SHARPER = (0.5, 0.0)
 
@@ -72,6 +78,8 @@ class RuleFit:
         Whether all rows get the same decision.
     raised : bool
         Whether it aims higher than it was asked to, since that would leave too many rows to noise.
+    odds : float
+        By how much an error on the label that has no gap is dearer than others, at least 1.
     """
 
     rule: DecisionRule
@@ -81,6 +89,7 @@ class RuleFit:
     accuracy: float
     constant: bool
     raised: bool = False
+    odds: float = 1.0
 
     def excess(self, limit: Floats | float) -> float:
         """Return by how much the gap of the worst event is above the limit, one for all or for each."""
@@ -131,6 +140,11 @@ class RuleProblem:
         correct = class_weight[self.label] * rows.weight
         self.value = correct / correct.sum()
         self.constants = self._measure_constants()
+        # The label that all rows could get without any gap, the most accurate of several; None without one.
+        within = [
+            (accuracy, d) for d, (accuracy, gaps) in enumerate(self.constants) if gaps.max() <= _ROUNDING
+        ]
+        self.safe = max(within)[1] if within else None
         self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
         self.noise = self._measure_noise() if noise is None else noise
 
@@ -143,9 +157,10 @@ class RuleProblem:
         part = self.rows.take(rows)
         return RuleProblem(part, self.constraint, self.included, self.class_weight, self.priced, self.noise)
 
-    def evaluate(self, multipliers: Floats, shift: Floats) -> tuple[RuleFit, Floats]:
+    def evaluate(self, multipliers: Floats, shift: Floats, odds: float = 1.0) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""
-        rule = DecisionRule(self.dual.coefficients(multipliers) / self.tilt[:, None, None])
+        dual = self._at(odds)
+        rule = DecisionRule(dual.coefficients(multipliers) / self.tilt[:, None, None])
         decisions = self.rows.decisions(rule)
         shares = decision_shares(decisions, self.rows.blind, self.constraint.n_decisions)
         counts = self.rows.counts(self.constraint, shares)
@@ -156,9 +171,17 @@ class RuleProblem:
             counts.event_gaps(self.constraint, self.included),
             float(self.value @ shares[np.arange(len(shares)), self.label]),
             bool(np.ptp(decisions[0]) == 0),
+            odds=odds,
         )
-        implied = self.dual.rates(self.dual.margins(multipliers))
+        implied = dual.rates(dual.margins(multipliers))
         return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
+
+    def _at(self, odds: float) -> DualProblem:
+        """Return the dual in which errors on the label that has no gap are so much dearer."""
+        if odds == 1:
+            return self.dual
+        safe = self.constraint.head_labels == self.safe
+        return self.dual.with_gain(self.dual.gain * np.where(safe, odds, 1.0)[:, None])
 
     def _measure_constants(self) -> list[tuple[float, Floats]]:
         """Return the accuracy, and the gap of each event, of each decision if all rows get it."""
@@ -209,20 +232,34 @@ class RuleProblem:
         -------
         RuleFit
         """
-        target, tolerance, floor = self.noise.target(bound), self.tolerance, self._floor(bound)
-        if self.unconstrained.excess(target) <= _ROUNDING:
+        if self.unconstrained.excess(self.noise.target(bound)) <= _ROUNDING:
             return self.unconstrained
-        candidates, best, stale = [self.unconstrained], self.unconstrained, 0
-        shift, patience = np.zeros(self.included.shape), _PATIENCE
+        shift, patience, odds = np.zeros(self.included.shape), _PATIENCE, 1.0
         if near is not None:
-            multipliers, shift, patience = near.multipliers, near.rate_shift, _PATIENCE_NEAR
+            multipliers, shift, patience, odds = near.multipliers, near.rate_shift, _PATIENCE_NEAR, near.odds
+        found = self._approach(bound, odds, multipliers, shift, patience)
+        best = self.select(found, bound)
+        for _ in range(_MAX_MOVES):
+            if self.safe is None or not best.raised or best.excess(bound) <= 0:
+                break
+            odds = self._least_odds(bound, best)
+            found += self._approach(bound, odds, best.multipliers, best.rate_shift, _PATIENCE)
+            best = self.select(found, bound)
+        return best
+
+    def _approach(
+        self, bound: float, odds: float, multipliers: Floats | None, shift: Floats, patience: int
+    ) -> list[RuleFit]:
+        """Return the rules that are met on the way to the target, the unconstrained one first."""
+        target, tolerance, floor = self.noise.target(bound), self.tolerance, self._floor(bound)
+        candidates, best, stale = [self.unconstrained], self.unconstrained, 0
 
         def merit(fit: RuleFit) -> float:
             return _merit(fit, target + tolerance, floor)
 
         for _ in range(_MAX_ROUNDS):
-            multipliers, raised = self._solve(bound, 1.0, shift, multipliers)
-            fit, difference = self.evaluate(multipliers, shift)
+            multipliers, raised = self._solve(bound, 1.0, shift, multipliers, odds)
+            fit, difference = self.evaluate(multipliers, shift, odds)
             fit = replace(fit, raised=raised)
             candidates.append(fit)
             if merit(fit) > merit(best):
@@ -238,8 +275,8 @@ class RuleProblem:
         pairs = [(candidates[-2], candidates[-1])] if crossed else []
         if min(fit.excess(target) for fit in candidates) > tolerance:
             for share in _SHARPER:
-                multipliers, raised = self._solve(bound, share, best.rate_shift, best.multipliers)
-                fit, _ = self.evaluate(multipliers, best.rate_shift)
+                multipliers, raised = self._solve(bound, share, best.rate_shift, best.multipliers, odds)
+                fit, _ = self.evaluate(multipliers, best.rate_shift, odds)
                 fit = replace(fit, raised=raised)
                 candidates.append(fit)
                 if fit.excess(target) < 0:
@@ -247,7 +284,7 @@ class RuleProblem:
                     break
         for one, other in pairs:
             candidates += self._bisect(one, other, target, tolerance)
-        return self.select(candidates, bound)
+        return candidates
 
     def meets(self, fit: RuleFit, bound: float) -> bool:
         """Tell whether a rule is as near the target as it has to come, or below it."""
@@ -264,31 +301,45 @@ class RuleProblem:
         """Return the rule of most merit under a bound."""
         return _select(fits, self.noise.target(bound) + self.tolerance, bound, self._floor(bound))
 
-    def _solve(self, bound: float, share: float, shift: Floats, start: Floats | None) -> tuple[Floats, bool]:
+    def _solve(
+        self, bound: float, share: float, shift: Floats, start: Floats | None, odds: float
+    ) -> tuple[Floats, bool]:
         """Return the multipliers for a share of a bound's target, and whether a larger bound was taken."""
-
-        def leave_to_noise(multipliers: Floats) -> bool:
-            return bool(self.dual.weight @ (self.dual.stakes(multipliers) < _STAKE) > _MOST_BY_NOISE)
-
-        multipliers = self.dual.solve(share * self.noise.target(bound), shift, start)
-        if not leave_to_noise(multipliers):
+        dual = self._at(odds)
+        multipliers = dual.solve(share * self.noise.target(bound), shift, start)
+        if not _leaves_to_noise(dual, multipliers):
             return multipliers, False
         low, high, multipliers = bound, max(bound, self.noise.least_bound), np.zeros(self.included.shape)
         for _ in range(_MAX_RAISES):
             middle = (low + high) / 2
-            raised = self.dual.solve(share * self.noise.target(middle), shift, start)
-            if leave_to_noise(raised):
+            raised = dual.solve(share * self.noise.target(middle), shift, start)
+            if _leaves_to_noise(dual, raised):
                 low = middle
             else:
                 high, multipliers = middle, raised
         return multipliers, True
+
+    def _least_odds(self, bound: float, fit: RuleFit) -> float:
+        """Return about the least odds, larger than a rule's, at which the target leaves few rows to noise."""
+        low, high = math.log(fit.odds), math.log(_MOST_ODDS)
+        for _ in range(_MAX_RAISES_OF_ODDS):
+            middle = (low + high) / 2
+            dual = self._at(math.exp(middle))
+            multipliers = dual.solve(self.noise.target(bound), fit.rate_shift, fit.multipliers)
+            if _leaves_to_noise(dual, multipliers, _STAKE_OF_ODDS):
+                low = middle
+            else:
+                high = middle
+        return math.exp(high)
 
     def _bisect(self, one: RuleFit, other: RuleFit, target: Floats, tolerance: float) -> list[RuleFit]:
         """Return rules between two on either side of the target, ever nearer to it."""
         met: list[RuleFit] = []
         for _ in range(_MAX_HALVINGS):
             middle, _ = self.evaluate(
-                (one.multipliers + other.multipliers) / 2, (one.rate_shift + other.rate_shift) / 2
+                (one.multipliers + other.multipliers) / 2,
+                (one.rate_shift + other.rate_shift) / 2,
+                one.odds,
             )
             middle = replace(middle, raised=one.raised or other.raised)
             met.append(middle)
@@ -300,6 +351,11 @@ class RuleProblem:
             else:
                 other = middle
         return met
+
+
+def _leaves_to_noise(dual: DualProblem, multipliers: Floats, stake: float = _STAKE) -> bool:
+    """Tell whether too many rows have no label that makes one decision worth that much more than another."""
+    return bool(dual.weight @ (dual.stakes(multipliers) < stake) > _MOST_BY_NOISE)
 
 
 def _leaning(constraint: Constraint, rows: ScoredRows) -> Constraint:

@@ -205,7 +205,7 @@ def test_errors_that_a_group_must_be_given_carry_over_to_unseen_rows(rare):
     assert _gap(unseen, "error_rate_parity", decision) <= 0.05
 
 
-def test_the_target_gives_way_where_both_kinds_of_errors_of_a_group_would_have_to_rise(monkeypatch):
+def test_odds_move_where_both_kinds_of_errors_of_a_group_would_have_to_rise(monkeypatch):
     """One group is easier to decide, and the scores all but know it: no threshold makes it err as the other.
 
     The network that is deployed is a little surer of the group than the one that the rule is fitted on.
@@ -230,16 +230,40 @@ def test_the_target_gives_way_where_both_kinds_of_errors_of_a_group_would_have_t
 
     rows, unseen = draw(20_000, 0.02, 0), draw(100_000, 0.015, 100)
     problem = _problem(rows, "equalized_odds")
+    commonest = np.bincount(rows.kind).argmax()
+    assert problem.safe == commonest
+    by_bound = [problem.fit(bound) for bound in (0.02, 0.05)]
+    for fit, bound in zip(by_bound, (0.02, 0.05), strict=True):
+        assert fit.odds > 1
+        assert not fit.constant
+        assert fit.excess(bound) <= 0
+        assert _gap(unseen, "equalized_odds", fit.rule.decide(unseen.proba)) <= bound
+        assert carry_over(fit) < 0.02
+        dual = problem.dual.with_gain(fit.odds ** (np.arange(2) == commonest)[:, None] * problem.dual.gain)
+        assert_allclose(fit.rule.coefficients, dual.coefficients(fit.multipliers))
+        assert np.mean(dual.stakes(fit.multipliers) < rulefit._STAKE) <= rulefit._MOST_BY_NOISE
+    assert by_bound[0].odds > by_bound[1].odds
+    assert by_bound[0].accuracy < by_bound[1].accuracy < problem.unconstrained.accuracy
+    # Without a label that has no gap the target gives way.
+    problem.safe = None
     fit = problem.fit(0.02)
     assert fit.raised
+    assert fit.odds == 1
     assert np.mean(problem.dual.stakes(fit.multipliers) < rulefit._STAKE) <= rulefit._MOST_BY_NOISE
-    assert fit.excess(0.02) < problem.unconstrained.excess(0.02)
+    assert 0.05 < fit.excess(0.02) < problem.unconstrained.excess(0.02)
     assert carry_over(fit) < 0.02
     monkeypatch.setattr(rulefit, "_MOST_BY_NOISE", 1.0)
     found = problem.fit(0.02)
     assert not found.raised
     assert found.excess(0.02) <= problem.tolerance
     assert carry_over(found) > 0.04
+
+
+@pytest.mark.parametrize("constraint", ["equalized_odds", "demographic_parity", "error_rate_parity"])
+def test_the_label_that_all_rows_could_get_without_a_gap(constraint):
+    rows = _rows(2_000, base_rates=(0.7, 0.6))
+    expected = None if constraint == "error_rate_parity" else 1
+    assert _problem(rows, constraint).safe == expected
 
 
 def test_a_part_of_the_rows_leans_and_aims_as_the_whole():
