@@ -20,7 +20,7 @@ from skfairprune._data import check_fit_data, check_held_out_data, find_classes
 from skfairprune._export import ExportMixin
 from skfairprune._parameters import GRANULARITIES, check_parameters, resolve_device
 from skfairprune._problems import find_problems
-from skfairprune._reproducible import reproducible
+from skfairprune._reproducible import plain_modes, reproducible
 from skfairprune._targets import resolve_constraint
 from skfairprune.constraints import CONSTRAINTS
 from skfairprune.modules import ACTIVATIONS
@@ -267,8 +267,10 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         What :meth:`set_bound` can choose from: one row for each bound, with the number of its rule (rows of
         one number have the same; 0 leaves the network's own decisions), and on held-out rows the gap,
         gap_standard_error, gap_upper (as `upper` of ``validation_gap_``), accuracy,
-        accuracy_standard_error and agreement: the share of the rows on which the network decides alike by the
-        rule and by those fitted without a fold, which the figures are of.
+        accuracy_standard_error, balanced_accuracy (the mean over the classes of the share of a class that is
+        decided rightly: half, with two, where the rare one is never found) and agreement: the share of the
+        rows on which the network decides alike by the rule and by those fitted without a fold, which the
+        figures are of.
 
     multipliers_ : DataFrame or None
         The multipliers behind the decision rule, in accuracy per unit of rate; events by groups. 0 where the
@@ -283,8 +285,9 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
 
     group_rates_ : DataFrame or None
         The held-out rate of each cell, its standard_error and n_samples, the rows behind it, one row for each
-        event and group; covered tells whether the constraint holds for it. None also if the model was loaded
-        from a file of a format before 5.
+        event and group; covered tells whether the constraint holds for it. Groups that are left out of all
+        events, for having fewer than `min_cell_size` rows, share a row of each event, "left out: ...". None
+        also if the model was loaded from a file of a format before 5.
 
     history_ : DataFrame
         One row for each epoch, with the columns phase ("dense", "bilevel", "fine-tune", "repair"), epoch
@@ -524,7 +527,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
             control_features_val,
         )
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        with torch.inference_mode(False), torch.enable_grad(), reproducible(seed, device):
+        with plain_modes(), torch.inference_mode(False), torch.enable_grad(), reproducible(seed, device):
             result = run_fit(self, data, held_out, classes, constraint, seed, device)
             self._store(result, data.X, classes)
         for problem in find_problems(result, self.difference_bound, self.max_accuracy_drop):

@@ -12,7 +12,13 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
-from skfairprune._labels import GroupCodes, encode_sensitive, show_labels
+from skfairprune._labels import (
+    GroupCodes,
+    encode_sensitive,
+    plain_labels,
+    refuse_other_order,
+    show_labels,
+)
 
 __all__ = [
     "FitData",
@@ -62,6 +68,9 @@ def check_fit_data(
     """Check training rows; rows of weight 0 are left out."""
     _refuse_masked(X, "X")
     _refuse_masked(y, "y")
+    columns = {"y": y, "sensitive_features": sensitive_features, "control_features": control_features}
+    refuse_other_order(X, columns)
+    y = plain_labels(y, "y")
     try:
         rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
     except (TypeError, ValueError) as error:
@@ -160,7 +169,8 @@ def check_held_out_data(
             f'make_pipeline(..., transform_input=["X_val"]). What is wrong with X_val: {error}'
         ) from error
     _refuse_masked(y_val, "y_val")
-    y = column_or_1d(y_val)
+    refuse_other_order(X_val, {"y_val": y_val, **given})
+    y = column_or_1d(plain_labels(y_val, "y_val"))
     if len(y) != len(X):
         raise ValueError(f"X_val has {len(X)} rows and y_val has {len(y)}; they must be as many.")
     classes = np.unique(data.y).tolist()

@@ -7,6 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skfairprune._fitted import FittedMixin
+from skfairprune._reproducible import plain_modes
 from skfairprune.deployment.onnx import save_onnx
 from skfairprune.deployment.storage import read_estimator, write_estimator
 from skfairprune.deployment.torch_network import plain_network
@@ -17,6 +18,7 @@ __all__ = ["ExportMixin"]
 class ExportMixin(FittedMixin):
     """How a fitted estimator is exported, saved and loaded."""
 
+    @plain_modes()
     def to_torch(self) -> nn.Module:
         """Return the fitted network as a module that runs and loads without this package.
 
@@ -34,8 +36,10 @@ class ExportMixin(FittedMixin):
             If the estimator is not fitted.
         """
         check_is_fitted(self, "module_")
+        self._require_own_rule()
         return plain_network(self.module_, self.example_rows())
 
+    @plain_modes()
     def to_onnx(self, path: str | os.PathLike[str], *, quantize: bool = False) -> None:
         """Write the fitted network as an ONNX model, under the bound in force.
 
@@ -62,6 +66,7 @@ class ExportMixin(FittedMixin):
             if onnxruntime cannot run the model.
         """
         check_is_fitted(self, "module_")
+        self._require_own_rule()
         save_onnx(self.module_, self.example_rows(), self.classes_, path, quantize)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -81,9 +86,11 @@ class ExportMixin(FittedMixin):
             set instead), or a label is no number, string, boolean or tuple of these.
         """
         check_is_fitted(self, "module_")
+        self._require_own_rule()
         write_estimator(path, self)
 
     @classmethod
+    @plain_modes()
     def load(cls, path: str | os.PathLike[str], module: Any = None) -> Self:
         """Read a fitted estimator that :meth:`save` wrote; nothing in the file is run.
 

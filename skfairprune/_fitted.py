@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skfairprune._assembly import Result
 from skfairprune._data import check_inputs
 from skfairprune._network import unread_columns
-from skfairprune._problems import only_constant
+from skfairprune._problems import rule_problems
 from skfairprune._reporting import (
     ValidationGap,
     describe_rows,
@@ -28,7 +28,7 @@ from skfairprune._reporting import (
 )
 from skfairprune._rules import AwareRules, merge_rules
 from skfairprune.frontier import RuleFrontier
-from skfairprune.gaps import CellRates, Gap, is_within
+from skfairprune.gaps import CellRates, Gap
 from skfairprune.modules import DecisionNetwork
 from skfairprune.networks.rows import N_MIXED, logits_by_batch, mix_rows
 from skfairprune.pruning.budget import Chain
@@ -49,6 +49,7 @@ class FittedMixin:
 
     module: Any
     decision_rule: bool
+    difference_bound: float
     classes_: NDArray
     n_features_in_: int
     module_: DecisionNetwork
@@ -141,9 +142,9 @@ class FittedMixin:
             self._events = task.constraint.events
             self._rows = describe_rows(result.split, result.plan, task.with_rule, bool(result.trials))
             multipliers = None if outcome.rule is None else outcome.rule.multipliers
-            self.group_rates_ = group_rate_table(
-                task, result.split.upper, self._events, targets.group_labels or []
-            )
+            covered = targets.group_labels or []
+            left_out = [label for label, code in targets.group_codes.items() if code >= len(covered)]
+            self.group_rates_ = group_rate_table(task, result.split.upper, self._events, covered, left_out)
             self._describe(task.bound, multipliers, outcome.event_gaps, outcome.cells)
         self._frontier, self.frontier_, self._aware = outcome.frontier, None, None
         if outcome.frontier is not None:
@@ -166,7 +167,8 @@ class FittedMixin:
         self.validation_gap_ = validation_gap(event_gaps, cells, self._events, self.groups_, self._rows)
         self.event_gaps_ = event_gap_table(event_gaps, self._events, self.groups_)
         if self.group_rates_ is not None and cells is not None:
-            rates, errors, _ = (table[:, : len(self.groups_)].ravel() for table in cells)
+            n_groups = len(self.group_rates_) // len(self._events)
+            rates, errors, _ = (table[:, :n_groups].ravel() for table in cells)
             self.group_rates_ = self.group_rates_.assign(rate=rates, standard_error=errors)
 
     def set_bound(self, difference_bound: float) -> Self:
@@ -198,8 +200,10 @@ class FittedMixin:
         Warns
         -----
         ConvergenceWarning
-            If the held-out gap of that rule is above the bound by more than its standard error, in any event,
-            or it gives all held-out rows the same class, and that of a larger bound does not.
+            As `fit`: if the held-out gap of that rule is above the bound by more than its standard error, in
+            any event, or it gives all held-out rows the same class, and that of a larger bound does not; if
+            it has little left of what the network gains in accuracy; or if the rules behind its figures
+            decide many rows otherwise.
         """
         check_is_fitted(self, "module_")
         number = isinstance(difference_bound, Real) and not isinstance(difference_bound, bool)
@@ -213,21 +217,28 @@ class FittedMixin:
             )
         rule = self._frontier.rules[self.module_.set_bound(float(difference_bound))]
         self._describe(float(difference_bound), rule.fit.multipliers, rule.event_gaps, rule.cells)
-        if not is_within(rule.event_gaps, float(difference_bound)):
-            gap = rule.gap
-            warnings.warn(
-                f"The rule for difference_bound={difference_bound} does not keep it on held-out rows: its "
-                f"gap there is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}. frontier_ "
-                "shows the others; fit with this bound, train longer, or give more rows.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        elif rule.fit.constant and not self._frontier.is_constant:
-            assert self.constraint_ is not None
-            warnings.warn(
-                only_constant(self.constraint_, float(difference_bound)), ConvergenceWarning, stacklevel=2
-            )
+        assert self.constraint_ is not None
+        same = difference_bound == self.difference_bound
+        for problem in rule_problems(self._frontier, self.constraint_, float(difference_bound), fitted=same):
+            warnings.warn(problem, ConvergenceWarning, stacklevel=2)
         return self
+
+    def _require_own_rule(self) -> None:
+        """Refuse to give away a network that decides by another rule than the estimator tells of.
+
+        Raises
+        ------
+        ValueError
+            If ``module_.set_bound`` has set one.
+        """
+        if self._frontier is None or self.bound_ is None:
+            return
+        module = self.module_
+        if not torch.equal(module.output_weights, module.rules[self._frontier.position(self.bound_)]):
+            raise ValueError(
+                f"module_ has another rule than that of bound_={self.bound_}: module_.set_bound changes "
+                "decisions and nothing that the estimator tells of them. Call set_bound of the estimator."
+            )
 
     def _joint_proba(self, rows: Any) -> Iterator[torch.Tensor]:
         """Yield the joint probabilities of checked rows, a batch at a time."""

@@ -17,6 +17,8 @@ __all__ = [
     "encode_classes",
     "encode_labels",
     "encode_sensitive",
+    "plain_labels",
+    "refuse_other_order",
     "show_labels",
 ]
 
@@ -214,7 +216,7 @@ def encode_classes(y: NDArray, classes: NDArray, pos_label: Hashable) -> tuple[C
             raise ValueError(
                 f"pos_label={pos_label!r} is for two classes, and y has {len(classes)}; leave it None."
             )
-        if pos_label not in classes.tolist():
+        if not isinstance(pos_label, Hashable) or pos_label not in classes.tolist():
             raise ValueError(f"pos_label={pos_label!r} is not a class of y: {classes.tolist()}.")
         if pos_label == classes[0]:
             order = order[::-1]
@@ -266,6 +268,53 @@ def align_labels(
     position = {label: code for code, label in enumerate(labels)}
     codes = [np.array([position[label] for label in found], dtype=np.intp)[code] for found, code in encoded]
     return codes, tuple(labels)
+
+
+def plain_labels(values: Any, name: str) -> Any:
+    """Return labels of dtype object that are all of one type as an array of that type; others as they are.
+
+    Raises
+    ------
+    ValueError
+        If some of them are missing, or they are of types that have no common order.
+    """
+    if getattr(getattr(values, "dtype", None), "kind", None) != "O" or values.ndim != 1:
+        return values
+    labels, codes = _encode(pd.Series(np.asarray(values)), name)
+    _refuse_missing([(labels, codes)], [name], "Drop these rows, or give them a label of their own.")
+    if len({"number" if isinstance(label, Real) else type(label) for label in labels}) > 1:
+        kinds = sorted({type(label).__name__ for label in labels})
+        raise ValueError(f"{name} has labels of several types: {', '.join(kinds)}. Give all the same type.")
+    return np.asarray(values, dtype=bool) if all(isinstance(label, bool) for label in labels) else values
+
+
+def refuse_other_order(X: Any, columns: dict[str, Any]) -> None:
+    """Refuse columns whose index is that of X in another order: rows are taken by position.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        The rows; only those of pandas have an index.
+    columns : dict of str
+        The columns by name; None, and what has no index, is passed over.
+
+    Raises
+    ------
+    ValueError
+        If there is such a column.
+    """
+    index = getattr(X, "index", None)
+    if not isinstance(index, pd.Index) or not index.is_unique:
+        return
+    for name, column in columns.items():
+        other = getattr(column, "index", None)
+        if not isinstance(other, pd.Index) or len(other) != len(index) or other.equals(index):
+            continue
+        if other.is_unique and index.isin(other).all():
+            raise ValueError(
+                f"{name} has the index of X in another order, and rows are taken by their position. Put it "
+                f"in the order of X, {name}.loc[X.index], or, if it is in that order, drop its index."
+            )
 
 
 def show_labels(labels: Sequence[Any]) -> str:

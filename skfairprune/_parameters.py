@@ -31,6 +31,10 @@ def _refuse(name: str, need: str, got: Any) -> InvalidParameterError:
     )
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_parameters(params: BaseEstimator) -> None:
     """Refuse parameters that say nothing together, or contradict each other.
 
@@ -52,7 +56,7 @@ def check_parameters(params: BaseEstimator) -> None:
 
 def _check_sizes(sizes: Any) -> None:
     """Refuse hidden layer sizes that are not positive integers."""
-    if not len(sizes) or not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
+    if not len(sizes) or not all(_is_integer(size) and int(size) >= 1 for size in sizes):
         raise _refuse("hidden_layer_sizes", "hold at least one integer, each at least 1", sizes)
 
 
@@ -129,7 +133,7 @@ def _check_granularity(params: BaseEstimator) -> None:
     """Refuse parameters that say nothing for the parts that are removed."""
     granularity, weight_pattern, criterion = params.granularity, params.weight_pattern, params.criterion
     if weight_pattern is not None:
-        whole = len(weight_pattern) == 2 and all(isinstance(part, Integral) for part in weight_pattern)
+        whole = len(weight_pattern) == 2 and all(_is_integer(part) for part in weight_pattern)
         if not (whole and 1 <= weight_pattern[0] < weight_pattern[1]):
             raise _refuse("weight_pattern", "hold two integers (n, m), 1 <= n < m", weight_pattern)
         if granularity == "unit":
@@ -157,7 +161,7 @@ def _check_granularity(params: BaseEstimator) -> None:
 
 def gate_schedule(removal: str | Callable[[float], float], temperatures: Any) -> GateSchedule:
     """Return the schedule of the bilevel phase, refusing temperatures that rise, and nonsense."""
-    numbers = all(isinstance(value, Real) for value in temperatures)
+    numbers = all(isinstance(value, Real) and not isinstance(value, bool) for value in temperatures)
     if not (numbers and len(temperatures) == 2 and 0 < temperatures[1] <= temperatures[0] < float("inf")):
         raise _refuse(
             "gate_temperature", "hold the first and the last temperature, first >= last > 0", temperatures
@@ -180,6 +184,8 @@ def resolve_device(name: Any) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("its tensors have no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -1,11 +1,12 @@
-"""What is wrong with a fit, and what to do about it: the texts of its warnings."""
+"""What is wrong with a fit, or a rule, and what to do about it: the texts of the warnings."""
 
 import numpy as np
 
 from skfairprune._assembly import Result
+from skfairprune.frontier import FrontierRule, RuleFrontier
 from skfairprune.gaps import is_within, largest_gap
 
-__all__ = ["find_problems", "only_constant"]
+__all__ = ["find_problems", "rule_problems"]
 
 # The share of one class from which on the most accurate network may well be constant.
 _MOSTLY_ONE = 0.9
@@ -63,7 +64,7 @@ def _of_the_decisions(result: Result, bound: float) -> str | None:
         )
     task, frontier = targets.task, outcome.frontier
     if outcome.constant and task is not None and frontier is not None and not frontier.is_constant:
-        return only_constant(task.constraint.name, bound)
+        return _only_constant(task.constraint.name, bound)
     if outcome.constant:
         label, weight = (targets.joint, targets.weight) if task is None else (task.labels, task.weight)
         shares = np.bincount(label[split.upper], weight[split.upper])
@@ -79,23 +80,55 @@ def _of_the_decisions(result: Result, bound: float) -> str | None:
     return None
 
 
-def only_constant(constraint: str, bound: float) -> str:
+def rule_problems(frontier: RuleFrontier, constraint: str, bound: float, fitted: bool) -> list[str]:
+    """Return what is wrong with the rule of a bound, by its held-out figures.
+
+    Parameters
+    ----------
+    frontier : RuleFrontier
+        The rules.
+    constraint : str
+        The constraint's name.
+    bound : float
+        The bound.
+    fitted : bool
+        Whether it is the bound of the fit.
+    """
+    rule, free = frontier.rules[frontier.position(bound)], frontier.rules[-1]
+    problems = []
+    if not is_within(rule.event_gaps, bound):
+        problems.append(
+            f"The rule for difference_bound={bound} does not keep it on held-out rows: its "
+            f"gap there is {rule.gap.value:.3f}, with a standard error of {rule.gap.standard_error:.3f}. "
+            f"frontier_ shows the others; {'' if fitted else 'fit with this bound, '}train longer, or give "
+            "more rows."
+        )
+    elif rule.fit.constant and not frontier.is_constant:
+        problems.append(_only_constant(constraint, bound))
+    if _leaves_little(rule, free, rule.accuracy, free.accuracy, frontier.majority):
+        problems.append(
+            _little("held-out rows", rule, bound, rule.accuracy, free.accuracy, frontier.majority)
+        )
+    if rule.agreement < _ALIKE:
+        problems.append(_other_decisions(rule, bound))
+    return problems
+
+
+def _only_constant(constraint: str, bound: float) -> str:
     """Return what to say of a rule that gives all held-out rows the same class."""
     return (
-        f"Only a constant decision keeps {constraint} within difference_bound={bound} on the held-out rows: "
-        "all get the same class. Give more rows, or allow a larger bound."
+        f"Of the rules that were found only a constant one keeps {constraint} within "
+        f"difference_bound={bound} on the held-out rows: all get the same class. Ask for less sparsity, give "
+        "more rows, or allow a larger bound; frontier_ shows what others reach."
     )
 
 
 def _of_the_accuracy(result: Result, bound: float) -> str | None:
     """Return whether the constraint takes most of what the network gains over one class for all rows."""
     frontier, task, upper = result.outcome.frontier, result.targets.task, result.split.upper
-    # With class weights accuracy is not what was asked for.
-    if frontier is None or task is None or np.ptp(task.class_weight) > 0:
+    if frontier is None or task is None or np.isnan(frontier.majority):
         return None
     rule, free = frontier.rules[frontier.position(bound)], frontier.rules[-1]
-    if rule.fit.constant or rule.fit is free.fit:  # the one is told already, the other no bound's fault
-        return None
     every = upper if task.needs_dense_decisions else result.split.rule
     parts = (
         ("held-out rows", upper, rule.accuracy, free.accuracy),
@@ -103,26 +136,44 @@ def _of_the_accuracy(result: Result, bound: float) -> str | None:
     )
     for where, rows, accuracy, unbound in parts:
         majority = np.bincount(task.labels[rows], task.weight[rows]).max() / task.weight[rows].sum()
-        gains = unbound - _BEHIND * free.accuracy_error > majority
-        little = gains and accuracy - majority < _LITTLE * (unbound - majority)
-        if little or accuracy + _BEHIND * rule.accuracy_error < majority:
-            return (
-                f"Within difference_bound={bound} the accuracy on {where} is {accuracy:.3f}, with a standard "
-                f"error of {rule.accuracy_error:.3f}; one class for all rows would have {majority:.3f}, the "
-                f"network without the bound {unbound:.3f}. Allow a larger bound, give more rows, or merge "
-                "small groups."
-            )
+        if _leaves_little(rule, free, accuracy, unbound, majority):
+            return _little(where, rule, bound, accuracy, unbound, majority)
     return None
+
+
+def _leaves_little(
+    rule: FrontierRule, free: FrontierRule, accuracy: float, unbound: float, majority: float
+) -> bool:
+    """Tell whether a rule has little of what the free one gains over one class for all rows, or none."""
+    if rule.fit.constant or rule.fit is free.fit:  # the one is told already, the other no bound's fault
+        return False
+    gains = unbound - _BEHIND * free.accuracy_error > majority
+    little = gains and accuracy - majority < _LITTLE * (unbound - majority)
+    return bool(little or accuracy + _BEHIND * rule.accuracy_error < majority)
+
+
+def _little(
+    where: str, rule: FrontierRule, bound: float, accuracy: float, unbound: float, majority: float
+) -> str:
+    return (
+        f"Within difference_bound={bound} the accuracy on {where} is {accuracy:.3f}, with a standard "
+        f"error of {rule.accuracy_error:.3f}; one class for all rows would have {majority:.3f}, the "
+        f"network without the bound {unbound:.3f}. Allow a larger bound, give more rows, or merge "
+        "small groups."
+    )
 
 
 def _of_the_agreement(result: Result, bound: float) -> str | None:
     """Return whether the figures on held-out rows are those of other decisions than the network's."""
     frontier = result.outcome.frontier
-    if frontier is None or frontier.rules[frontier.position(bound)].agreement >= _ALIKE:
+    if frontier is None or not (rule := frontier.rules[frontier.position(bound)]).agreement < _ALIKE:
         return None
-    other = 1 - frontier.rules[frontier.position(bound)].agreement
+    return _other_decisions(rule, bound)
+
+
+def _other_decisions(rule: FrontierRule, bound: float) -> str:
     return (
-        f"The rules behind the held-out figures, fitted without a part of the rows, decide {other:.0%} of "
-        f"them otherwise than the rule for difference_bound={bound} does: the figures say little of it. "
-        "Allow a larger bound, give more rows, or merge small groups."
+        f"The rules behind the held-out figures, fitted without a part of the rows, decide "
+        f"{1 - rule.agreement:.0%} of them otherwise than the rule for difference_bound={bound} does: the "
+        "figures say little of it. Allow a larger bound, give more rows, or merge small groups."
     )

@@ -127,9 +127,14 @@ def event_gap_table(event_gaps: Sequence[Gap], events: tuple[str, ...], labels: 
 
 
 def group_rate_table(
-    task: FairTask, rows: NDArray[np.intp], events: tuple[str, ...], labels: list[Any]
+    task: FairTask, rows: NDArray[np.intp], events: tuple[str, ...], labels: list[Any], left_out: list[Any]
 ) -> pd.DataFrame:
-    """Tabulate the cells of some rows: the rates to be filled in, the number of rows, if it is covered."""
+    """Tabulate the cells of some rows: the rates to be filled in, the number of rows, if it is covered.
+
+    Groups that are left out of every event share a row of each.
+    """
+    if left_out:
+        labels = [*labels, f"left out: {', '.join(map(repr, left_out))}"]
     constraint, n_groups = task.constraint, task.n_groups
     code = task.kind[rows] * n_groups + task.group[rows]
     counts = np.bincount(code, minlength=constraint.n_kinds * n_groups).reshape(-1, n_groups)
@@ -170,6 +175,7 @@ def frontier_table(frontier: RuleFrontier) -> pd.DataFrame:
             "gap_upper": [_upper_limit(rule.event_gaps, rule.cells) for rule in rules],
             "accuracy": [rule.accuracy for rule in rules],
             "accuracy_standard_error": [rule.accuracy_error for rule in rules],
+            "balanced_accuracy": [rule.balanced_accuracy for rule in rules],
             "agreement": [rule.agreement for rule in rules],
         }
     )

@@ -1,14 +1,15 @@
-"""What makes a fit give the same bits again: seeds of its own, and a GPU's algorithms that do not race."""
+"""What makes a fit give the same bits again: own seeds, a GPU's algorithms that do not race, plain modes."""
 
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
-__all__ = ["reproducible"]
+__all__ = ["plain_modes", "reproducible"]
 
 # The networks draw from the generators of all threads: one fit at a time.
 _ONE_FIT = threading.RLock()
@@ -41,6 +42,19 @@ def reproducible(seed: int, device: torch.device) -> Iterator[None]:
             if device.type != "cpu":
                 torch.get_device_module(device).manual_seed(seed)
             yield
+
+
+@contextmanager
+def plain_modes() -> Iterator[None]:
+    """Leave the modes of the caller that would change results: autocast, a default device, numpy's errors."""
+    with ExitStack() as stack:
+        stack.enter_context(np.errstate(under="ignore"))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.empty(0).device.type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 @contextmanager

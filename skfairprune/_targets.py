@@ -1,5 +1,6 @@
 """What the network learns: joint classes under the constraint in force, and the rows of each level."""
 
+import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from skfairprune.training.splits import LevelSplit, split_levels
 __all__ = ["Targets", "encode_targets", "resolve_constraint", "share_rows"]
 
 _N_FOLDS = 2
+_DEFAULT_BOUND = 0.05  # of the estimator
 
 
 class Targets(NamedTuple):
@@ -90,6 +92,14 @@ def resolve_constraint(
                 "sensitive_features. Pass them, or leave attribute_aware=False."
             )
         constraint = None if data.groups is None else "demographic_parity"
+        if constraint is None and bound not in (_DEFAULT_BOUND, 1):
+            warnings.warn(
+                f"difference_bound={bound} bounds nothing: fit got no sensitive_features, so there is no "
+                "constraint. Pass them (inside a search or cross-validation with "
+                "sklearn.set_config(enable_metadata_routing=True)), or say constraint=None.",
+                UserWarning,
+                stacklevel=4,
+            )
     if constraint is None:
         return None
     if data.groups is None:

@@ -37,6 +37,9 @@ class FrontierRule(NamedTuple):
         figures; NaN where it is not known.
     cells : CellRates or None
         The held-out rates; None in a file of a format before 5.
+    balanced_accuracy : float
+        The held-out mean over the classes of the share of a class that is decided rightly; NaN in a file of a
+        format before 6.
     """
 
     fit: RuleFit
@@ -45,6 +48,7 @@ class FrontierRule(NamedTuple):
     accuracy_error: float = np.nan
     agreement: float = np.nan
     cells: CellRates | None = None
+    balanced_accuracy: float = np.nan
 
     @property
     def gap(self) -> Gap:
@@ -67,10 +71,14 @@ class RuleFrontier:
         Increasing, from 0 to the least bound that the unconstrained rule keeps, and the one asked for.
     rules : list of FrontierRule
         The rule of each.
+    majority : float
+        The accuracy of one class for all held-out rows; NaN with class weights, where accuracy is not what
+        was asked for, and in a file of a format before 6.
     """
 
     bounds: Floats
     rules: list[FrontierRule]
+    majority: float = np.nan
 
     @property
     def is_constant(self) -> bool:
@@ -129,7 +137,7 @@ def fit_frontier(
     chosen: list[int] = []
     for number in range(len(bounds)):
         chosen.append(_settle(number, rules, chosen))
-    frontier = RuleFrontier(bounds, [rules[number] for number in chosen])
+    frontier = RuleFrontier(bounds, [rules[number] for number in chosen], held_out.majority)
     return frontier, held_out.shares(chosen[frontier.position(bound)])
 
 
@@ -144,6 +152,8 @@ class _HeldOut:
         judged = fold >= 0
         self.problem, self.rows, self.fold = problem, problem.rows.take(judged), fold[judged]
         self.label = problem.label[judged]
+        weight = self.rows.weight / self.rows.weight.sum()
+        self.class_shares = np.bincount(self.label, weight, minlength=problem.constraint.n_decisions)
         self.fits, self.origin = _descend(problem, bounds, asked)
         self.blind = {k: self._fit_without(fold != k, bounds, asked) for k in np.unique(self.fold)}
 
@@ -165,6 +175,11 @@ class _HeldOut:
         for k, rules in self.blind.items():
             there = self.fold == k
             yield there, self.rows.take(there), rules[number]
+
+    @property
+    def majority(self) -> float:
+        """The accuracy of one class for all rows, NaN with class weights."""
+        return np.nan if np.ptp(self.problem.class_weight) > 0 else float(self.class_shares.max())
 
     def shares(self, number: int) -> Floats:
         """Return the shares of the decisions under the bound of that number, (n_judged, n_decisions)."""
@@ -192,8 +207,10 @@ class _HeldOut:
         alike = 0.0
         for there, rows, rule in self._parts(number):
             alike += float(weight[there] @ (rule.decide(rows.proba) == fit.rule.decide(rows.proba)))
-        accuracy = min(max(accuracy, 0.0), 1.0)
-        return FrontierRule(fit, cells.event_gaps(), accuracy, error, min(alike, 1.0), cells)
+        there = self.class_shares > 0
+        recalls = np.bincount(self.label, weight * right, len(there))[there] / self.class_shares[there]
+        accuracy, balanced = np.clip([accuracy, recalls.mean()], 0.0, 1.0).tolist()
+        return FrontierRule(fit, cells.event_gaps(), accuracy, error, min(alike, 1.0), cells, balanced)
 
 
 def _descend(

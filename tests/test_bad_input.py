@@ -282,6 +282,42 @@ BAD_FITS = {
         ({"validation_fraction": 0.004}, {"sensitive_features": A}),
         r"validation_fraction=0\.004.*'group_[01]'",
     ),
+    "labels None": (
+        _data(y=_with(np.where(y, "a", "b"), 3, None)),
+        r"Missing values: y has 1\. Drop these rows, or give them a label of their own",
+    ),
+    "labels of two types": (
+        _data(y=np.where(np.arange(600) % 2, "a", y.astype(object))),
+        r"y has labels of several types: int, str\. Give all the same type",
+    ),
+    "held-out labels that cannot be labels": (
+        _data(**{**VAL, "y_val": np.array([{}] * 100, dtype=object)}, sensitive_features=A),
+        r"y_val holds values of type dict, which cannot be labels",
+    ),
+    "labels in another order": (
+        _data(X=FRAME, y=pd.Series(y).sample(frac=1, random_state=0)),
+        r"y has the index of X in another order.*y\.loc\[X\.index\], or, if it is in that order, drop its",
+    ),
+    "groups in another order": (
+        _data(X=FRAME, sensitive_features=pd.DataFrame({"sex": A}).sample(frac=1, random_state=0)),
+        r"sensitive_features has the index of X in another order",
+    ),
+    "held-out groups in another order": (
+        _data(
+            **{**VAL, "X_val": FRAME[:100], "sensitive_features_val": pd.Series(A[:100])[::-1]},
+            X=FRAME,
+            sensitive_features=A,
+        ),
+        r"sensitive_features_val has the index of X in another order",
+    ),
+    "pos_label of no kind": (_params(pos_label=np.array([1, 0])), r"pos_label=array.* is not a class of y"),
+    "hidden layer size True": (_params(hidden_layer_sizes=(True, 16)), r"hidden_layer_sizes.*one integer"),
+    "weight pattern of booleans": (
+        _params(granularity="weight", weight_pattern=(True, 2)),
+        r"weight_pattern.*two integers.*Got \(True, 2\)",
+    ),
+    "gate temperature of booleans": (_params(gate_temperature=(True, True)), r"gate_temperature.*Got \(True"),
+    "a device without numbers": (_params(device="meta"), r"device='meta' is not available here.*use 'auto'"),
     "class_weight of unknown classes": (
         _params(class_weight={5: 1.0}),
         r"class_weight names .*not classes of y: \[0, 1\]",

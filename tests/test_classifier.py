@@ -365,7 +365,7 @@ def test_the_pickle_does_not_grow_with_the_rows(small):
 )
 def test_constraint_in_force(small, train, constraint, grouped, in_force):
     A = train.sensitive_features if grouped else None
-    clf = small(constraint=constraint, difference_bound=0.5).fit(train.X, train.y, sensitive_features=A)
+    clf = small(constraint=constraint, difference_bound=1).fit(train.X, train.y, sensitive_features=A)
     assert clf.constraint_ == in_force
     assert clf.constraint == constraint
 
@@ -509,6 +509,75 @@ def test_min_cell_size_can_be_lowered(small, train):
     assert clf.groups_ == ["group_0", "group_1", "rare"]
 
 
+def test_groups_that_are_left_out_stay_in_the_table_of_rates(small, train):
+    A = train.sensitive_features.copy()
+    A[:12], A[12:20] = "rare", "rarer"
+    with pytest.warns(UserWarning, match="left out of demographic_parity"):
+        clf = small(difference_bound=0.6).fit(train.X, train.y, sensitive_features=A)
+    table = clf.group_rates_
+    assert table["group"].tolist() == [*clf.groups_, "left out: 'rare', 'rarer'"]
+    assert table["covered"].tolist() == [True, True, False]
+    upper = int(clf.validation_gap_.rows.split()[0])
+    assert table["n_samples"].sum() == upper
+    assert 0 < table["n_samples"].iloc[-1] <= 20
+    assert 0 <= table["rate"].iloc[-1] <= 1
+
+
+def test_a_bound_without_groups_is_told(small, train):
+    default = inspect.signature(FairPrunedClassifier).parameters["difference_bound"].default
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small(difference_bound=default).fit(train.X, train.y)
+        small(difference_bound=0.2, constraint=None).fit(train.X, train.y)
+    with pytest.warns(UserWarning, match=r"difference_bound=0\.2 bounds nothing: fit got no") as caught:
+        small(difference_bound=0.2).fit(train.X, train.y)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_the_modes_of_the_caller_change_nothing(small, train, fitted):
+    data = {"sensitive_features": train.sensitive_features}
+    expected, plain = fitted.predict_proba(train.X), fitted.to_torch()(torch.tensor(train.X[:9]).float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = small().fit(train.X, train.y, **data)
+        assert_array_equal(again.predict_proba(train.X), expected)
+        exported = fitted.to_torch()
+    assert_array_equal(exported(torch.tensor(train.X[:9]).float()), plain)
+    with torch.device("meta"):
+        again = small().fit(train.X, train.y, **data)
+        assert_array_equal(again.predict_proba(train.X), expected)
+        fitted.to_torch()
+    with np.errstate(all="raise"):
+        again = small().fit(train.X, train.y, **data)
+    assert_array_equal(again.predict_proba(train.X), expected)
+
+
+def test_a_rule_that_the_estimator_does_not_tell_of_is_not_given_away(small, train, tmp_path):
+    clf = small(difference_bound=0.3).fit(train.X, train.y, sensitive_features=train.sensitive_features)
+    clf.module_.set_bound(0.0)
+    for export in (clf.save, clf.to_onnx, lambda path: clf.to_torch()):
+        with pytest.raises(
+            ValueError, match=r"another rule than that of bound_=0\.3: .* Call set_bound of the"
+        ):
+            export(tmp_path / "file")
+    clf.set_bound(1.0).save(tmp_path / "file")
+
+
+def test_booleans_as_objects_are_booleans(small, train):
+    y = train.y.astype(bool)
+    boxed = small().fit(train.X, y.astype(object))
+    assert boxed.classes_.dtype == bool
+    assert_array_equal(boxed.predict_proba(train.X), small().fit(train.X, y).predict_proba(train.X))
+
+
+def test_an_index_in_the_order_of_the_rows_may_be_any(small, train):
+    X = pd.DataFrame(train.X).sample(frac=1, random_state=0)
+    y, A = (pd.Series(values)[X.index] for values in (train.y, train.sensitive_features))
+    one = small().fit(X, y, sensitive_features=A)
+    for groups in (A.to_numpy(), A.set_axis(A)):
+        again = small().fit(X, y.to_numpy(), sensitive_features=groups)
+        assert_array_equal(again.predict_proba(X), one.predict_proba(X))
+
+
 def _proxy_only(n_samples=1000):
     """X is the group: a decision is one for each group, whatever the network."""
     rng = np.random.default_rng(0)
@@ -586,7 +655,7 @@ def test_warnings_about_what_was_given_point_at_the_call_of_fit(small, train):
 def test_only_a_constant_within_the_bound_warns(small, constraint):
     X, y, A = _proxy_only()
     clf = small(constraint=constraint, max_epochs=12)
-    with pytest.warns(ConvergenceWarning, match="[Oo]nly a constant decision.*difference_bound=0.05"):
+    with pytest.warns(ConvergenceWarning, match="only a constant one keeps.*difference_bound=0.05"):
         clf.fit(X, y, sensitive_features=A)
     assert len(np.unique(clf.predict(X))) == 1
 
@@ -596,7 +665,7 @@ def test_a_bound_that_only_a_constant_keeps_is_told_by_set_bound_too(small):
     clf = small(constraint="demographic_parity", difference_bound=1.0, max_epochs=12)
     clf.fit(X, y, sensitive_features=A)
     assert len(np.unique(clf.predict(X))) == 2
-    with pytest.warns(ConvergenceWarning, match="Only a constant decision.*difference_bound=0.01") as caught:
+    with pytest.warns(ConvergenceWarning, match="only a constant one keeps.*difference_bound=0.01") as caught:
         clf.set_bound(0.01)
     assert caught[0].filename == __file__
     assert len(np.unique(clf.predict(X))) == 1

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.metrics import balanced_accuracy_score
 
 from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
@@ -130,6 +131,8 @@ def test_each_fold_is_decided_by_rules_of_the_other():
         rule = frontier.rules[position]
         assert rule.event_gaps == rows.counts(constraint, np.eye(2)[decision]).event_gaps(constraint)
         assert_allclose(rule.accuracy, np.mean(decision == rows.kind))
+        assert_allclose(rule.balanced_accuracy, balanced_accuracy_score(rows.kind, decision))
+    assert_allclose(frontier.majority, np.bincount(rows.kind).max() / len(rows.kind))
 
 
 @pytest.mark.parametrize(

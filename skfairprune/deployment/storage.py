@@ -30,7 +30,7 @@ __all__ = ["read_estimator", "write_estimator"]
 
 Estimator = TypeVar("Estimator", bound=BaseEstimator)
 
-_VERSION = 5
+_VERSION = 6
 # What building values from a file that was made by someone else can raise.
 _NOT_AS_WRITTEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 #: What a fitted estimator consists of; the last three only of some.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
+from skfairprune._reproducible import plain_modes
 from skfairprune.networks.trial import trial_of
 
 __all__ = ["N_MIXED", "check_rows", "logits_by_batch", "mix_rows"]
@@ -61,9 +62,9 @@ def logits_by_batch(
     for start in range(0, rows.shape[0], _BATCH_ROWS):
         block = rows[start : start + _BATCH_ROWS]
         block = block.toarray() if sparse.issparse(block) else block
-        batch = torch.tensor(block, dtype=dtype)
+        batch = torch.tensor(block, dtype=dtype, device="cpu")
         try:
-            with torch.inference_mode():
+            with plain_modes(), torch.inference_mode():
                 logits = network(batch)
         except Exception as error:  # of the user's own forward pass
             position = _first_failure(network, batch)
@@ -152,7 +153,7 @@ def _first_failure(network: nn.Module, batch: Tensor) -> int | None:
 
 def _fails(network: nn.Module, batch: Tensor) -> bool:
     try:
-        with torch.inference_mode():
+        with plain_modes(), torch.inference_mode():
             network(batch)
     except Exception:  # of the user's own forward pass
         return True
