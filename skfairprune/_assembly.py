@@ -124,21 +124,24 @@ def run_fit(
         torch.arange(len(rows.y), device=device),
     )
     del rows  # with held-out rows a copy of X
-    trainer = _make_trainer(params, Levels.from_split(tensors, split), split, targets, n_train, tiny, seed)
+    recipe = _recipe(params, device)
+    levels = Levels.from_split(tensors, split)
+    trainer = _make_trainer(params, recipe, levels, split, targets, n_train, tiny, seed)
     outcome, trials = _train(params, trainer, dense, budget, device)
     return Result(targets, split, trainer.plan, dense, outcome, trials, trainer.runner.history)
 
 
-def _recipe(params: BaseEstimator) -> Recipe:
+def _recipe(params: BaseEstimator, device: torch.device) -> Recipe:
     """Return how the network is trained: as a skorch net says, or by the parameters."""
     if isinstance(params.module, NeuralNet):
-        return take_over(params.module)
+        return take_over(params.module, device)
     of_optimizer = {"weight_decay": params.weight_decay, "fused": True}
     return Recipe(params.lr, params.max_epochs, params.batch_size, torch.optim.AdamW, of_optimizer)
 
 
 def _make_trainer(
     params: BaseEstimator,
+    recipe: Recipe,
     levels: Levels,
     split: LevelSplit,
     targets: Targets,
@@ -147,7 +150,6 @@ def _make_trainer(
     seed: int,
 ) -> Trainer:
     """Make the trainer and its parts."""
-    recipe = _recipe(params)
     batch_size, max_epochs = resolve_lengths(n_train, tiny, recipe.batch_size, recipe.max_epochs)
     plan = make_plan(max_epochs, params.criterion, params.order, params.constrain, params.granularity)
     runner = PhaseRunner(

@@ -61,6 +61,8 @@ class ExportMixin(FittedMixin):
             If the estimator is not fitted.
         ImportError
             If the extra ``onnx`` is not installed.
+        FileNotFoundError, IsADirectoryError
+            If the path is a folder, or in one that is not there.
         ValueError
             If the labels are neither whole numbers nor strings, if a float64 network is to be quantised, or
             if onnxruntime cannot run the model.
@@ -81,9 +83,11 @@ class ExportMixin(FittedMixin):
         ------
         NotFittedError
             If the estimator is not fitted.
+        FileNotFoundError, IsADirectoryError
+            If the path is a folder, or in one that is not there.
         ValueError
             If a parameter is an object (a callable, a moment, a random generator; the error says what to
-            set instead), or a label is no number, string, boolean or tuple of these.
+            set instead) or none that `fit` takes, or a label is no number, string, boolean or tuple of these.
         """
         check_is_fitted(self, "module_")
         self._require_own_rule()
@@ -109,6 +113,8 @@ class ExportMixin(FittedMixin):
 
         Raises
         ------
+        FileNotFoundError, IsADirectoryError
+            If there is no such file.
         ValueError
             If the file is not one that :meth:`save` wrote, is damaged, or is of a newer version.
         """

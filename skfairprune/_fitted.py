@@ -37,12 +37,6 @@ from skfairprune.pruning.structure import Masks
 
 __all__ = ["FittedMixin"]
 
-# What a fit sets beside the attributes that end in an underscore.
-_PRIVATE = (
-    *("_own_weights", "_unread", "_frontier", "_aware", "_events", "_rows"),
-    *("_example", "_example_joint", "_dense_shapes"),
-)
-
 
 class FittedMixin:
     """What a fitted estimator has and does: it decides, and sets its bound."""
@@ -52,6 +46,7 @@ class FittedMixin:
     difference_bound: float
     classes_: NDArray
     n_features_in_: int
+    feature_names_in_: NDArray
     module_: DecisionNetwork
     dense_module_: DecisionNetwork | None
     masks_: Masks
@@ -84,9 +79,12 @@ class FittedMixin:
         return hasattr(self, "module_")
 
     def _forget(self) -> None:
-        """Delete all fitted attributes: a fit that fails on its rows leaves none of the model before."""
-        fitted = [name for name in vars(self) if name.endswith("_") or name in _PRIVATE]
-        for name in fitted:
+        """Delete all fitted attributes: a fit that fails on its rows leaves none of the model before.
+
+        They are those declared above that have an underscore; a subclass can have others of its own.
+        """
+        fitted = {name for name in FittedMixin.__annotations__ if name.strip("_") != name}
+        for name in fitted & vars(self).keys():
             delattr(self, name)
 
     def _store(self, result: Result, X: NDArray[np.floating], classes: NDArray) -> None:
@@ -127,7 +125,7 @@ class FittedMixin:
         small = layout.resized([int(mask.sum()) for mask in masks])
         prunes_inputs = isinstance(layout, Chain) and layout.prune_inputs
         self.masks_ = masks[1:] if prunes_inputs else masks
-        self.sparsity_ = 1 - small.cost() / layout.cost() if layout.cost() else 0.0
+        self.sparsity_ = float(1 - small.cost() / layout.cost()) if layout.cost() else 0.0
         self.pruning_report_ = removal_report(dense.network, dense.structure, small, dense.left_out)
         self.sparsity_path_ = sparsity_path(result.trials, layout) if result.trials else None
 

@@ -82,10 +82,10 @@ def make_dense_network(
         knots = _choose_knots(data, params.n_bins, rng)
         dense = _built_in_network(
             knots,
-            tuple(params.hidden_layer_sizes),
+            tuple(int(size) for size in params.hidden_layer_sizes),
             targets.n_joint,
             params.activation,
-            params.dropout,
+            float(params.dropout),
             dtype=_resolve_dtype(params.dtype, knots, tiny),
             measure=params.sparsity_measure,
             prune_inputs=bool(params.prune_inputs),

@@ -14,7 +14,14 @@ from skfairprune.networks.template import name_of
 from skfairprune.pruning.weight_criteria import WEIGHT_CRITERIA
 from skfairprune.training.schedules import REMOVALS, GateSchedule
 
-__all__ = ["GRANULARITIES", "check_parameters", "gate_schedule", "resolve_device", "resolve_lengths"]
+__all__ = [
+    "GRANULARITIES",
+    "check_parameters",
+    "gate_schedule",
+    "parameter_defaults",
+    "resolve_device",
+    "resolve_lengths",
+]
 
 #: What can be removed.
 GRANULARITIES = ("unit", "weight")
@@ -52,6 +59,22 @@ def check_parameters(params: BaseEstimator) -> None:
     _check_plan(params)
     _check_module(params)
     _check_granularity(params)
+
+
+def parameter_defaults(kind: type[BaseEstimator]) -> dict[str, Any]:
+    """Return the default of each parameter, also of those that a subclass's constructor does not take.
+
+    Parameters
+    ----------
+    kind : type
+        The FairPrunedClassifier, or a subclass, whose own defaults come before.
+    """
+    found: dict[str, Any] = {}
+    for owner in reversed(kind.__mro__):
+        if issubclass(owner, BaseEstimator) and "__init__" in vars(owner):
+            of_owner = list(signature(owner).parameters.values())
+            found |= {value.name: value.default for value in of_owner if value.kind is not value.VAR_KEYWORD}
+    return found
 
 
 def _check_sizes(sizes: Any) -> None:
@@ -117,7 +140,7 @@ def _check_module(params: BaseEstimator) -> None:
             "module is a skorch net that is fitted, or initialized. Give sklearn.clone(net) to train from "
             "new weights, or net.module_ to train from those that it has."
         )
-    default = {name: value.default for name, value in signature(type(params).__init__).parameters.items()}
+    default = parameter_defaults(type(params))
     stated = _OF_NETWORK + (_OF_TRAINING if isinstance(module, NeuralNet) else ())
     for name in stated:
         value = getattr(params, name)

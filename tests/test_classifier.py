@@ -980,6 +980,23 @@ def test_fit_does_not_change_parameters(train):
     assert params["class_weight"] == {0: 1.0, 1: 2.0}
 
 
+def test_a_fit_leaves_the_attributes_of_a_subclass(train):
+    class Own(FairPrunedClassifier):
+        def fit(self, X, y, **rest):
+            self.scale_ = np.ptp(X, axis=0)
+            return super().fit(X / self.scale_, y, **rest)
+
+    clf = Own(hidden_layer_sizes=(8,), sparsity=0.5, max_epochs=3, random_state=0)
+    assert_array_equal(clf.fit(train.X, train.y).fit(train.X, train.y).scale_, np.ptp(train.X, axis=0))
+
+
+def test_what_a_fit_sets_is_what_the_next_forgets(small, train):
+    frame = pd.DataFrame(train.X).add_prefix("column_")
+    clf = small(max_epochs=3).fit(frame, train.y, sensitive_features=train.sensitive_features)
+    clf._forget()
+    assert vars(clf).keys() == clf.get_params(deep=False).keys()
+
+
 def test_a_second_fit_forgets_the_first(small, train):
     frame = pd.DataFrame(train.X[:, :4], columns=list("abcd"))
     clf = small().fit(frame, _three_classes(train))

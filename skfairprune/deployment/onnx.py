@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skfairprune.deployment.target import find_target
 from skfairprune.modules import DecisionNetwork, PiecewiseLinearEncoding
 
 __all__ = ["load_extra", "onnx_labels", "onnx_model", "save_onnx"]
@@ -241,10 +242,15 @@ def save_onnx(
     ------
     ImportError
         If the extra ``onnx`` is not installed.
+    FileNotFoundError, IsADirectoryError
+        If the path is none of a file.
     ValueError
-        As :func:`onnx_model`; if a float64 network is to be quantised; or if onnxruntime cannot run the
-        model or gives other probabilities, by int8 far others.
+        As :func:`onnx_model`; if `quantize` is no boolean, or a float64 network is to be quantised; or if
+        onnxruntime cannot run the model or gives other probabilities, by int8 far others.
     """
+    target = find_target(path)
+    if not isinstance(quantize, bool | np.bool_):
+        raise ValueError(f"quantize must be True or False; got {quantize!r}.")
     load_extra("onnx", "onnxscript", "onnxruntime")
     if quantize and network.output_weights.dtype != torch.float32:
         raise ValueError(
@@ -253,7 +259,7 @@ def save_onnx(
     model = onnx_model(network, example, classes)
     content = _quantized(model) if quantize else model.SerializeToString()
     _check(content, network, example, quantize)
-    Path(path).write_bytes(content)
+    target.write_bytes(content)
 
 
 def _quantized(model: Any) -> bytes:

@@ -7,7 +7,6 @@ and a checksum over the JSON and all tensors, which tells damage; it does not te
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +21,10 @@ from sklearn.utils._metadata_requests import SIMPLE_METHODS
 from sklearn.utils.metadata_routing import MetadataRequest
 from torch import Tensor
 
+from skfairprune._parameters import parameter_defaults
 from skfairprune.deployment.codec import OwnNetwork, decode, encode
 from skfairprune.deployment.rebuild import rebuild
+from skfairprune.deployment.target import find_target
 from skfairprune.networks.template import name_of
 
 __all__ = ["read_estimator", "write_estimator"]
@@ -62,10 +63,14 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
     Raises
     ------
     ValueError
-        If a parameter or an attribute has no form as data.
+        If a parameter or an attribute has no form as data, or no fit takes the parameters.
+    FileNotFoundError, IsADirectoryError
+        If the path is none of a file.
     """
+    target = find_target(path)
+    estimator._validate_params()
     tensors: dict[str, Tensor] = {}
-    params = estimator.get_params(deep=False)
+    params = {name: getattr(estimator, name) for name in parameter_defaults(type(estimator))}
     fitted = {name: value for name, value in vars(estimator).items() if name not in params}
     requests = _requests(fitted.pop("_metadata_request", None))
     content: dict[str, Any] = {"params": {}, "fitted": {}, "requests": requests}
@@ -94,26 +99,21 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
             ) from error
     text = json.dumps(content, allow_nan=False)
     metadata = {"skfairprune": str(_VERSION), "estimator": text, "sha256": _checksum(text, tensors)}
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the path of a file in it.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}. Make it first.")
     # A file that is half written has a name of its own.
-    part = path.with_name(path.name + ".part")
+    part = target.with_name(target.name + ".part")
     part.write_bytes(save_tensors(tensors, metadata))
-    part.replace(path)
+    part.replace(target)
 
 
-def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator], module: Any) -> Estimator:
+def read_estimator(path: str | os.PathLike[str], kind: type[Estimator], module: Any) -> Estimator:
     """Read a fitted estimator; nothing of the file is run.
 
     Parameters
     ----------
     path : str or path
         The file.
-    make : callable
-        The estimator's class: makes one from its parameters.
+    kind : type
+        The estimator's class.
     module : nn.Module, callable, NeuralNet or None
         The dense network that the estimator was fitted with, where it was not the built-in one.
 
@@ -124,6 +124,8 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator],
 
     Raises
     ------
+    FileNotFoundError, IsADirectoryError
+        If there is no such file.
     ValueError
         If the file is none of this kind, is damaged, or was written by a newer version; or if `module` is
         needed and not given, or another than that of the file.
@@ -139,7 +141,7 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator],
             {name: decode(value, tensors) for name, value in content[part].items()}
             for part in ("params", "fitted")
         )
-        estimator = make(module=module, **params)
+        estimator = _make(kind, params | {"module": module})
         with config_context(enable_metadata_routing=True):
             for method, requests in content["requests"].items():
                 getattr(estimator, f"set_{method}_request")(**requests)
@@ -172,6 +174,14 @@ def read_estimator(path: str | os.PathLike[str], make: Callable[..., Estimator],
     return estimator
 
 
+def _make(kind: type[Estimator], params: dict[str, Any]) -> Estimator:
+    """Make an unfitted estimator; what a narrower constructor does not take is set behind it."""
+    left = set(parameter_defaults(kind)) - set(kind._get_param_names())
+    estimator = kind(**{name: value for name, value in params.items() if name not in left})
+    vars(estimator).update({name: value for name, value in params.items() if name in left})
+    return estimator
+
+
 def _check_outputs(estimator: Any, path: str | os.PathLike[str]) -> None:
     """Refuse a template whose layers have the right shapes and do something else."""
     with torch.no_grad():
@@ -187,6 +197,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Tensor]]:
     """Return the JSON and the tensors of a file that is what it says."""
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the path of a file in it.")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"There is no file {path}; give the path of one that save wrote.")
     data = Path(path).read_bytes()
     kind = "a file that FairPrunedClassifier.save wrote"
     try:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from skfairprune.networks.trial import (
     flip_signs,
@@ -22,7 +24,7 @@ _TOLERANCE = 1e-3  # of the largest output: far above the rounding of float32
 
 
 def check_modules(network: nn.Module) -> None:
-    """Refuse modules whose layers cannot be reached.
+    """Refuse modules whose layers cannot be reached, or have no size yet.
 
     Parameters
     ----------
@@ -32,8 +34,14 @@ def check_modules(network: nn.Module) -> None:
     Raises
     ------
     ValueError
-        If it has a scripted or a compiled module.
+        If it has a scripted, a compiled or a lazy module.
     """
+    tensors = chain(network.named_parameters(), network.named_buffers())
+    if lazy := [name for name, tensor in tensors if is_lazy(tensor)]:
+        raise ValueError(
+            f"The network {kind(network)} has lazy layers without a size, {lazy}. Run it once on some rows, "
+            "or give the layers their sizes."
+        )
     for path, module in network.named_modules():
         where = f" at {path!r}" if path else ""
         if isinstance(module, torch.jit.ScriptModule):

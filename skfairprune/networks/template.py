@@ -34,8 +34,13 @@ __all__ = ["Recipe", "make_module", "make_network", "name_of", "take_over"]
 _LOG_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
 # What skorch's classifiers measure, and a fit does not.
 _NOT_MEASURED = ("valid_acc", "train_acc")
-# What a subclass of a net can change of a step.
-_STEPS = ("get_loss", "train_step", "train_step_single", "infer", "get_split_datasets", "get_iterator")
+# What a subclass of a net may change of skorch's: what is read here, and what a fit has no part in.
+_READ = ("get_params", "get_params_for", "set_params", "_get_param_names")
+_NO_PART = (
+    *("predict", "predict_proba", "forward", "forward_iter", "evaluation_step", "classes_"),
+    *("_get_predict_nonlinearity", "check_is_fitted", "trim_for_prediction", "save_params", "load_params"),
+    *("get_metadata_routing", "set_fit_request", "set_partial_fit_request", "set_score_request"),
+)
 # Callbacks that are not taken over, and why.
 _REFUSED: tuple[tuple[tuple[type[Callback], ...], str], ...] = (
     (
@@ -98,33 +103,34 @@ def name_of(template: Any) -> str:
     return getattr(template, "__qualname__", type(template).__qualname__)
 
 
-def take_over(net: NeuralNet) -> Recipe:
+def take_over(net: NeuralNet, device: torch.device) -> Recipe:
     """Return how a skorch net is trained.
 
     Parameters
     ----------
     net : NeuralNet
         An unfitted net: its optimizer and rate, epochs, batch size and callbacks are taken over.
+    device : torch.device
+        Where to train.
 
     Raises
     ------
     ValueError
-        If it states what cannot be kept: a loss that is no log loss, steps or an iterator of its own,
-        callbacks that score by scikit-learn or name parameters, or parameters of parts that are not taken
-        over.
+        If it states what cannot be kept: a loss that is no log loss, methods or an iterator of its own,
+        callbacks that score by scikit-learn or name parameters, an optimizer that takes no step, or
+        parameters of parts that are not taken over.
     """
-    if not (isinstance(net.criterion, type) and issubclass(net.criterion, _LOG_LOSSES)):
+    if net.criterion not in _LOG_LOSSES:  # a subclass of one can be any loss
         known = ", ".join(loss.__name__ for loss in _LOG_LOSSES)
         raise ValueError(
             f"The net's criterion is {net.criterion!r}; what is trained here is the log loss, under a "
             f"constraint. Use one of {known}, and class_weight or sample_weight for weights."
         )
-    changed = [name for name in _STEPS if not getattr(type(net), name).__module__.startswith("skorch.")]
-    if changed:
+    if changed := _changed(type(net)):
         raise ValueError(
             f"The net's class {type(net).__name__} has {changed} of its own, which a fit here does not call: "
             "it minimises the log loss, under a constraint. Use a net that leaves them, such as "
-            "skorch.NeuralNetClassifier."
+            "skorch.NeuralNetClassifier, and a callback for what is to happen within an epoch."
         )
     for name in ("iterator_train", "iterator_valid"):
         if getattr(net, name) is not DataLoader:
@@ -161,13 +167,7 @@ def take_over(net: NeuralNet) -> Recipe:
             "sample_weight."
         )
     optimizer_params = net.get_params_for("optimizer")
-    try:
-        net.optimizer([nn.Parameter(torch.zeros(1))], **{"lr": net.lr, **optimizer_params})
-    except TypeError as error:
-        raise ValueError(
-            f"The net's optimizer {name_of(net.optimizer)} cannot be made with lr and the optimizer__ "
-            f"parameters {sorted(optimizer_params)}: {error}."
-        ) from error
+    _try_optimizer(net.optimizer, {"lr": net.lr, **optimizer_params}, sorted(optimizer_params), device)
     return Recipe(
         lr=net.lr,
         max_epochs=net.max_epochs,
@@ -176,6 +176,39 @@ def take_over(net: NeuralNet) -> Recipe:
         optimizer_params=optimizer_params,
         callbacks=_callbacks(net),
     )
+
+
+def _changed(kind: type) -> list[str]:
+    """Return the names of what a net's class has in place of skorch's, and a fit would ignore."""
+
+    def is_of_skorch(owner: type) -> bool:
+        return owner.__module__.startswith("skorch.")
+
+    def owner_of(name: str) -> type:
+        return next(owner for owner in kind.__mro__ if name in vars(owner))
+
+    names = {
+        name
+        for owner in filter(is_of_skorch, kind.__mro__)
+        for name in vars(owner)
+        if not name.startswith("__")
+    }
+    return sorted(name for name in names - {*_READ, *_NO_PART} if not is_of_skorch(owner_of(name)))
+
+
+def _try_optimizer(
+    make: Callable[..., torch.optim.Optimizer], params: dict[str, Any], given: list[str], device: torch.device
+) -> None:
+    """Refuse an optimizer that cannot be made, or takes no step by dense gradients."""
+    parameter = nn.Parameter(torch.zeros(1, device=device))
+    parameter.grad = torch.ones_like(parameter)
+    try:
+        make([parameter], **params).step(lambda: 0.0)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The net's optimizer {name_of(make)} cannot be made and take a step with lr and the optimizer__ "
+            f"parameters {given}: {error}."
+        ) from error
 
 
 def _callbacks(net: NeuralNet) -> tuple[tuple[str, Callback], ...]:
@@ -269,7 +302,7 @@ def make_module(template: Any, n_features: int, n_outputs: int) -> nn.Module:
             template = template.module if isinstance(template.module, nn.Module) else template.module(**given)
         except TypeError as error:
             raise TypeError(
-                f"The net's module {template.module.__name__} cannot be made of module__ parameters "
+                f"The net's module {name_of(template.module)} cannot be made of module__ parameters "
                 f"{sorted(given)}: {error}."
             ) from error
     if isinstance(template, nn.Module):

@@ -1,11 +1,9 @@
 """Trials: copies of a network of the user's that are run on some rows, and the errors of what cannot be."""
 
 import copy
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 __all__ = [
     "copied",
@@ -99,15 +97,8 @@ def run_as_given(module: nn.Module, probe: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        As there, and if it has layers without a size or its outputs are not finite.
+        As there, and if its outputs are not finite.
     """
-    tensors = chain(module.named_parameters(), module.named_buffers())
-    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
-    if lazy:
-        raise ValueError(
-            f"The network {kind(module)} has lazy layers without a size, {lazy}. Run it once on some rows, "
-            "or give the layers their sizes."
-        )
     outputs = run_trial(trial_of(module), probe)
     finite = outputs.reshape(len(probe), -1).isfinite().all(dim=1)
     if not finite.all():

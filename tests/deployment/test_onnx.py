@@ -246,6 +246,18 @@ def test_the_package_is_imported_without_the_extra():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+def test_what_cannot_be_written_is_refused_before_the_export(fitted, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.export, "export", lambda *args, **kwargs: pytest.fail("exported"))
+    with pytest.raises(
+        FileNotFoundError, match=r"model.onnx cannot be written: there is no folder .*missing"
+    ):
+        fitted.to_onnx(tmp_path / "missing" / "model.onnx")
+    with pytest.raises(IsADirectoryError, match="is a folder; give the path of a file in it"):
+        fitted.to_onnx(tmp_path)
+    with pytest.raises(ValueError, match="quantize must be True or False; got 'no'"):
+        fitted.to_onnx(tmp_path / "model.onnx", quantize="no")
+
+
 def test_an_unfitted_estimator_is_a_clear_error(tmp_path):
     with pytest.raises(NotFittedError):
         FairPrunedClassifier().to_onnx(tmp_path / "model.onnx")

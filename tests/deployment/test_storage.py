@@ -165,6 +165,57 @@ def test_the_file_is_replaced_whole_and_leaves_nothing_else(fitted, unconstraine
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_a_link_stays_and_its_file_is_replaced(fitted, unconstrained, tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "model.safetensors", tmp_path / "model.safetensors"
+    unconstrained.save(target)
+    link.symlink_to(target)
+    assert _reload(fitted, tmp_path).constraint_ == "demographic_parity"
+    assert link.is_symlink()
+    assert FairPrunedClassifier.load(target).constraint_ == "demographic_parity"
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_parameters_of_numpys_types_come_back(small, train, tmp_path):
+    sizes = tuple(np.array([16, 16]))
+    clf = small(hidden_layer_sizes=sizes, dropout=np.float32(0.1), max_epochs=3).fit(train.X, train.y)
+    assert type(clf.sparsity_) is float
+    _assert_same_estimator(_reload(clf, tmp_path), clf)
+
+
+class Narrow(FairPrunedClassifier):
+    """A subclass whose constructor takes a few parameters, and one of its own."""
+
+    def __init__(self, width=8, *, max_epochs=3, random_state=None):
+        super().__init__(
+            hidden_layer_sizes=(width, width), sparsity=0.5, max_epochs=max_epochs, random_state=random_state
+        )
+        self.width = width
+
+
+class Narrower(FairPrunedClassifier):
+    """A subclass whose constructor takes a few parameters of its base."""
+
+    def __init__(self, *, random_state=None):
+        super().__init__(hidden_layer_sizes=(8,), sparsity=0.5, max_epochs=3, random_state=random_state)
+
+
+@pytest.mark.parametrize(
+    ("saved_by", "loaded_by"),
+    [(Narrow, Narrow), (Narrower, Narrower), (Narrower, FairPrunedClassifier)],
+)
+def test_a_subclass_with_a_narrower_constructor_comes_back(train, fresh, tmp_path, saved_by, loaded_by):
+    clf = saved_by(random_state=0).fit(train.X, train.y)
+    clf.save(tmp_path / "model.safetensors")
+    found = loaded_by.load(tmp_path / "model.safetensors")
+    assert type(found) is loaded_by
+    assert vars(found).keys() == vars(clf).keys()
+    assert found.hidden_layer_sizes == clf.hidden_layer_sizes
+    assert_array_equal(found.predict_proba(fresh.X), clf.predict_proba(fresh.X))
+    assert_array_equal(found.fit(train.X, train.y).predict(fresh.X), clf.predict(fresh.X))
+
+
 def test_a_folder_that_is_not_there_is_named(fitted, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model.st cannot be written: there is no folder .*missing"):
         fitted.save(tmp_path / "missing" / "model.st")
@@ -204,6 +255,13 @@ def test_a_model_of_a_machine_with_a_gpu_loads(fitted, fresh, tmp_path):
 def test_a_parameter_that_is_no_data_is_a_clear_error(unconstrained, tmp_path, params, remedy):
     clf = pickle.loads(pickle.dumps(unconstrained)).set_params(**params)
     with pytest.raises(ValueError, match=rf"The parameter {next(iter(params))}=.*{remedy}"):
+        clf.save(tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parameter_that_no_fit_takes_is_a_clear_error(unconstrained, tmp_path):
+    clf = pickle.loads(pickle.dumps(unconstrained)).set_params(max_epochs=2)
+    with pytest.raises(ValueError, match=r"'max_epochs' parameter .* must be .*Got 2"):
         clf.save(tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
 
@@ -261,7 +319,7 @@ def _refuses(path, message):
 
 
 def test_a_missing_file_is_the_usual_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*absent; give the path of one that save"):
         FairPrunedClassifier.load(tmp_path / "absent")
 
 

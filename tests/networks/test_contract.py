@@ -81,6 +81,14 @@ def test_what_follows_weights_of_zero_is_seen():
         check_behaviour(network, _probe())
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_layers_without_a_size_are_refused():
+    with pytest.raises(ValueError, match=r"Linear has lazy layers without a size, \['weight', 'bias'\]"):
+        check_modules(nn.LazyLinear(3))
+    with pytest.raises(ValueError, match=r"lazy layers without a size, \['0.weight', '0.bias'\]"):
+        _fit(nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.Linear(16, 2)))
+
+
 def test_fit_refuses_before_training():
     network = _Net(nn.BatchNorm1d(16, track_running_stats=False))
     for module in (network, lambda n, k: _Net(_Call(lambda x: x - x.mean(0)), n_outputs=k)):

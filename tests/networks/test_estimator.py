@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
-from skorch import NeuralNetClassifier
+from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.callbacks import (
     Checkpoint,
     EarlyStopping,
@@ -31,6 +31,7 @@ from torch import nn
 from skfairprune import FairPrunedClassifier
 from skfairprune.datasets import make_biased_classification
 from skfairprune.metrics import gap_with_error
+from skfairprune.networks.template import take_over
 from tests.networks import zoo
 
 DATA = make_biased_classification(2500, base_rates=(0.6, 0.2), random_state=0)
@@ -57,6 +58,19 @@ def _fit(module, constraint="auto", **params):
     params = {"sparsity": 0.7, "max_epochs": 8, "random_state": 0} | params
     clf = FairPrunedClassifier(module, constraint=constraint, **params)
     return clf.fit(DATA.X, DATA.y, sensitive_features=DATA.sensitive_features)
+
+
+class Focal(nn.CrossEntropyLoss):
+    """A log loss by its class, and another by what it computes."""
+
+    def forward(self, scores, label):
+        return (super().forward(scores, label)) ** 2
+
+
+def _net_with(*names, base=NeuralNetClassifier, **params):
+    """Return a net of a class that has methods of its own."""
+    own = {name: lambda self, *args, **kwargs: pytest.fail("called") for name in names}
+    return type("Own", (base,), own)(Net, criterion=nn.CrossEntropyLoss, max_epochs=3, **params)
 
 
 def _softmax(scores):
@@ -346,6 +360,12 @@ def test_nested_parameters_are_searched_in_a_pipeline():
     ("net", "match"),
     [
         (NeuralNetClassifier(Net, criterion=nn.MSELoss), "criterion is .*MSELoss.*log loss"),
+        (NeuralNetClassifier(Net, criterion=Focal), "criterion is .*Focal.*log loss"),
+        (_net_with("get_loss"), r"class Own has \['get_loss'\] of its own.*does not call"),
+        (_net_with("on_batch_end", "initialize_module"), r"has \['initialize_module', 'on_batch_end'\] of"),
+        (_net_with("fit", base=NeuralNet), r"class Own has \['fit'\] of its own"),
+        (_net_with("get_default_callbacks", base=NeuralNetBinaryClassifier), "'get_default_callbacks'"),
+        (_net_with(optimizer=torch.optim.SparseAdam), "optimizer SparseAdam cannot be .*dense gradients"),
         (NeuralNetClassifier(Net, batch_size=0), "batch_size must be an integer of at least 1; got 0"),
         (NeuralNetClassifier(Net, batch_size=None), "batch_size must be .*; got None"),
         (NeuralNetClassifier(Net, max_epochs="9"), "max_epochs must be .*; got '9'"),
@@ -372,6 +392,30 @@ def test_what_cannot_be_taken_over_is_refused(net, match):
         FairPrunedClassifier(net).fit(DATA.X, DATA.y)
 
 
+def test_methods_that_a_fit_has_no_part_in_stay():
+    net = _net_with("predict", "predict_proba", "forward", "__repr__", "save_params", "score")
+    FairPrunedClassifier(net, sparsity=0.5, random_state=0).fit(DATA.X, DATA.y)
+
+
+@pytest.mark.parametrize("base", [NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier])
+def test_skorchs_own_classes_are_taken(base):
+    recipe = take_over(base(Net, criterion=nn.BCEWithLogitsLoss, lr=0.02), torch.device("cpu"))
+    assert recipe.lr == 0.02
+
+
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.LBFGS, torch.optim.Adagrad, functools.partial(torch.optim.Adam, fused=True)]
+)
+def test_an_optimizer_is_tried_on_a_step(optimizer):
+    take_over(_net_with(optimizer=optimizer), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("module", "name"), [(functools.partial(Net, depth=3), "Net"), ("Net", "str")])
+def test_a_net_whose_module_cannot_be_made_is_refused(module, name):
+    with pytest.raises(TypeError, match=rf"The net's module {name} cannot be made of module__ parameters"):
+        FairPrunedClassifier(NeuralNetClassifier(module, max_epochs=3)).fit(DATA.X, DATA.y)
+
+
 @pytest.mark.parametrize(
     ("params", "match"),
     [
@@ -383,6 +427,16 @@ def test_what_cannot_be_taken_over_is_refused(net, match):
 def test_parameters_of_the_built_in_network_are_refused(params, match):
     with pytest.raises(InvalidParameterError, match=match):
         FairPrunedClassifier(Net(), **params).fit(DATA.X, DATA.y)
+
+
+def test_a_narrower_constructor_leaves_the_defaults_to_its_base():
+    class Narrow(FairPrunedClassifier):
+        def __init__(self, module=None, *, sparsity=0.5, n_bins=8, max_epochs=3):
+            super().__init__(module, sparsity=sparsity, n_bins=n_bins, max_epochs=max_epochs)
+
+    assert Narrow(Net()).fit(DATA.X, DATA.y).sparsity_ >= 0.5
+    with pytest.raises(InvalidParameterError, match=r"n_bins=48 has no meaning"):
+        Narrow(Net(), n_bins=48).fit(DATA.X, DATA.y)
 
 
 def test_parameters_that_the_net_states_are_refused():
@@ -465,6 +519,14 @@ def test_files_hold_own_networks_without_their_code(make, tmp_path):
     assert loaded.module is template
     for name, module in clf.module_.named_modules():
         assert repr(module) == repr(loaded.module_.get_submodule(name)), name
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_files_refuse_a_lazy_network(fitted, tmp_path):
+    fitted.save(tmp_path / "net.safetensors")
+    lazy = nn.Sequential(nn.LazyLinear(16), nn.GELU(), nn.LazyLinear(2))
+    with pytest.raises(ValueError, match=r"lazy layers without a size, .*Run it once on some rows"):
+        FairPrunedClassifier.load(tmp_path / "net.safetensors", module=lazy)
 
 
 def test_files_refuse_another_network(fitted, tmp_path):

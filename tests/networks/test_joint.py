@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import warnings
 
 import numpy as np
 import pytest
@@ -332,11 +331,6 @@ def test_what_is_no_class_output(check):
     with pytest.raises(ValueError, match="changes its input in place"):
         check(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(N_FEATURES, 2)), x)
     assert torch.equal(x, _rows())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        lazy = nn.LazyLinear(3)
-    with pytest.raises(ValueError, match=r"lazy layers without a size, \['weight', 'bias'\]"):
-        check(lazy, x)
 
 
 @pytest.mark.parametrize(("n_outputs", "n_classes"), [(3, 2), (1, 3), (2, 3), (4, 3)])
