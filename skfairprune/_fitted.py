@@ -232,7 +232,7 @@ class FittedMixin:
         if self._frontier is None or self.bound_ is None:
             return
         module = self.module_
-        if not torch.equal(module.output_weights, module.rules[self._frontier.position(self.bound_)]):
+        if not torch.equal(module.output_weights, module.rules[module.position(self.bound_)]):
             raise ValueError(
                 f"module_ has another rule than that of bound_={self.bound_}: module_.set_bound changes "
                 "decisions and nothing that the estimator tells of them. Call set_bound of the estimator."

@@ -209,8 +209,8 @@ class DecisionNetwork(nn.Module):
         empty = output_weights.new_empty(0, *output_weights.shape)
         self.register_buffer("rules", empty if rules is None else rules)
 
-    def set_bound(self, bound: float) -> int:
-        """Take the rule of the largest bound that is not above this one, and return its position.
+    def position(self, bound: float) -> int:
+        """Return the position of the rule of the largest bound that is not above this one.
 
         Parameters
         ----------
@@ -229,6 +229,11 @@ class DecisionNetwork(nn.Module):
         if position < 0:
             known = f"the smallest is {float(self.bounds[0]):g}" if len(self.bounds) else "there is none"
             raise ValueError(f"There is no rule for a bound of {bound!r}: {known}.")
+        return position
+
+    def set_bound(self, bound: float) -> int:
+        """Take the rule at :meth:`position` of a bound, and return the position."""
+        position = self.position(bound)
         self.output_weights = self.rules[position].clone()
         return position
 
