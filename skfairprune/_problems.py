@@ -8,6 +8,8 @@ from skfairprune.gaps import is_within, largest_gap
 
 __all__ = ["find_problems", "rule_problems"]
 
+# How many times as large as the drop allowed its standard error may be.
+_UNTOLD = 3
 # The share of one class from which on the most accurate network may well be constant.
 _MOSTLY_ONE = 0.9
 # Standard errors by which the decisions are right less often than one class for all rows.
@@ -41,8 +43,16 @@ def find_problems(result: Result, bound: float, max_accuracy_drop: float) -> lis
 
 
 def _of_the_search(result: Result, max_accuracy_drop: float) -> str | None:
-    """Return whether no smaller network was good enough."""
-    if sum(trial.within for trial in result.trials) != 1:
+    """Return whether no smaller network was good enough, or the drop cannot be told on so few rows."""
+    within = [trial for trial in result.trials if trial.within]
+    if len(within) > 1 and within[-1].drop_error > _UNTOLD * max_accuracy_drop > 0:
+        return (
+            f"Which networks are within max_accuracy_drop={max_accuracy_drop} of the dense one is decided by "
+            f"chance: on the held-out rows the drop of the chosen one has a standard error of "
+            f"{within[-1].drop_error:.3f} (drop_standard_error in sparsity_path_). Give more rows, or name a "
+            "sparsity."
+        )
+    if len(within) != 1:
         return None
     return (
         f"None of the {len(result.trials) - 1} smaller networks that were tried is within "

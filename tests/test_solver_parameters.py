@@ -125,7 +125,8 @@ def test_sparsity_is_counted_by_its_measure(fit, measure, sizes):
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_auto_shows_the_sizes_it_tried(fit, grouped):
-    clf = fit(sparsity="auto", max_accuracy_drop=0.05, difference_bound=0.2, grouped=grouped)
+    bound = {"difference_bound": 0.2} if grouped else {}
+    clf = fit(sparsity="auto", max_accuracy_drop=0.05, **bound, grouped=grouped)
     path = clf.sparsity_path_
     assert list(path) == [
         *("sparsity", "widths", "parameters", "accuracy", "accuracy_drop", "drop_standard_error"),
@@ -155,8 +156,13 @@ def test_auto_tries_no_size_twice_and_chooses_one(fit, sizes):
 def test_auto_needs_held_out_rows(small):
     with pytest.raises(ValueError, match=r"100 rows.*too few to hold some out\. Give more rows, X_val"):
         small(sparsity="auto").fit(X[:100], y[:100])
-    clf = small(sparsity="auto").fit(X[:100], y[:100], X_val=X[100:], y_val=y[100:])
-    assert len(clf.sparsity_path_) > 1
+    with pytest.warns(ConvergenceWarning, match=r"=0\.003 .* is decided by chance: .* error of 0") as told:
+        clf = small(sparsity="auto").fit(X[:100], y[:100], X_val=X[100:], y_val=y[100:])
+    assert len(told) == 1
+    path = clf.sparsity_path_
+    error = path.loc[path["chosen"], "drop_standard_error"].item()
+    assert error > 3 * 0.003
+    assert f"{error:.3f}" in str(told[0].message)
 
 
 def test_a_fixed_sparsity_has_no_path(fitted):
