@@ -20,6 +20,8 @@ from skfairprune.training.splits import LevelSplit, split_levels
 __all__ = ["Targets", "encode_targets", "resolve_constraint", "share_rows"]
 
 _N_FOLDS = 2
+# What a rule for many classes may have of prices, of decisions in each cell by joint class: half a gigabyte.
+_MOST_PRICES = 2**26
 _DEFAULT_BOUND = 0.05  # of the estimator
 
 
@@ -162,7 +164,12 @@ def encode_targets(
         if rows.strata is not None:
             terms = terms.stratified(rows.strata.labels)
         kind = terms.kinds(codes, None if rows.strata is None else rows.strata.codes)
-    n_train = len(data.y)
+    n_train, n_groups = len(data.y), len(rows.groups.labels)
+    if terms.n_events * n_groups * terms.n_decisions * len(terms.head_labels) * n_groups > _MOST_PRICES:
+        raise ValueError(
+            f"{terms.name} of {len(classes)} classes and {n_groups} groups has too many rates to price. Is y "
+            "a column of class labels? Merge rare classes, or groups, or pass constraint=None."
+        )
     cells = cover_cells(terms, kind[:n_train], data.groups.codes, data.groups.labels, min_cell_size)
     group = cells.recode[rows.groups.codes]
     included, bound = cells.included, float(bound)

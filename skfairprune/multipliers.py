@@ -22,10 +22,12 @@ fairness in binary classification", 2018; Xian et al., "Fair and optimal classif
 post-processing", 2023).
 """
 
+import math
 from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.linalg import cho_factor, cho_solve, null_space
 
 from skfairprune.constraints import Constraint, Floats
@@ -40,6 +42,8 @@ _SMOOTHING = (0.1, 0.02, 0.004)
 _CERTAIN = 1e-4
 # Rows enough for the curvature, which only directs the steps (with 50 groups most of a step's time).
 _CURVATURE_ROWS = 4096
+# Numbers that are held at a time for it.
+_CURVATURE_SIZE = 4_000_000
 # The least scores of a cell, as a share of its rows: prices of fewer would leave the other scores no digits.
 _LEAST_SCORES = 1e-3
 # Root mean square of the rates' error at a solution. Near one few steps do; where noise leaves no solution,
@@ -236,23 +240,27 @@ class DualProblem:
         return z
 
     def _curvature(self, decision: Floats, width: float) -> Floats:
-        """Return the Hessian of the smoothed maximum, a block for each two decisions."""
+        """Return the Hessian of the smoothed maximum: it directs the steps."""
         largest = np.maximum(decision.max(axis=1), 1 - decision.sum(axis=1))
         near = np.flatnonzero(largest < 1 - _CERTAIN)
         stride = -(-len(near) // _CURVATURE_ROWS) or 1
         near = near[::stride]
         decision, features, weight = decision[near], self.features[near], stride * self.weight[near] / width
+        if decision.shape[1] == 1:  # one matrix times itself
+            share = decision[:, 0]
+            root = np.sqrt(-weight * share * share + weight * share)[:, None] * features
+            return self.loadings[:, 0] @ (root.T @ root) @ self.loadings[:, 0].T
+        # By row and decision, what a unit of z adds to the margin: covariances of it under the shares.
         hessian = np.zeros((self.basis.shape[1],) * 2)
-        for d in range(decision.shape[1]):
-            for other in range(d + 1):
-                mixed = -weight * decision[:, d] * decision[:, other]
-                if d == other:  # one matrix times itself: half the time
-                    root = np.sqrt(mixed + weight * decision[:, d])[:, None] * features
-                    moments = root.T @ root
-                else:
-                    moments = features.T @ (mixed[:, None] * features)
-                block = self.loadings[:, d] @ moments @ self.loadings[:, other].T
-                hessian += block if d == other else block + block.T
+        per_row = math.prod(self.loadings.shape[:2])
+        # With many classes an event concerns few of them.
+        loadings = sparse.csr_array(self.loadings.reshape(per_row, -1))
+        for rows in np.array_split(np.arange(len(near)), -(-len(near) * per_row // _CURVATURE_SIZE) or 1):
+            slopes = (loadings @ features[rows].T).T.reshape(len(rows), *self.loadings.shape[:2])
+            weighted = weight[rows, None] * decision[rows]
+            mean = np.einsum("nd,nzd->nz", decision[rows], slopes)
+            spread = (np.sqrt(weighted)[:, None] * slopes).swapaxes(1, 2).reshape(-1, len(hessian))
+            hessian += spread.T @ spread - (weight[rows, None] * mean).T @ mean
         return hessian
 
 

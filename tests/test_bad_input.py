@@ -286,6 +286,10 @@ BAD_FITS = {
         _data(y=_with(np.where(y, "a", "b"), 3, None)),
         r"Missing values: y has 1\. Drop these rows, or give them a label of their own",
     ),
+    "an identifier for labels": (
+        _grouped(y=np.arange(600) // 2),
+        r"demographic_parity of 300 classes and 2 groups.*Is y a column of class labels\? Merge rare classes",
+    ),
     "labels of two types": (
         _data(y=np.where(np.arange(600) % 2, "a", y.astype(object))),
         r"y has labels of several types: int, str\. Give all the same type",
