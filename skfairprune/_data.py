@@ -226,6 +226,7 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
     What stands in the columns at the positions ``unread`` does not matter.
     """
     _refuse_masked(X, "X")
+    X = _without_text(X, unread)
     try:
         rows = validate_data(
             estimator, X, accept_sparse="csr", dtype=_FLOATS, reset=False, ensure_all_finite=not unread
@@ -239,6 +240,17 @@ def check_inputs(estimator: BaseEstimator, X: ArrayLike, unread: Sequence[int] =
         _explain_columns(X, error, unread)
         raise
     return _positive_strides(rows)
+
+
+def _without_text(X: Any, columns: Sequence[int]) -> Any:
+    """Return a DataFrame with zeros in those of the columns that hold no numbers; all else as it is."""
+    if not isinstance(X, pd.DataFrame):
+        return X
+    for position in columns:
+        if position < X.shape[1] and X.dtypes.iloc[position].kind not in "biuf":
+            X = X.copy(deep=False)
+            X.isetitem(position, 0.0)
+    return X
 
 
 def _refuse_masked(values: Any, name: str) -> None:

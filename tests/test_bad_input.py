@@ -440,6 +440,9 @@ def test_the_columns_that_are_wrong_are_named_and_no_others(small, change, messa
     frame = FRAME.assign(k=5.0)
     clf = small(max_epochs=3, constraint=None).fit(frame, y)
     assert clf.dropped_columns_ == ["k"]
-    assert_array_equal(clf.predict(frame.assign(k=NAN)), clf.predict(frame))
+    for unread in (NAN, pd.NA, "text", pd.Timestamp("2026-01-01"), None):
+        given = frame.assign(k=unread)
+        assert_array_equal(clf.predict(given), clf.predict(frame))
+        assert given.equals(frame.assign(k=unread))
     with pytest.raises(ValueError, match=message):
         clf.predict(change(frame[:300]))
