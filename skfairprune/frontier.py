@@ -223,19 +223,25 @@ def _descend(
     That of the bound asked for is fitted with all patience. A rule that missed its bound gives way to the
     best of the others. One that meets it stays: by how much others are more accurate on the same rows is
     noise, where the dual says that they cannot be. One that had to aim higher, and missed, stands for all
-    smaller bounds, too.
+    smaller bounds, too. The rules of a part keep to the odds of those of all rows.
     """
     fits: list[RuleFit] = []
     for number in range(len(bounds))[::-1]:
-        bound = bounds[number]
-        near = fits[-1] if fits and fits[-1] is not problem.unconstrained else None
-        hopeless = near is not None and near.raised and not problem.meets(near, bounds[number + 1])
+        bound, whole = bounds[number], None if known is None else known[number]
+        before = fits[-1] if fits and fits[-1] is not problem.unconstrained else None
+        near = before
+        if whole is not None and whole.odds != (1 if before is None else before.odds):
+            near = whole
+        hopeless = (
+            near is not None and near is before and _is_hopeless(problem, near, bounds[number + 1], whole)
+        )
         if near is not None and hopeless and bound != asked:
             fits.append(near)
-        elif bound == asked:
-            fits.append(problem.fit(bound, multipliers=None if known is None else known[number].multipliers))
+        elif bound == asked and (whole is None or whole.odds == 1):
+            start = None if whole is None else whole.multipliers
+            fits.append(problem.fit(bound, multipliers=start, move=whole is None))
         else:
-            fits.append(problem.fit(bound, near))
+            fits.append(problem.fit(bound, near, move=whole is None))
     fits = fits[::-1]
     origin = {id(fit): number for number, fit in enumerate(fits)}  # the largest, where several have one
     settled = [
@@ -243,6 +249,13 @@ def _descend(
         for fit, bound in zip(fits, bounds, strict=True)
     ]
     return settled, [origin[id(fit)] for fit in settled]
+
+
+def _is_hopeless(problem: RuleProblem, fit: RuleFit, bound: float, whole: RuleFit | None) -> bool:
+    """Tell whether a rule that had to aim higher than its bound leaves nothing to find for smaller ones."""
+    moves = whole is None and problem.safe is not None
+    missed = fit.excess(bound) > 0 if moves else not problem.meets(fit, bound)
+    return fit.raised and missed
 
 
 def _settle(number: int, rules: list[FrontierRule], smaller: list[int]) -> int:

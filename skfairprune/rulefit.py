@@ -79,7 +79,7 @@ class RuleFit:
     raised : bool
         Whether it aims higher than it was asked to, since that would leave too many rows to noise.
     odds : float
-        By how much an error on the label that has no gap is dearer than others, at least 1.
+        How many times as much an error on the safe label, which all rows could get without any gap, costs.
     """
 
     rule: DecisionRule
@@ -110,10 +110,8 @@ class RuleProblem:
         The cells under the constraint.
     class_weight : ndarray of shape (n_decisions,)
         The class weights the network was trained with. They count in the accuracy, not in the rates.
-    priced : Constraint, default=None
-        The constraint with the utilities that are priced; None lets them lean by the labels of these rows.
-    noise : Noise, default=None
-        The noise of the gaps; None takes that of these rows.
+    whole : RuleProblem, default=None
+        The problem that these rows are a part of: it states utilities that lean, noise and safe label.
     """
 
     def __init__(
@@ -122,8 +120,7 @@ class RuleProblem:
         constraint: Constraint,
         included: NDArray[np.bool_],
         class_weight: Floats,
-        priced: Constraint | None = None,
-        noise: Noise | None = None,
+        whole: "RuleProblem | None" = None,
     ) -> None:
         labels = constraint.head_labels
         # The network was trained on tilted classes: its scores are tilted back before rates are read.
@@ -133,20 +130,16 @@ class RuleProblem:
         gain = np.eye(constraint.n_decisions)[labels] * self.tilt[:, None]
         true_rows = ScoredRows(untilted, rows.kind, rows.group, rows.weight)
         self.rows, self.constraint, self.class_weight = rows, constraint, class_weight
-        self.priced = _leaning(constraint, rows) if priced is None else priced
+        self.priced: Constraint = _leaning(constraint, rows) if whole is None else whole.priced
         self.dual = DualProblem(true_rows, self.priced, included, gain)
         self.included = self.dual.included
         self.label = constraint.labels[rows.kind]
         correct = class_weight[self.label] * rows.weight
         self.value = correct / correct.sum()
         self.constants = self._measure_constants()
-        # The label that all rows could get without any gap, the most accurate of several; None without one.
-        within = [
-            (accuracy, d) for d, (accuracy, gaps) in enumerate(self.constants) if gaps.max() <= _ROUNDING
-        ]
-        self.safe = max(within)[1] if within else None
+        self.safe: int | None = self._find_safe() if whole is None else whole.safe
         self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
-        self.noise = self._measure_noise() if noise is None else noise
+        self.noise: Noise = self._measure_noise() if whole is None else whole.noise
 
     def part(self, rows: NDArray) -> "RuleProblem":
         """Return the problem on the rows of that index or mask, with the prices and targets of this one.
@@ -155,7 +148,7 @@ class RuleProblem:
         not be those that they stand for.
         """
         part = self.rows.take(rows)
-        return RuleProblem(part, self.constraint, self.included, self.class_weight, self.priced, self.noise)
+        return RuleProblem(part, self.constraint, self.included, self.class_weight, self)
 
     def evaluate(self, multipliers: Floats, shift: Floats, odds: float = 1.0) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""
@@ -177,7 +170,7 @@ class RuleProblem:
         return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
 
     def _at(self, odds: float) -> DualProblem:
-        """Return the dual in which errors on the label that has no gap are so much dearer."""
+        """Return the dual in which errors on the safe label are so much dearer."""
         if odds == 1:
             return self.dual
         safe = self.constraint.head_labels == self.safe
@@ -193,6 +186,12 @@ class RuleProblem:
             accuracy = float(self.value @ (self.label == decision))
             found.append((accuracy, np.nan_to_num([gap.value for gap in gaps])))
         return found
+
+    def _find_safe(self) -> int | None:
+        """Return the commonest of the labels that all rows could get without any gap, if there is one."""
+        share = np.bincount(self.label, self.rows.weight, minlength=self.constraint.n_decisions)
+        within = [d for d, (_, gaps) in enumerate(self.constants) if gaps.max() <= _ROUNDING]
+        return max(within, key=lambda d: share[d], default=None)
 
     def _floor(self, bound: float) -> float:
         """Return about the accuracy of one decision for all rows within the bound; else minus infinity."""
@@ -210,7 +209,13 @@ class RuleProblem:
         """How near the target a gap has to come."""
         return 0.05 * float(self.noise.error.max(initial=0.0))
 
-    def fit(self, bound: float, near: RuleFit | None = None, multipliers: Floats | None = None) -> RuleFit:
+    def fit(
+        self,
+        bound: float,
+        near: RuleFit | None = None,
+        multipliers: Floats | None = None,
+        move: bool = True,
+    ) -> RuleFit:
         """Fit the most accurate rule whose thresholded gap on the rows keeps clear of the bound.
 
         The dual is solved on the scores; then the observed, thresholded rates replace what the scores
@@ -227,6 +232,8 @@ class RuleProblem:
             The rule under a bound near it, to start from.
         multipliers : ndarray of shape (n_events, n_groups), default=None
             Multipliers near the solution, to start from without ``near``.
+        move : bool, default=True
+            Whether odds may move from those of ``near``, or from 1.
 
         Returns
         -------
@@ -239,12 +246,15 @@ class RuleProblem:
             multipliers, shift, patience, odds = near.multipliers, near.rate_shift, _PATIENCE_NEAR, near.odds
         found = self._approach(bound, odds, multipliers, shift, patience)
         best = self.select(found, bound)
-        for _ in range(_MAX_MOVES):
-            if self.safe is None or not best.raised or best.excess(bound) <= 0:
+        for _ in range(_MAX_MOVES if move and self.safe is not None else 0):
+            if not best.raised or best.excess(bound) <= 0:
                 break
-            odds = self._least_odds(bound, best)
-            found += self._approach(bound, odds, best.multipliers, best.rate_shift, _PATIENCE)
+            start = best
+            for odds in self._larger_odds(bound, start):
+                found += self._approach(bound, odds, start.multipliers, start.rate_shift, _PATIENCE)
             best = self.select(found, bound)
+            if best is start:
+                break
         return best
 
     def _approach(
@@ -319,9 +329,13 @@ class RuleProblem:
                 high, multipliers = middle, raised
         return multipliers, True
 
-    def _least_odds(self, bound: float, fit: RuleFit) -> float:
-        """Return about the least odds, larger than a rule's, at which the target leaves few rows to noise."""
+    def _larger_odds(self, bound: float, fit: RuleFit) -> list[float]:
+        """Return about the least odds, from a rule's on, at which the target leaves few rows to noise.
+
+        Where none do, some up to the largest are returned.
+        """
         low, high = math.log(fit.odds), math.log(_MOST_ODDS)
+        some = np.exp(np.linspace(low, high, 4)[1:]).tolist()
         for _ in range(_MAX_RAISES_OF_ODDS):
             middle = (low + high) / 2
             dual = self._at(math.exp(middle))
@@ -330,7 +344,7 @@ class RuleProblem:
                 low = middle
             else:
                 high = middle
-        return math.exp(high)
+        return [math.exp(high)] if math.exp(high) < _MOST_ODDS else some
 
     def _bisect(self, one: RuleFit, other: RuleFit, target: Floats, tolerance: float) -> list[RuleFit]:
         """Return rules between two on either side of the target, ever nearer to it."""
@@ -339,7 +353,7 @@ class RuleProblem:
             middle, _ = self.evaluate(
                 (one.multipliers + other.multipliers) / 2,
                 (one.rate_shift + other.rate_shift) / 2,
-                one.odds,
+                other.odds,
             )
             middle = replace(middle, raised=one.raised or other.raised)
             met.append(middle)

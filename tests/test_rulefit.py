@@ -307,7 +307,10 @@ def test_weights_count_like_repeated_rows(name):
     repeated = rows.take(np.repeat(np.arange(3000), times))
     # Sampling errors differ (weights are not rows), and with them the tolerance, but not the targets here.
     none = Noise(*np.zeros((4, get_constraint(name).n_events)))
-    fits = [_problem(r, name, noise=none).fit(0.0) for r in (weighted, repeated)]
+    problems = [_problem(r, name) for r in (weighted, repeated)]
+    for problem in problems:
+        problem.noise = none
+    fits = [problem.fit(0.0) for problem in problems]
     assert_allclose(fits[0].rule.coefficients, fits[1].rule.coefficients, atol=0.02)
     assert_allclose(fits[0].accuracy, fits[1].accuracy, atol=2e-3)
 
