@@ -18,7 +18,7 @@ from skorch import NeuralNet
 from skfairprune._assembly import run_fit
 from skfairprune._data import check_fit_data, check_held_out_data, find_classes
 from skfairprune._export import ExportMixin
-from skfairprune._parameters import GRANULARITIES, check_parameters, resolve_device
+from skfairprune._parameters import GRANULARITIES, check_parameters, parameter_defaults, resolve_device
 from skfairprune._problems import find_problems
 from skfairprune._reproducible import plain_modes, reproducible
 from skfairprune._targets import resolve_constraint
@@ -274,7 +274,9 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
 
     multipliers_ : DataFrame or None
         The multipliers behind the decision rule, in accuracy per unit of rate; events by groups. 0 where the
-        constraint costs nothing, and for a group that is left out of an event. None without a rule.
+        constraint costs nothing, and for a group that is left out of an event. Under equalized odds errors on
+        the commonest label may count more in that accuracy (docs/method.md, "Rows left to noise"). None
+        without a rule.
 
     validation_gap_ : ValidationGap or None
         The constraint's largest gap on held-out rows, its standard error, the upper limit over all pairs of
@@ -507,15 +509,21 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         Warns
         -----
         ConvergenceWarning
-            If the bound is not met on held-out data, all held-out rows get the same class, or
-            ``sparsity="auto"`` finds no smaller network.
+            If the bound is not met on held-out data, all held-out rows get the same class, the bound leaves
+            little accuracy, the figures are of other decisions, or ``sparsity="auto"`` finds no smaller
+            network, or none that the held-out rows can tell.
+        UserWarning
+            If cells have too few rows for the constraint, or a bound is asked for without groups.
         """
         check_parameters(self)
         device = resolve_device(self.device)
         self._forget()
         data = check_fit_data(self, X, y, sample_weight, sensitive_features, control_features)
         classes = find_classes(data.y)
-        constraint = resolve_constraint(self.constraint, data, self.difference_bound, self.attribute_aware)
+        usual_bound = parameter_defaults(type(self))["difference_bound"]
+        constraint = resolve_constraint(
+            self.constraint, data, self.difference_bound, usual_bound, self.attribute_aware
+        )
         held_out = check_held_out_data(
             self,
             data,

@@ -68,8 +68,8 @@ def check_fit_data(
     """Check training rows; rows of weight 0 are left out."""
     _refuse_masked(X, "X")
     _refuse_masked(y, "y")
-    columns = {"y": y, "sensitive_features": sensitive_features, "control_features": control_features}
-    refuse_other_order(X, columns)
+    columns = {"y": y, "sample_weight": sample_weight, "sensitive_features": sensitive_features}
+    refuse_other_order(X, {**columns, "control_features": control_features})
     y = plain_labels(y, "y")
     try:
         rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)

@@ -278,6 +278,8 @@ def plain_labels(values: Any, name: str) -> Any:
     ValueError
         If some of them are missing, or they are of types that have no common order.
     """
+    if isinstance(values, list) and len({type(value) for value in values}) > 1:
+        values = pd.Series(values, dtype=object)
     if getattr(getattr(values, "dtype", None), "kind", None) != "O" or values.ndim != 1:
         return values
     labels, codes = _encode(pd.Series(np.asarray(values)), name)
@@ -306,11 +308,16 @@ def refuse_other_order(X: Any, columns: dict[str, Any]) -> None:
     index = getattr(X, "index", None)
     if not isinstance(index, pd.Index) or not index.is_unique:
         return
-    for name, column in columns.items():
+    given = [
+        (name, column)
+        for name, value in columns.items()
+        for column in (value.values() if isinstance(value, dict) else [value])
+    ]
+    for name, column in given:
         other = getattr(column, "index", None)
         if not isinstance(other, pd.Index) or len(other) != len(index) or other.equals(index):
             continue
-        if other.is_unique and index.isin(other).all():
+        if other.nlevels == index.nlevels and other.is_unique and index.isin(other).all():
             raise ValueError(
                 f"{name} has the index of X in another order, and rows are taken by their position. Put it "
                 f"in the order of X, {name}.loc[X.index], or, if it is in that order, drop its index."

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from skfairprune._labels import show_labels
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import NORMAL_95, CellRates, Gap, largest_gap
 from skfairprune.pruning.budget import Layout
@@ -134,7 +135,7 @@ def group_rate_table(
     Groups that are left out of every event share a row of each.
     """
     if left_out:
-        labels = [*labels, f"left out: {', '.join(map(repr, left_out))}"]
+        labels = [*labels, f"left out: {show_labels(left_out)}"]
     constraint, n_groups = task.constraint, task.n_groups
     code = task.kind[rows] * n_groups + task.group[rows]
     counts = np.bincount(code, minlength=constraint.n_kinds * n_groups).reshape(-1, n_groups)

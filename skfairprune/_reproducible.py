@@ -46,7 +46,7 @@ def reproducible(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def plain_modes() -> Iterator[None]:
-    """Leave the modes of the caller that would change results: autocast, a default device, numpy's errors."""
+    """Leave the modes of the caller that would matter: autocast, a default device, raised underflow."""
     with ExitStack() as stack:
         stack.enter_context(np.errstate(under="ignore"))
         for kind in ("cpu", "cuda"):

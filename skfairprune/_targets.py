@@ -22,7 +22,6 @@ __all__ = ["Targets", "encode_targets", "resolve_constraint", "share_rows"]
 _N_FOLDS = 2
 # What a rule for many classes may have of prices, of decisions in each cell by joint class: half a gigabyte.
 _MOST_PRICES = 2**26
-_DEFAULT_BOUND = 0.05  # of the estimator
 
 
 class Targets(NamedTuple):
@@ -65,7 +64,7 @@ class Targets(NamedTuple):
 
 
 def resolve_constraint(
-    constraint: str | Moment | None, data: FitData, bound: float, attribute_aware: bool
+    constraint: str | Moment | None, data: FitData, bound: float, usual_bound: float, attribute_aware: bool
 ) -> str | UtilityParity | None:
     """Return the constraint that is in force on these rows.
 
@@ -75,8 +74,8 @@ def resolve_constraint(
         What was asked for; "auto" depends on whether there are groups.
     data : FitData
         The training rows.
-    bound : float
-        The bound asked for.
+    bound, usual_bound : float
+        The bound asked for, and that of who asks for none.
     attribute_aware : bool
         Whether rules are wanted that are told the group.
 
@@ -94,7 +93,7 @@ def resolve_constraint(
                 "sensitive_features. Pass them, or leave attribute_aware=False."
             )
         constraint = None if data.groups is None else "demographic_parity"
-        if constraint is None and bound not in (_DEFAULT_BOUND, 1):
+        if constraint is None and bound not in (usual_bound, 1):
             warnings.warn(
                 f"difference_bound={bound} bounds nothing: fit got no sensitive_features, so there is no "
                 "constraint. Pass them (inside a search or cross-validation with "
@@ -164,13 +163,15 @@ def encode_targets(
         if rows.strata is not None:
             terms = terms.stratified(rows.strata.labels)
         kind = terms.kinds(codes, None if rows.strata is None else rows.strata.codes)
-    n_train, n_groups = len(data.y), len(rows.groups.labels)
-    if terms.n_events * n_groups * terms.n_decisions * len(terms.head_labels) * n_groups > _MOST_PRICES:
-        raise ValueError(
-            f"{terms.name} of {len(classes)} classes and {n_groups} groups has too many rates to price. Is y "
-            "a column of class labels? Merge rare classes, or groups, or pass constraint=None."
-        )
+    n_train = len(data.y)
     cells = cover_cells(terms, kind[:n_train], data.groups.codes, data.groups.labels, min_cell_size)
+    n_groups = cells.included.shape[1]
+    n_prices = terms.n_events * n_groups * terms.n_decisions * len(terms.head_labels) * n_groups
+    if n_prices > _MOST_PRICES:
+        raise ValueError(
+            f"{terms.name} of {len(classes)} classes and {n_groups} groups has too many rates. Merge "
+            "rare classes (is y a column of class labels?) or groups, or pass constraint=None."
+        )
     group = cells.recode[rows.groups.codes]
     included, bound = cells.included, float(bound)
     task = FairTask(terms, included, bound, kind, group, rows.weight, by_code, with_rule)

@@ -288,7 +288,19 @@ BAD_FITS = {
     ),
     "an identifier for labels": (
         _grouped(y=np.arange(600) // 2),
-        r"demographic_parity of 300 classes and 2 groups.*Is y a column of class labels\? Merge rare classes",
+        r"demographic_parity of 300 classes and 2 groups.* Merge rare classes \(is y a column of class",
+    ),
+    "a list of labels with None": (
+        _data(y=["a", None] * 300),
+        r"Missing values: y has 300\. Drop these rows",
+    ),
+    "weights in another order": (
+        _data(X=FRAME, sample_weight=pd.Series(ONES)[::-1]),
+        r"sample_weight has the index of X in another order",
+    ),
+    "one of several columns of groups in another order": (
+        _data(X=FRAME, sensitive_features={"sex": A, "origin": pd.Series(A)[::-1]}),
+        r"sensitive_features has the index of X in another order",
     ),
     "labels of two types": (
         _data(y=np.where(np.arange(600) % 2, "a", y.astype(object))),

@@ -573,9 +573,12 @@ def test_an_index_in_the_order_of_the_rows_may_be_any(small, train):
     X = pd.DataFrame(train.X).sample(frac=1, random_state=0)
     y, A = (pd.Series(values)[X.index] for values in (train.y, train.sensitive_features))
     one = small().fit(X, y, sensitive_features=A)
-    for groups in (A.to_numpy(), A.set_axis(A)):
+    levels = pd.MultiIndex.from_arrays([A, np.arange(len(A))])
+    for groups in (A.to_numpy(), A.set_axis(A), A.set_axis(levels)):
         again = small().fit(X, y.to_numpy(), sensitive_features=groups)
         assert_array_equal(again.predict_proba(X), one.predict_proba(X))
+    again = small().fit(X.set_axis(levels), y, sensitive_features=A)
+    assert_array_equal(again.predict_proba(X), one.predict_proba(X))
 
 
 def _proxy_only(n_samples=1000):
