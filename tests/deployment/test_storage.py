@@ -397,6 +397,23 @@ def test_a_file_of_the_fourth_format_loads(saved, fitted, fresh):
     assert loaded.group_rates_ is None
 
 
+def test_a_file_of_the_fifth_format_loads(saved, fitted, fresh):
+    path, tensors, _, content = saved
+    frontier = content["fitted"]["_frontier"]
+    for record, name in (
+        ("RuleFit", "odds"),
+        ("FrontierRule", "balanced_accuracy"),
+        ("RuleFrontier", "majority"),
+    ):
+        for fields in _records(frontier, record):
+            del fields[name]
+    _forge(path, tensors, content)
+    loaded = FairPrunedClassifier.load(path)
+    assert_array_equal(loaded.predict_proba(fresh.X), fitted.predict_proba(fresh.X))
+    loaded.set_bound(1.0)
+    assert_array_equal(loaded.predict_proba(fresh.X), loaded.predict_uncorrected_proba(fresh.X))
+
+
 @pytest.mark.parametrize("place", [0, 100, 0.3, 0.9, -1])
 def test_a_damaged_file_is_a_clear_error(saved, place):
     path = saved[0]
