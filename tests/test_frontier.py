@@ -11,6 +11,7 @@ from skfairprune.frontier import FrontierRule, RuleFrontier, _settle, fit_fronti
 from skfairprune.gaps import Gap, largest_gap
 from skfairprune.rulefit import RuleProblem
 from skfairprune.scored import ScoredRows
+from tests.draws import easier_group
 
 EQUAL = np.ones(2)
 
@@ -152,23 +153,9 @@ def test_rows_that_cannot_be_compared_have_one_rule():
     assert np.isnan(frontier.rules[0].gap.value)
 
 
-def _easier_group(n_samples, doubt, seed):
-    """Draw rows of which one group is easier to decide, with scores that all but know the group."""
-    rng = np.random.RandomState(seed)
-    group = (rng.rand(n_samples) < 0.3).astype(np.intp)
-    base, apart = np.where(group, 0.15, 0.35), np.where(group, 2.2, 1.0)
-    label = (rng.rand(n_samples) < base).astype(np.intp)
-    x = rng.normal(0, 1, n_samples) + apart * (label - 0.5)
-    score = 1 / (1 + np.exp(-(np.log(base / (1 - base)) + apart * x + rng.normal(0, 0.3, n_samples))))
-    other = (doubt * np.exp(rng.normal(0, 1, n_samples))).clip(0, 1)
-    member = np.where(group, 1 - other, other)
-    proba = np.stack([1 - score, score], 1)[:, :, None] * np.stack([1 - member, member], 1)[:, None]
-    return ScoredRows(proba, label, group, np.ones(n_samples))
-
-
 @pytest.mark.parametrize("asked", [0.02, 0.1])
 def test_odds_move_for_every_bound_and_the_folds_keep_to_them(asked):
-    rows, unseen = _easier_group(6000, 0.02, 0), _easier_group(60_000, 0.02, 100)
+    rows, unseen = easier_group(6000, 0.02, 0), easier_group(60_000, 0.02, 100)
     constraint = get_constraint("equalized_odds")
     frontier = _frontier(rows, "equalized_odds", asked)
     small = [k for k in range(len(frontier.bounds)) if 0.015 < frontier.bounds[k] < 0.06]
@@ -187,7 +174,7 @@ def test_odds_move_for_every_bound_and_the_folds_keep_to_them(asked):
 
 
 def test_with_balanced_classes_the_safe_label_is_the_commonest():
-    rows = _easier_group(6000, 0.02, 0)
+    rows = easier_group(6000, 0.02, 0)
     balanced = 1 / (2 * np.bincount(rows.kind) / len(rows.kind))
     problem = RuleProblem(rows, get_constraint("equalized_odds"), np.ones((2, 2), bool), balanced)
     assert problem.safe == 0

@@ -22,6 +22,7 @@ from skfairprune.gaps import Gap
 from skfairprune.noise import Noise
 from skfairprune.rulefit import LEAN, RuleFit, RuleProblem, _select
 from skfairprune.scored import ScoredRows
+from tests.draws import easier_group
 
 EQUAL = np.ones(2)
 every_constraint = pytest.mark.parametrize(
@@ -211,24 +212,12 @@ def test_odds_move_where_both_kinds_of_errors_of_a_group_would_have_to_rise(monk
     The network that is deployed is a little surer of the group than the one that the rule is fitted on.
     """
 
-    def draw(n, doubt, seed):
-        rng = np.random.RandomState(seed)
-        group = (rng.rand(n) < 0.3).astype(np.intp)
-        base, apart = np.where(group, 0.15, 0.35), np.where(group, 2.2, 1.0)
-        label = (rng.rand(n) < base).astype(np.intp)
-        x = rng.normal(0, 1, n) + apart * (label - 0.5)
-        score = 1 / (1 + np.exp(-(np.log(base / (1 - base)) + apart * x + rng.normal(0, 0.3, n))))
-        other = (doubt * np.exp(rng.normal(0, 1, n))).clip(0, 1)
-        member = np.where(group, 1 - other, other)
-        proba = np.stack([1 - score, score], 1)[:, :, None] * np.stack([1 - member, member], 1)[:, None]
-        return ScoredRows(proba, label, group, np.ones(n))
-
     def carry_over(fit):
         counts = unseen.counts(get_constraint("equalized_odds"), unseen.decide(fit.rule))
         gaps = counts.event_gaps(get_constraint("equalized_odds"))
         return max(abs(one.value - two.value) for one, two in zip(gaps, fit.event_gaps, strict=True))
 
-    rows, unseen = draw(20_000, 0.02, 0), draw(100_000, 0.015, 100)
+    rows, unseen = easier_group(20_000, 0.02, 0), easier_group(100_000, 0.015, 100)
     problem = _problem(rows, "equalized_odds")
     commonest = np.bincount(rows.kind).argmax()
     assert problem.safe == commonest
