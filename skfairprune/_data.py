@@ -12,13 +12,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
-from skfairprune._labels import (
-    GroupCodes,
-    encode_sensitive,
-    plain_labels,
-    refuse_other_order,
-    show_labels,
-)
+from skfairprune._labels import GroupCodes, encode_sensitive, plain_labels, show_labels
 
 __all__ = [
     "FitData",
@@ -69,7 +63,7 @@ def check_fit_data(
     _refuse_masked(X, "X")
     _refuse_masked(y, "y")
     columns = {"y": y, "sample_weight": sample_weight, "sensitive_features": sensitive_features}
-    refuse_other_order(X, {**columns, "control_features": control_features})
+    _refuse_other_order(X, {**columns, "control_features": control_features})
     y = plain_labels(y, "y")
     try:
         rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
@@ -169,7 +163,7 @@ def check_held_out_data(
             f'make_pipeline(..., transform_input=["X_val"]). What is wrong with X_val: {error}'
         ) from error
     _refuse_masked(y_val, "y_val")
-    refuse_other_order(X_val, {"y_val": y_val, **given})
+    _refuse_other_order(X_val, {"y_val": y_val, **given})
     y = column_or_1d(plain_labels(y_val, "y_val"))
     if len(y) != len(X):
         raise ValueError(f"X_val has {len(X)} rows and y_val has {len(y)}; they must be as many.")
@@ -251,6 +245,30 @@ def _without_text(X: Any, columns: Sequence[int]) -> Any:
             X = X.copy(deep=False)
             X.isetitem(position, 0.0)
     return X
+
+
+def _refuse_other_order(X: Any, columns: dict[str, Any]) -> None:
+    """Refuse columns whose index is that of X in another order: rows are taken by position.
+
+    Of several columns in a dict each is looked at. What has no index of pandas is passed over.
+    """
+    index = getattr(X, "index", None)
+    if not isinstance(index, pd.Index) or not index.is_unique:
+        return
+    given = [
+        (name, column)
+        for name, value in columns.items()
+        for column in (value.values() if isinstance(value, dict) else [value])
+    ]
+    for name, column in given:
+        other = getattr(column, "index", None)
+        if not isinstance(other, pd.Index) or len(other) != len(index) or other.equals(index):
+            continue
+        if other.nlevels == index.nlevels and other.is_unique and index.isin(other).all():
+            raise ValueError(
+                f"{name} has the index of X in another order, and rows are taken by their position. Put it "
+                f"in the order of X, {name}.loc[X.index], or, if it is in that order, drop its index."
+            )
 
 
 def _refuse_masked(values: Any, name: str) -> None:

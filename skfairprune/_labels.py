@@ -18,7 +18,6 @@ __all__ = [
     "encode_labels",
     "encode_sensitive",
     "plain_labels",
-    "refuse_other_order",
     "show_labels",
 ]
 
@@ -271,57 +270,33 @@ def align_labels(
 
 
 def plain_labels(values: Any, name: str) -> Any:
-    """Return labels of dtype object that are all of one type as an array of that type; others as they are.
+    """Return labels that stand in a list, or as objects, without the objects: numbers as an array of numbers.
+
+    Parameters
+    ----------
+    values : array-like of shape (n_samples,)
+        The labels; what is no list, nor of dtype object, is returned as it is.
+    name : str
+        How the error messages call them.
 
     Raises
     ------
     ValueError
         If some of them are missing, or they are of types that have no common order.
     """
+    # A list of one type is what NumPy makes of it; of several it would turn None and numbers into strings.
     if isinstance(values, list) and len({type(value) for value in values}) > 1:
         values = pd.Series(values, dtype=object)
     if getattr(getattr(values, "dtype", None), "kind", None) != "O" or values.ndim != 1:
         return values
-    labels, codes = _encode(pd.Series(np.asarray(values)), name)
+    column = pd.Series(np.asarray(values))
+    labels, codes = _encode(column, name)
     _refuse_missing([(labels, codes)], [name], "Drop these rows, or give them a label of their own.")
-    if len({"number" if isinstance(label, Real) else type(label) for label in labels}) > 1:
-        kinds = sorted({type(label).__name__ for label in labels})
-        raise ValueError(f"{name} has labels of several types: {', '.join(kinds)}. Give all the same type.")
-    return np.asarray(values, dtype=bool) if all(isinstance(label, bool) for label in labels) else values
-
-
-def refuse_other_order(X: Any, columns: dict[str, Any]) -> None:
-    """Refuse columns whose index is that of X in another order: rows are taken by position.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        The rows; only those of pandas have an index.
-    columns : dict of str
-        The columns by name; None, and what has no index, is passed over.
-
-    Raises
-    ------
-    ValueError
-        If there is such a column.
-    """
-    index = getattr(X, "index", None)
-    if not isinstance(index, pd.Index) or not index.is_unique:
-        return
-    given = [
-        (name, column)
-        for name, value in columns.items()
-        for column in (value.values() if isinstance(value, dict) else [value])
-    ]
-    for name, column in given:
-        other = getattr(column, "index", None)
-        if not isinstance(other, pd.Index) or len(other) != len(index) or other.equals(index):
-            continue
-        if other.nlevels == index.nlevels and other.is_unique and index.isin(other).all():
-            raise ValueError(
-                f"{name} has the index of X in another order, and rows are taken by their position. Put it "
-                f"in the order of X, {name}.loc[X.index], or, if it is in that order, drop its index."
-            )
+    kinds = {next((kind for kind in (Real, str) if isinstance(label, kind)), type(label)) for label in labels}
+    if len(kinds) > 1:
+        found = ", ".join(sorted({type(label).__name__ for label in labels}))
+        raise ValueError(f"{name} has labels of several types: {found}. Give all the same type.")
+    return np.array(column.tolist()) if kinds == {Real} else values
 
 
 def show_labels(labels: Sequence[Any]) -> str:

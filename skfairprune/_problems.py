@@ -135,17 +135,18 @@ def _only_constant(constraint: str, bound: float) -> str:
 
 def _of_the_accuracy(result: Result, bound: float) -> str | None:
     """Return whether the constraint takes most of what the network gains over one class for all rows."""
-    frontier, task, upper = result.outcome.frontier, result.targets.task, result.split.upper
+    frontier, task, split = result.outcome.frontier, result.targets.task, result.split
     if frontier is None or task is None or np.isnan(frontier.majority):
         return None
     rule, free = frontier.rules[frontier.position(bound)], frontier.rules[-1]
-    every = upper if task.needs_dense_decisions else result.split.rule
+    every = split.upper if task.needs_dense_decisions else split.rule
+    weight = task.weight[every]
+    commonest = np.bincount(task.labels[every], weight).max() / weight.sum()
     parts = (
-        ("held-out rows", upper, rule.accuracy, free.accuracy),
-        ("the rows of the rule", every, rule.fit.accuracy, free.fit.accuracy),
+        ("held-out rows", rule.accuracy, free.accuracy, frontier.majority),
+        ("the rows of the rule", rule.fit.accuracy, free.fit.accuracy, commonest),
     )
-    for where, rows, accuracy, unbound in parts:
-        majority = np.bincount(task.labels[rows], task.weight[rows]).max() / task.weight[rows].sum()
+    for where, accuracy, unbound, majority in parts:
         if _leaves_little(rule, free, accuracy, unbound, majority):
             return _little(where, rule, bound, accuracy, unbound, majority)
     return None

@@ -152,8 +152,8 @@ class _HeldOut:
         judged = fold >= 0
         self.problem, self.rows, self.fold = problem, problem.rows.take(judged), fold[judged]
         self.label = problem.label[judged]
-        weight = self.rows.weight / self.rows.weight.sum()
-        self.class_shares = np.bincount(self.label, weight, minlength=problem.constraint.n_decisions)
+        self.weight = self.rows.weight / self.rows.weight.sum()
+        self.class_shares = np.bincount(self.label, self.weight, minlength=problem.constraint.n_decisions)
         self.fits, self.origin = _descend(problem, bounds, asked)
         self.blind = {k: self._fit_without(fold != k, bounds, asked) for k in np.unique(self.fold)}
 
@@ -198,7 +198,7 @@ class _HeldOut:
 
     def _measure(self, number: int) -> FrontierRule:
         """Return the rule for the bound of that number, and what it reaches."""
-        problem, fit, weight = self.problem, self.fits[number], self.rows.weight / self.rows.weight.sum()
+        problem, fit, weight = self.problem, self.fits[number], self.weight
         shares = self.shares(number)
         cells = self.rows.counts(problem.constraint, shares).cell_rates(problem.constraint, problem.included)
         right = shares[np.arange(len(self.label)), self.label]

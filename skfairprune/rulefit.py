@@ -12,8 +12,9 @@ towards one decision, the rarest label: the errors are then those of a lower thr
 Under equalized odds both kinds of errors of a group may have to rise, and no lean serves both. There the
 bound of the targets is raised until all but a few rows are decided by what they are. If the rule that comes
 of it is above the bound that was asked for, the odds move instead: errors on the label that all rows could
-get without any gap are dearer, by the least factor under which the targets leave few rows to noise. Rates of
-fewer other decisions are nearer to each other, and the price is accuracy, not the bound.
+get without any gap (the safe label) are dearer, by the least factor under which the targets leave few rows
+to noise, as if that label had so much larger odds (Elkan, "The foundations of cost-sensitive learning", 2001,
+theorem 2). Rates of fewer other decisions are nearer to each other, and the price is accuracy, not the bound.
 
 To shrink the observed rates themselves, towards those that the scores imply, was tried and left out: on
 unseen rows it kept bounds no better, and worse where scores are not calibrated.
@@ -53,7 +54,7 @@ _ROUNDING = 1e-9
 _STAKE, _MOST_BY_NOISE, _MAX_RAISES = 0.1, 0.01, 5
 # Where odds move: the stake (figures are alike from .3 to .9), the largest odds, halvings of the way there,
 # and how often they may move, since the rates that are observed then may ask for more.
-_STAKE_OF_ODDS, _MOST_ODDS, _MAX_RAISES_OF_ODDS, _MAX_MOVES = 0.5, 8.0, 6, 2
+_STAKE_OF_ODDS, _MOST_ODDS, _ODDS_HALVINGS, _MAX_MOVES = 0.5, 8.0, 6, 2
 # Shares of the target to aim at where the rounds end above it.
 _SHARPER = (0.5, 0.0)
 
@@ -79,7 +80,8 @@ class RuleFit:
     raised : bool
         Whether it aims higher than it was asked to, since that would leave too many rows to noise.
     odds : float
-        How many times as much an error on the safe label, which all rows could get without any gap, costs.
+        How many times as much an error on the safe label, which all rows could get without any gap, costs: in
+        [1, 8].
     """
 
     rule: DecisionRule
@@ -220,9 +222,9 @@ class RuleProblem:
 
         The dual is solved on the scores; then the observed, thresholded rates replace what the scores
         imply, and it is solved again, until both agree. A solution that leaves too many rows to noise gives
-        way to that of the least larger bound that does not. Of all the rules met on the way the one of
-        most accuracy, less a price on its excess, is taken; a rule that decides alike for all rows only if
-        no other is within the bound.
+        way to that of the least larger bound that does not, and where that misses this bound, the odds of the
+        safe label move. Of all the rules met on the way the one of most accuracy, less a price on its excess,
+        is taken; a rule that decides alike for all rows only if no other is within the bound.
 
         Parameters
         ----------
@@ -336,7 +338,7 @@ class RuleProblem:
         """
         low, high = math.log(fit.odds), math.log(_MOST_ODDS)
         some = np.exp(np.linspace(low, high, 4)[1:]).tolist()
-        for _ in range(_MAX_RAISES_OF_ODDS):
+        for _ in range(_ODDS_HALVINGS):
             middle = (low + high) / 2
             dual = self._at(math.exp(middle))
             multipliers = dual.solve(self.noise.target(bound), fit.rate_shift, fit.multipliers)

@@ -562,11 +562,20 @@ def test_a_rule_that_the_estimator_does_not_tell_of_is_not_given_away(small, tra
     clf.set_bound(1.0).save(tmp_path / "file")
 
 
-def test_booleans_as_objects_are_booleans(small, train):
-    y = train.y.astype(bool)
-    boxed = small().fit(train.X, y.astype(object))
-    assert boxed.classes_.dtype == bool
-    assert_array_equal(boxed.predict_proba(train.X), small().fit(train.X, y).predict_proba(train.X))
+@pytest.mark.parametrize(
+    ("boxed", "kind"),
+    [
+        (lambda y: y.astype(bool).astype(object), "b"),
+        (lambda y: pd.Series(y.astype(int), dtype=object), "i"),
+        (lambda y: [float(label) if n % 2 else int(label) for n, label in enumerate(y)], "f"),
+        (lambda y: [np.int64(label) if n % 2 else int(label) for n, label in enumerate(y)], "i"),
+        (lambda y: [np.str_(label) if n % 2 else str(label) for n, label in enumerate(y)], "U"),
+    ],
+)
+def test_labels_as_objects_are_those_without(small, train, boxed, kind):
+    clf = small().fit(train.X, boxed(train.y))
+    assert np.array(clf.classes_.tolist()).dtype.kind == kind
+    assert_array_equal(clf.predict_proba(train.X), small().fit(train.X, train.y).predict_proba(train.X))
 
 
 def test_an_index_in_the_order_of_the_rows_may_be_any(small, train):

@@ -394,7 +394,11 @@ def test_what_cannot_be_taken_over_is_refused(net, match):
 
 def test_methods_that_a_fit_has_no_part_in_stay():
     net = _net_with("predict", "predict_proba", "forward", "__repr__", "save_params", "score")
-    FairPrunedClassifier(net, sparsity=0.5, random_state=0).fit(DATA.X, DATA.y)
+    fitted = [
+        FairPrunedClassifier(one, sparsity=0.5, random_state=0).fit(DATA.X, DATA.y)
+        for one in (net, _net_with())
+    ]
+    assert_array_equal(*(clf.predict_proba(DATA.X) for clf in fitted))
 
 
 @pytest.mark.parametrize("base", [NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier])
@@ -407,7 +411,7 @@ def test_skorchs_own_classes_are_taken(base):
     "optimizer", [torch.optim.LBFGS, torch.optim.Adagrad, functools.partial(torch.optim.Adam, fused=True)]
 )
 def test_an_optimizer_is_tried_on_a_step(optimizer):
-    take_over(_net_with(optimizer=optimizer), torch.device("cpu"))
+    assert take_over(_net_with(optimizer=optimizer), torch.device("cpu")).optimizer is optimizer
 
 
 @pytest.mark.parametrize(("module", "name"), [(functools.partial(Net, depth=3), "Net"), ("Net", "str")])
