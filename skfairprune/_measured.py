@@ -5,6 +5,7 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import _check_sample_weight
 
@@ -12,7 +13,7 @@ from skfairprune._labels import GroupCodes, encode_labels, encode_sensitive
 from skfairprune.constraints import Constraint, Floats, get_constraint
 from skfairprune.gaps import GroupCounts
 
-__all__ = ["GapWithError", "Measured", "check_size", "column_labels", "encode", "measure", "resolve"]
+__all__ = ["GapWithError", "Measured", "check_size", "encode", "measure", "resolve"]
 
 
 class GapWithError(NamedTuple):
@@ -115,6 +116,32 @@ class Measured(NamedTuple):
             None if self.strata is None else self.strata.labels[stratum],
         )
 
+    def frame(self, **columns: list[NDArray]) -> pd.DataFrame:
+        """Tabulate the cells, one row for each event, stratum and group.
+
+        Parameters
+        ----------
+        **columns : list of n_strata arrays of shape (n_events, n_groups)
+            The values.
+
+        Returns
+        -------
+        DataFrame
+            Its index has a level for the event, for each control feature and for each sensitive one, named
+            as they are. Events are in sorted order: pandas warns of an index that is not sorted.
+        """
+        keys, names = _column_labels(self.groups, "sensitive_feature")
+        strata: list[tuple[Hashable, ...]] = [()]
+        if self.strata is not None:
+            strata, stratum_names = _column_labels(self.strata, "control_feature")
+            names = [*stratum_names, *names]
+        events = self.constraint.events
+        order = np.argsort(events)
+        # from stratum, event, group to event, stratum, group
+        values = {name: np.stack(tables)[:, order].swapaxes(0, 1).ravel() for name, tables in columns.items()}
+        index = [(events[e], *stratum, *key) for e in order for stratum in strata for key in keys]
+        return pd.DataFrame(values, index=pd.MultiIndex.from_tuples(index, names=["event", *names]))
+
 
 def measure(
     constraint: Constraint,
@@ -152,7 +179,7 @@ def measure(
     return Measured(constraint, by_stratum, rows[0], rows[1], groups, strata)
 
 
-def column_labels(encoded: GroupCodes, prefix: str) -> tuple[list[tuple[Hashable, ...]], list[Hashable]]:
+def _column_labels(encoded: GroupCodes, prefix: str) -> tuple[list[tuple[Hashable, ...]], list[Hashable]]:
     """Return labels as tuples, one value for each column, and the columns' names."""
     keys = [label if isinstance(label, tuple) else (label,) for label in encoded.labels]
     return keys, list(encoded.names or (f"{prefix}_{position}" for position in range(len(keys[0]))))

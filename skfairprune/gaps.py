@@ -87,6 +87,11 @@ class CellRates(NamedTuple):
             groups = np.flatnonzero(cells)
             yield groups, rates[groups], errors[groups]
 
+    def of_event(self, event: int) -> "CellRates":
+        """Return the rates of one event."""
+        one = slice(event, event + 1)
+        return CellRates(self.rates[one], self.standard_errors[one], self.included[one])
+
     def event_gaps(self) -> list[Gap]:
         """Return the gap in each event; undefined where fewer than two groups count."""
         gaps = []
@@ -101,18 +106,24 @@ class CellRates(NamedTuple):
             gaps.append(Gap(float(rates[high] - rates[low]), error, *where))
         return gaps
 
+    def differences(self) -> tuple[Floats, Floats]:
+        """Return of every two groups that count, in all events, the absolute difference and its error."""
+        pairs = [
+            np.abs(np.stack([rates[first] - rates[second], np.hypot(errors[first], errors[second])]))
+            for _, rates, errors in self._events()
+            for first, second in [np.triu_indices(len(rates), 1)]
+        ]
+        found = np.concatenate(pairs, axis=1)
+        return found[0], found[1]
+
     def upper_limit(self) -> float:
         """Return the largest one-sided 95 % limit of the difference between two groups, over all events.
 
         It is the difference plus 1.645 standard errors. Two groups of which one has few rows can have a
         smaller difference and a larger limit than the extreme ones. NaN if no event has two groups.
         """
-        largest = np.nan
-        for _, rates, errors in self._events():
-            for number in range(len(rates) if len(rates) > 1 else 0):
-                limits = rates - rates[number] + NORMAL_95 * np.hypot(errors, errors[number])
-                largest = np.fmax(largest, np.delete(limits, number).max())
-        return float(largest)
+        values, errors = self.differences()
+        return float(np.max(values + NORMAL_95 * errors)) if len(values) else np.nan
 
 
 class GroupCounts(NamedTuple):

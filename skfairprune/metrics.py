@@ -15,8 +15,8 @@ from sklearn import config_context
 from sklearn.metrics._scorer import _BaseScorer
 
 from skfairprune._labels import align_labels
-from skfairprune._measured import GapWithError, check_size, column_labels, encode, measure, resolve
-from skfairprune.constraints import Floats, get_constraint
+from skfairprune._measured import GapWithError, check_size, encode, measure, resolve
+from skfairprune.constraints import get_constraint
 
 __all__ = ["GapWithError", "degradation_gap", "gap", "gap_scorer", "gap_with_error", "group_rates"]
 
@@ -270,28 +270,10 @@ def group_rates(
     """
     rule, y, decision = encode(constraint, y_true, y_pred, pos_label)
     found = measure(rule, y, decision, sensitive_features, control_features, sample_weight)
-    keys, names = column_labels(found.groups, "sensitive_feature")
-    strata: list[tuple[Hashable, ...]] = [()]
-    if found.strata is not None:
-        strata, stratum_names = column_labels(found.strata, "control_feature")
-        names = [*stratum_names, *names]
-
-    order = np.argsort(rule.events)  # pandas warns of an index that is not sorted
-
-    def column(values: list[Floats]) -> Floats:
-        # from stratum, event, group to event, stratum, group
-        return np.stack(values)[:, order].swapaxes(0, 1).ravel()
-
-    return pd.DataFrame(
-        {
-            "rate": column([counts.rates(rule) for counts in found.counts]),
-            "standard_error": column([counts.standard_errors(rule) for counts in found.counts]),
-            "n_samples": column([rule.cell_sums(rows) for rows in found.n_rows]).astype(np.int64),
-        },
-        index=pd.MultiIndex.from_tuples(
-            [(rule.events[e], *stratum, *key) for e in order for stratum in strata for key in keys],
-            names=["event", *names],
-        ),
+    return found.frame(
+        rate=[counts.rates(rule) for counts in found.counts],
+        standard_error=[counts.standard_errors(rule) for counts in found.counts],
+        n_samples=[rule.cell_sums(rows).astype(np.int64) for rows in found.n_rows],
     )
 
 

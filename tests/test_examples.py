@@ -89,13 +89,15 @@ def test_grid_search_chooses_and_audits_one_candidate():
 
 
 @pytest.mark.slow
-def test_audit_names_the_small_cell_and_reports_each_gap():
-    done = run_example("audit.py")
+def test_audit_names_the_small_cell_and_writes_the_document(tmp_path):
+    done = run_example("audit.py", "--html", str(tmp_path / "new" / "audit.html"))
     assert done.returncode == 0, done.stderr
     assert "fewer than min_cell_size=30" in done.stdout
     assert "('group_1', '75 and over')" in done.stdout
-    for row in ("group  ", "age  ", "group x age  ", "group x age, covered", "validation_gap_"):
-        assert any(line.startswith(row) and "±" in line for line in done.stdout.splitlines()), row
+    assert "- not under it in every event: left out: ('group_1', '75 and over')" in done.stdout
+    assert (tmp_path / "new" / "audit.html").read_text(encoding="utf-8").count("<table>") == 3
+    for column in ("group", "age"):
+        assert re.search(rf"^{column} +[01]\.\d+ ± \S+ +(within|undecided|above)$", done.stdout, re.M), column
 
 
 @pytest.mark.slow
