@@ -268,15 +268,15 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         one number have the same; 0 leaves the network's own decisions), and on held-out rows the gap,
         gap_standard_error, gap_upper (as `upper` of ``validation_gap_``), accuracy,
         accuracy_standard_error, balanced_accuracy (the mean over the classes of the share of a class that is
-        decided rightly: half, with two, where the rare one is never found) and agreement: the share of the
+        decided rightly: half, with two, where the rare one is never found) and agreement, the share of the
         rows on which the network decides alike by the rule and by those fitted without a fold, which the
-        figures are of.
+        figures are of; and odds: how many times as much as others an error on the commonest label counts in
+        the rule, more than once under equalized odds only (docs/method.md, "Rows left to noise").
 
     multipliers_ : DataFrame or None
         The multipliers behind the decision rule, in accuracy per unit of rate; events by groups. 0 where the
-        constraint costs nothing, and for a group that is left out of an event. Under equalized odds errors on
-        the commonest label may count more in that accuracy (docs/method.md, "Rows left to noise"). None
-        without a rule.
+        constraint costs nothing, and for a group that is left out of an event. In that accuracy errors on the
+        commonest label may count more: `odds` in `frontier_`. None without a rule.
 
     validation_gap_ : ValidationGap or None
         The constraint's largest gap on held-out rows, its standard error, the upper limit over all pairs of

@@ -178,6 +178,7 @@ def frontier_table(frontier: RuleFrontier) -> pd.DataFrame:
             "accuracy_standard_error": [rule.accuracy_error for rule in rules],
             "balanced_accuracy": [rule.balanced_accuracy for rule in rules],
             "agreement": [rule.agreement for rule in rules],
+            "odds": [rule.fit.odds for rule in rules],
         }
     )
 
