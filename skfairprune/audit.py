@@ -6,7 +6,6 @@ difference between every two groups.
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from numbers import Real
@@ -136,15 +135,11 @@ def audit(
     gaps = {name: _gap_table(measured[name], cells[name]) for name in names}
     rates = {name: _rate_table(measured[name], cells[name]) for name in names}
 
-    values, errors = map(
-        np.concatenate, zip(*(table.differences() for table in cells[constraint]), strict=True)
-    )
-    limits = _Limits.of(values, errors, difference_bound, len(y))
     weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, float)
     return Audit(
         constraint=constraint,
         difference_bound=difference_bound,
-        **vars(limits),
+        **_judge(cells[constraint], difference_bound, len(y)),
         n_samples=len(y),
         min_cell_size=size,
         overall=_overall(y, decision, weight, len(labels)),
@@ -155,33 +150,28 @@ def audit(
     )
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """The verdict on the differences of all pairs of groups, and what it comes from; as in :class:`Audit`."""
-
-    verdict: str | None
-    gap: float
-    standard_error: float
-    lower: float
-    upper: float
-    rows_needed: float
-
-    @classmethod
-    def of(
-        cls, values: NDArray[np.float64], errors: NDArray[np.float64], bound: float | None, n_rows: int
-    ) -> "_Limits":
-        if not len(values):
-            return cls(None, np.nan, np.nan, np.nan, np.nan, np.nan)
-        largest = int(values.argmax())
-        strict = NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / len(values))
-        lower, upper = float((values - strict * errors).max()), float((values + NORMAL_95 * errors).max())
-        verdict, needed = None, np.nan
-        if bound is not None:
-            verdict = "within" if upper <= bound else "above" if lower > bound else "undecided"
-            needed = np.inf
-            if values[largest] < bound:
-                needed = float(n_rows * ((NORMAL_95 * errors / (bound - values)) ** 2).max())
-        return cls(verdict, float(values[largest]), float(errors[largest]), lower, upper, needed)
+def _judge(cells: list[CellRates], bound: float | None, n_rows: int) -> dict[str, Any]:
+    """Return the verdict on the differences between all pairs of groups, and what it comes from."""
+    pairs = [table.differences() for table in cells]
+    values, errors = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    if not len(values):
+        found = dict.fromkeys(("gap", "standard_error", "lower", "upper", "rows_needed"), np.nan)
+        return {"verdict": None, **found}
+    largest = int(values.argmax())
+    strict = NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / len(values))
+    found = {
+        "gap": float(values[largest]),
+        "standard_error": float(errors[largest]),
+        "lower": float((values - strict * errors).max()),
+        "upper": float((values + NORMAL_95 * errors).max()),
+    }
+    if bound is None:
+        return {"verdict": None, **found, "rows_needed": np.nan}
+    verdict = "within" if found["upper"] <= bound else "above" if found["lower"] > bound else "undecided"
+    needed = np.inf
+    if found["gap"] < bound:
+        needed = float(n_rows * ((NORMAL_95 * errors / (bound - values)) ** 2).max())
+    return {"verdict": verdict, **found, "rows_needed": needed}
 
 
 def _find_classifier(model: Any) -> FairPrunedClassifier:
