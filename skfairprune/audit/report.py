@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from skfairprune._document import Block, Facts, Heading, Paragraph, Table, write_html, write_markdown
+from skfairprune.audit.document import Block, Facts, Heading, Paragraph, Table, write_html, write_markdown
 
 __all__ = ["Audit"]
 

@@ -18,14 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skfairprune._audit_report import Audit
 from skfairprune._classifier import FairPrunedClassifier
 from skfairprune._labels import align_labels, show_labels
 from skfairprune._measured import Measured, check_size, encode, measure
+from skfairprune.audit.report import Audit
 from skfairprune.constraints import CONSTRAINTS
 from skfairprune.gaps import NORMAL_95, CellRates
 
-__all__ = ["Audit", "audit"]
+__all__ = ["audit"]
 
 #: The constraints that every audit measures.
 _ALWAYS = ("demographic_parity", "equalized_odds", "error_rate_parity")
