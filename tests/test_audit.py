@@ -7,7 +7,8 @@ import fairlearn.metrics as fm
 import numpy as np
 import pandas as pd
 import pytest
-from fairlearn.reductions import DemographicParity
+import torch
+from fairlearn.reductions import DemographicParity, UtilityParity
 from numpy.testing import assert_allclose
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -17,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skfairprune.audit import audit
-from skfairprune.metrics import gap_with_error, group_rates
+from skfairprune.metrics import degradation_gap, gap_with_error, group_rates
 
 DP, EO, ERP = "demographic_parity", "equalized_odds", "error_rate_parity"
 
@@ -35,6 +36,13 @@ def _labelled(n_rows=1500, seed=0, n_classes=2):
     decided = np.where(rng.random(n_rows) < 0.7, y, rng.integers(n_classes, size=n_rows))
     A = pd.DataFrame({"sex": rng.choice(["f", "m"], n_rows), "event": rng.choice(["x|y", "<b>"], n_rows)})
     return y, decided, A, rng.random(n_rows)
+
+
+class _Own(UtilityParity):
+    """Selection rates under another name."""
+
+    def load_data(self, X, y, *, sensitive_features):
+        super().load_data(X, y, sensitive_features=sensitive_features, event=pd.Series("all", index=y.index))
 
 
 class _Page(html.parser.HTMLParser):
@@ -269,7 +277,7 @@ def test_the_documents_hold_every_figure_and_escape_labels():
     [
         ({}, "neither a constraint nor a model"),
         ({"constraint": "parity"}, "Unknown constraint"),
-        ({"constraint": "degradation_parity"}, "degradation_gap"),
+        ({"constraint": "degradation_parity"}, "y_pred_dense"),
         ({"constraint": DemographicParity()}, "must be a name"),
         ({"constraint": DP, "difference_bound": 1.5}, r"in \[0, 1\]; got 1.5"),
         ({"constraint": DP, "difference_bound": True}, r"in \[0, 1\]; got True"),
@@ -293,10 +301,30 @@ def test_models_that_cannot_say_the_constraint_are_refused(small, unconstrained,
         audit(train.y, decided, sensitive_features=A, model=small())
     with pytest.raises(ValueError, match="No row is of a group that the model was fitted for"):
         audit(train.y, decided, sensitive_features=np.char.add(A, "x"), model=fitted)
-    clf = small(constraint="degradation_parity", max_epochs=3)
-    clf.fit(train.X, train.y, sensitive_features=A)
-    with pytest.raises(ValueError, match="decisions alone do not tell"):
+    clf = small(constraint=_Own(), max_epochs=3).fit(train.X, train.y, sensitive_features=A)
+    with pytest.raises(ValueError, match="under _Own, a moment that the metrics do not have"):
         audit(train.y, clf.predict(train.X), sensitive_features=A, model=clf)
+
+
+def test_degradation_is_audited_with_the_decisions_of_the_dense_network(small, train, fresh):
+    A = fresh.sensitive_features
+    clf = small(constraint="degradation_parity", max_epochs=3)
+    clf.fit(train.X, train.y, sensitive_features=train.sensitive_features)
+    decided = clf.predict(fresh.X)
+    rows = torch.tensor(fresh.X, dtype=clf.module_.output_weights.dtype)
+    dense = clf.classes_[clf.dense_module_(rows).argmax(dim=1).numpy()]
+    found = audit(fresh.y, decided, y_pred_dense=dense, sensitive_features=A, model=clf)
+    lost = degradation_gap(fresh.y, decided, dense, sensitive_features=A)
+    assert (found.constraint, found.gap, found.standard_error) == ("degradation_parity", *lost[:2])
+    by_group = found.rates.loc[("degradation_parity", "all"), "rate"]
+    accuracies = [
+        fm.MetricFrame(metrics=accuracy_score, y_true=fresh.y, y_pred=pred, sensitive_features=A).by_group
+        for pred in (dense, decided)
+    ]
+    assert_allclose(by_group, accuracies[0] - accuracies[1], atol=1e-12)
+    assert "accuracy lost" in found.to_markdown()
+    with pytest.raises(ValueError, match="pass its decisions as y_pred_dense"):
+        audit(fresh.y, decided, sensitive_features=A, model=clf)
 
 
 def test_the_bound_of_a_moment_is_audited_under_its_name(small, train, fresh):

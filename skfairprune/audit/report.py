@@ -23,6 +23,7 @@ _RATES = {
     ("false_positive_rate_parity", "y=0"): "false positive rate",
     ("true_positive_rate_parity", "y=1"): "true positive rate",
     ("error_rate_parity", "all"): "error rate",
+    ("degradation_parity", "all"): "accuracy lost",
 }
 
 
@@ -60,8 +61,9 @@ class Audit:
         ``accuracy`` and its ``standard_error``, ``balanced_accuracy`` (the mean over the classes of the share
         of a class that is decided rightly) and ``majority``, the share of the commonest class.
     gaps : DataFrame
-        Of the constraint, demographic parity, equalized odds and error rate parity, for each event (and
-        stratum): gap, standard_error, upper, and the groups with the lowest and the highest rate.
+        Of the constraint, demographic parity, equalized odds, error rate parity and, where the dense
+        network's decisions are given, degradation parity, for each event (and stratum): gap, standard_error,
+        upper, and the groups with the lowest and the highest rate.
     rates : DataFrame
         The rate of each cell as in :func:`skfairprune.metrics.group_rates`, its standard_error and n_samples;
         covered is False for those that no gap counts: cells with too few rows, and groups that the

@@ -22,15 +22,15 @@ from skfairprune._classifier import FairPrunedClassifier
 from skfairprune._labels import align_labels, show_labels
 from skfairprune._measured import Measured, check_size, encode, measure
 from skfairprune.audit.report import Audit
-from skfairprune.constraints import CONSTRAINTS
+from skfairprune.constraints import CONSTRAINTS, get_constraint
 from skfairprune.gaps import NORMAL_95, CellRates
 
 __all__ = ["audit"]
 
 #: The constraints that every audit measures.
 _ALWAYS = ("demographic_parity", "equalized_odds", "error_rate_parity")
-#: Those that can be audited: degradation needs the decisions of the dense network, too.
-_NAMES = [name for name in CONSTRAINTS if name != "degradation_parity"]
+_DEGRADATION = "degradation_parity"
+_CHOICE = f"one of {', '.join(CONSTRAINTS)}"
 _CONFIDENCE = 0.95
 
 
@@ -41,6 +41,7 @@ def audit(
     sensitive_features: Any,
     control_features: Any = None,
     sample_weight: ArrayLike | None = None,
+    y_pred_dense: ArrayLike | None = None,
     model: Any = None,
     constraint: str | None = None,
     difference_bound: float | None = None,
@@ -61,11 +62,15 @@ def audit(
     y_true, y_pred, sensitive_features, control_features, sample_weight
         As in :func:`skfairprune.metrics.gap`. Any decisions will do: of ``predict``, of an export, of another
         model.
+    y_pred_dense : array-like of shape (n_samples,), default=None
+        The decisions of the dense network, for what pruning cost each group: as in
+        :func:`skfairprune.metrics.degradation_gap`.
     model : FairPrunedClassifier, Pipeline or search, default=None
         The fitted estimator that is described in the audit, or a pipeline that ends with one, or a search
         over either. The following parameters, where they are None, are taken from it.
     constraint : str, default=None
-        As in :func:`skfairprune.metrics.gap`; None takes ``constraint_``.
+        As in :func:`skfairprune.metrics.gap`, or "degradation_parity", which needs ``y_pred_dense``; None
+        takes ``constraint_``.
     difference_bound : float, default=None
         The largest difference in [0, 1] allowed between two groups' rates. None takes ``bound_``, unless a
         constraint is given that is not the model's.
@@ -109,7 +114,12 @@ def audit(
     if constraint is None:
         constraint = _own_constraint(clf)
     elif not isinstance(constraint, str):
-        raise ValueError(f"constraint must be a name; got {constraint!r}. Pass one of {', '.join(_NAMES)}.")
+        raise ValueError(f"constraint must be a name; got {constraint!r}. Pass {_CHOICE}.")
+    if constraint == _DEGRADATION and y_pred_dense is None:
+        raise ValueError(
+            f"{_DEGRADATION} is of the accuracy lost against the dense network: pass its decisions as "
+            "y_pred_dense, or another constraint."
+        )
     if difference_bound is None and clf is not None and constraint == clf.constraint_:
         difference_bound = clf.bound_
     if difference_bound is not None:
@@ -123,13 +133,21 @@ def audit(
     classes: list[Hashable] = [] if clf is None else clf.classes_.tolist()
     if pos_label is None and len(classes) == 2 and clf is not None:
         pos_label = classes[1] if clf.pos_label is None else clf.pos_label
-    (y, decision), labels = align_labels({"y_true": y_true, "y_pred": y_pred}, classes)
+    columns = {"y_true": y_true, "y_pred": y_pred}
+    (y, decision, *dense), labels = align_labels(
+        columns if y_pred_dense is None else columns | {"y_pred_dense": y_pred_dense}, classes
+    )
 
-    names = sorted({constraint, *_ALWAYS})  # pandas warns of an index that is not sorted
+    rows = (sensitive_features, control_features, sample_weight)
+    names = sorted({constraint, *_ALWAYS, *([_DEGRADATION] if dense else [])})  # else pandas warns
     measured = {}
     for name in names:
-        rule, kind, positive = encode(name, y_true, y_pred, pos_label, classes if len(classes) > 2 else ())
-        measured[name] = measure(rule, kind, positive, sensitive_features, control_features, sample_weight)
+        if name == _DEGRADATION:
+            rule = get_constraint(name, max(2, len(labels)))
+            measured[name] = measure(rule, y, decision, *rows, *dense)
+        else:
+            coded = encode(name, y_true, y_pred, pos_label, classes if len(classes) > 2 else ())
+            measured[name] = measure(*coded, *rows)
     known = _known_groups(measured[constraint], clf)
     cells = {name: _cells(found, size, known) for name, found in measured.items()}
     gaps = {name: _gap_table(measured[name], cells[name]) for name in names}
@@ -193,14 +211,14 @@ def _find_classifier(model: Any) -> FairPrunedClassifier:
 
 
 def _own_constraint(clf: FairPrunedClassifier | None) -> str:
-    """Return the constraint of the model; refuse what cannot be measured on decisions alone."""
+    """Return the constraint of the model; refuse moments of the user's own."""
     if clf is None or clf.constraint_ is None:
         got = "neither a constraint nor a model" if clf is None else "a model that was fitted without one"
-        raise ValueError(f"audit needs a constraint, and got {got}. Pass one of {', '.join(_NAMES)}.")
-    if clf.constraint_ not in _NAMES:
+        raise ValueError(f"audit needs a constraint, and got {got}. Pass {_CHOICE}.")
+    if clf.constraint_ not in CONSTRAINTS:
         raise ValueError(
-            f"The model was fitted under {clf.constraint_}, which decisions alone do not tell. Pass the "
-            f"constraint to audit: {', '.join(_NAMES)}."
+            f"The model was fitted under {clf.constraint_}, a moment that the metrics do not have. Pass the "
+            f"constraint to audit: {_CHOICE}."
         )
     return clf.constraint_
 
