@@ -21,6 +21,7 @@ __all__ = [
     "check_inputs",
     "concatenate",
     "find_classes",
+    "refuse_other_order",
 ]
 
 _FLOATS = [np.float64, np.float32]
@@ -63,7 +64,7 @@ def check_fit_data(
     _refuse_masked(X, "X")
     _refuse_masked(y, "y")
     columns = {"y": y, "sample_weight": sample_weight, "sensitive_features": sensitive_features}
-    _refuse_other_order(X, {**columns, "control_features": control_features})
+    refuse_other_order(X, {**columns, "control_features": control_features})
     y = plain_labels(y, "y")
     try:
         rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
@@ -163,7 +164,7 @@ def check_held_out_data(
             f'make_pipeline(..., transform_input=["X_val"]). What is wrong with X_val: {error}'
         ) from error
     _refuse_masked(y_val, "y_val")
-    _refuse_other_order(X_val, {"y_val": y_val, **given})
+    refuse_other_order(X_val, {"y_val": y_val, **given})
     y = column_or_1d(plain_labels(y_val, "y_val"))
     if len(y) != len(X):
         raise ValueError(f"X_val has {len(X)} rows and y_val has {len(y)}; they must be as many.")
@@ -247,7 +248,7 @@ def _without_text(X: Any, columns: Sequence[int]) -> Any:
     return X
 
 
-def _refuse_other_order(X: Any, columns: dict[str, Any]) -> None:
+def refuse_other_order(X: Any, columns: dict[str, Any], name_of_X: str = "X") -> None:
     """Refuse columns whose index is that of X in another order: rows are taken by position.
 
     Of several columns in a dict each is looked at. What has no index of pandas is passed over.
@@ -266,8 +267,9 @@ def _refuse_other_order(X: Any, columns: dict[str, Any]) -> None:
             continue
         if other.nlevels == index.nlevels and other.is_unique and index.isin(other).all():
             raise ValueError(
-                f"{name} has the index of X in another order, and rows are taken by their position. Put it "
-                f"in the order of X, {name}.loc[X.index], or, if it is in that order, drop its index."
+                f"{name} has the index of {name_of_X} in another order, and rows are taken by their "
+                f"position. Put it in the order of {name_of_X}, {name}.loc[{name_of_X}.index], or, if it is "
+                "in that order, drop its index."
             )
 
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skfairprune.constraints import Constraint, Floats
 
-__all__ = ["NORMAL_95", "CellRates", "Gap", "GroupCounts", "is_within", "largest_gap"]
+__all__ = ["NORMAL_95", "CellRates", "Gap", "GroupCounts", "is_within", "largest_gap", "utility_range"]
 
 
 class Gap(NamedTuple):
@@ -55,7 +55,7 @@ def is_within(event_gaps: Sequence[Gap], bound: Floats | float) -> bool:
     return not np.any(below > bound)
 
 
-def _range(constraint: Constraint) -> tuple[Floats, Floats]:
+def utility_range(constraint: Constraint) -> tuple[Floats, Floats]:
     """Return the least and the largest utility of each event, of shape (n_events, 1)."""
     inside = constraint.members[:, :, None] > 0
     low = np.where(inside, constraint.utilities, np.inf).min(axis=(1, 2))
@@ -87,11 +87,6 @@ class CellRates(NamedTuple):
             groups = np.flatnonzero(cells)
             yield groups, rates[groups], errors[groups]
 
-    def of_event(self, event: int) -> "CellRates":
-        """Return the rates of one event."""
-        one = slice(event, event + 1)
-        return CellRates(self.rates[one], self.standard_errors[one], self.included[one])
-
     def event_gaps(self) -> list[Gap]:
         """Return the gap in each event; undefined where fewer than two groups count."""
         gaps = []
@@ -106,24 +101,18 @@ class CellRates(NamedTuple):
             gaps.append(Gap(float(rates[high] - rates[low]), error, *where))
         return gaps
 
-    def differences(self) -> tuple[Floats, Floats]:
-        """Return of every two groups that count, in all events, the absolute difference and its error."""
-        pairs = [
-            np.abs(np.stack([rates[first] - rates[second], np.hypot(errors[first], errors[second])]))
-            for _, rates, errors in self._events()
-            for first, second in [np.triu_indices(len(rates), 1)]
-        ]
-        found = np.concatenate(pairs, axis=1)
-        return found[0], found[1]
-
     def upper_limit(self) -> float:
         """Return the largest one-sided 95 % limit of the difference between two groups, over all events.
 
         It is the difference plus 1.645 standard errors. Two groups of which one has few rows can have a
         smaller difference and a larger limit than the extreme ones. NaN if no event has two groups.
         """
-        values, errors = self.differences()
-        return float(np.max(values + NORMAL_95 * errors)) if len(values) else np.nan
+        largest = np.nan
+        for _, rates, errors in self._events():
+            for number in range(len(rates) if len(rates) > 1 else 0):
+                limits = rates - rates[number] + NORMAL_95 * np.hypot(errors, errors[number])
+                largest = np.fmax(largest, np.delete(limits, number).max())
+        return float(largest)
 
 
 class GroupCounts(NamedTuple):
@@ -222,7 +211,7 @@ class GroupCounts(NamedTuple):
 
         Of rows with shares they may come out beyond the utilities that there are: the nearest is taken.
         """
-        return np.clip(constraint.rates(self.counts), *_range(constraint))
+        return np.clip(constraint.rates(self.counts), *utility_range(constraint))
 
     def standard_errors(self, constraint: Constraint) -> Floats:
         r"""Return the sampling standard errors of the rates, of shape (n_events, n_groups).
@@ -239,7 +228,7 @@ class GroupCounts(NamedTuple):
         """
         weight = constraint.cell_sums(self.counts.sum(axis=2))
         squares = constraint.cell_sums(self.squares.sum(axis=2))
-        low, high = _range(constraint)
+        low, high = utility_range(constraint)
         with np.errstate(invalid="ignore", divide="ignore"):
             n = weight**2 / squares
             centre = (n * self.rates(constraint) + (low + high) / 2) / (n + 1)

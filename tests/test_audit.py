@@ -10,6 +10,7 @@ import pytest
 import torch
 from fairlearn.reductions import DemographicParity, UtilityParity
 from numpy.testing import assert_allclose
+from scipy.stats import binomtest
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, zero_one_loss
@@ -18,6 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skfairprune.audit import audit
+from skfairprune.audit.limits import Rates, rate_limits
+from skfairprune.constraints import get_constraint
+from skfairprune.gaps import GroupCounts
 from skfairprune.metrics import degradation_gap, gap_with_error, group_rates
 
 DP, EO, ERP = "demographic_parity", "equalized_odds", "error_rate_parity"
@@ -147,32 +151,90 @@ def test_weighted_accuracy_has_the_error_of_repeated_draws():
     assert_allclose(np.std(estimates), np.mean(errors), rtol=0.1)
 
 
-@pytest.mark.parametrize(
-    ("rates", "shares"),
-    [((0.3, 0.4), None), ((0.3, 0.4), (0.9, 0.1)), ((0.3, 0.35, 0.4, 0.3, 0.33, 0.36), None)],
-)
-def test_a_bound_that_is_just_met_or_just_broken_is_rarely_judged_wrong(rates, shares):
-    # The true gap is .1. A bound just below is broken: called kept in 5 % at most. One of .1 is kept.
-    verdicts = []
-    for seed in range(400):
-        y, decided, group = _draw(rates, 1200, seed, shares)
-        found = audit(y, decided, sensitive_features=group, constraint=DP, difference_bound=0.1)
-        verdicts.append(found.verdict)
-    # 5 %, and three standard errors of 400 draws
-    assert verdicts.count("within") <= 400 * 0.083
-    assert verdicts.count("above") <= 400 * 0.083
-    assert verdicts.count("undecided") > 300
+def test_limits_of_a_rate_are_exact():
+    rule = get_constraint(DP)
+    positive, n_rows = np.array([0, 1, 7, 30, 12]), np.array([30, 40, 50, 30, 2000])
+    counts = np.stack([n_rows - positive, positive], axis=1)[None].astype(float)
+    counts = np.concatenate([counts, np.zeros_like(counts)])  # all rows have the first label
+    lower, upper = rate_limits(GroupCounts(counts, counts), rule, 0.05)
+    heavy = rate_limits(GroupCounts(3 * counts, 9 * counts), rule, 0.05)
+    for side, found, weighted in (("greater", lower, heavy[0]), ("less", upper, heavy[1])):
+        known = [
+            binomtest(k, n, alternative=side).proportion_ci(0.95, method="exact")[side == "less"]
+            for k, n in zip(positive.tolist(), n_rows.tolist(), strict=True)
+        ]
+        assert_allclose(found[0], known, atol=1e-12)
+        assert_allclose(weighted[0], known, atol=1e-12)
 
 
-def test_groups_alike_are_not_called_above_however_many():
-    verdicts = []
-    for seed in range(200):
-        y, decided, group = _draw([0.3] * 12, 4000, seed)
-        verdicts.append(
-            audit(y, decided, sensitive_features=group, constraint=DP, difference_bound=0).verdict
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_limit_is_that_of_all_pairs(sign):
+    rng = np.random.default_rng(0)
+    rates = rng.random(6)
+    lower, upper = rates * rng.random(6), rates + (1 - rates) * rng.random(6) * 0.3
+    limits = {}
+    for g in range(6):
+        for h in range(6):
+            if g != h:
+                ends = (upper[g] - rates[g], rates[h] - lower[h])
+                if sign < 0:
+                    ends = (rates[g] - lower[g], upper[h] - rates[h])
+                limits[(h, g)] = rates[g] - rates[h] + sign * np.hypot(*ends)
+    found = Rates(np.arange(6) + 10, rates, lower, upper, 1.0).largest(sign)
+    place = max(limits, key=limits.get)
+    assert_allclose(found.limit, min(limits[place], 1))
+    assert (found.smaller - 10, found.larger - 10) == place
+
+
+def _wrong(rates, sizes, bound, n_draws, verdict, sigma=0.0):
+    """Count how often draws get a verdict, in sampling errors above 5 %."""
+    n = 0
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    for seed in range(n_draws):
+        rng = np.random.default_rng(seed)
+        decided = (rng.random(len(group)) < np.take(rates, group)).astype(int)
+        sample = {"sample_weight": rng.lognormal(sigma=sigma, size=len(group))} if sigma else {}
+        found = audit(
+            np.zeros(len(group), int),
+            decided,
+            sensitive_features=group,
+            constraint=DP,
+            difference_bound=bound,
+            pos_label=1,
+            **sample,
         )
-    assert verdicts.count("above") <= 200 * 0.097
-    assert "within" not in verdicts
+        n += found.verdict == verdict
+    return (n / n_draws - 0.05) / (0.05 * 0.95 / n_draws) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("rates", "sizes", "bound", "sigma"),
+    [
+        ((0.3, 0.4), (600, 600), 0.0999, 0),
+        ((0, 0.0501), (2000, 30), 0.05, 0),
+        ((0.005, 0.0551), (400, 30), 0.05, 0),
+        ((1, 0.979), (2000, 100), 0.02, 0),
+        ((0.05, 0.1501), (1000, 100), 0.1, 1.0),
+        ((0.3, 0.35, 0.4, 0.3, 0.33, 0.36), (200,) * 6, 0.0999, 0),
+    ],
+)
+def test_a_broken_bound_is_seldom_called_kept(rates, sizes, bound, sigma):
+    assert _wrong(rates, sizes, bound, 300, "within", sigma) < 3
+
+
+@pytest.mark.parametrize(
+    ("rates", "sizes", "bound", "sigma"),
+    [
+        ((0.3, 0.3), (600, 600), 0, 0),
+        ((0.05, 0.05), (2000, 30), 0, 0),
+        ((0.15, 0.05), (1000, 30), 0.1, 0),
+        ((0.3, 0.3), (60, 60), 0, 1.5),
+        ((0.3, 0.35, 0.4, 0.3, 0.33, 0.36), (200,) * 6, 0.1, 0),
+        ((0.3,) * 50, (30,) * 50, 0, 0),
+    ],
+)
+def test_a_kept_bound_is_seldom_called_broken(rates, sizes, bound, sigma):
+    assert _wrong(rates, sizes, bound, 300, "above", sigma) < 3
 
 
 @pytest.mark.parametrize(("rates", "verdict"), [((0.3, 0.32), "within"), ((0.3, 0.5), "above")])
@@ -184,41 +246,70 @@ def test_many_rows_tell(rates, verdict):
     assert (found.lower > 0.1) == (verdict == "above")
 
 
-def test_as_many_rows_as_are_said_to_be_needed_are_needed():
-    def judge(factor, bound=0.1):
-        decided = [np.arange(round(300 * factor)) < round(n * factor) for n in (90, 105, 99)]
-        group = np.repeat([0, 1, 2], list(map(len, decided)))
-        y = np.zeros(len(group), bool)
-        return audit(
-            y, np.concatenate(decided), sensitive_features=group, constraint=DP, difference_bound=bound
-        )
-
-    found = judge(1)
+def test_as_many_rows_as_are_said_to_be_needed_do_in_most_samples():
+    rates = (0.3, 0.35)
+    group = np.repeat([0, 1], 300)
+    decided = np.arange(600) % 300 < np.take(rates, group) * 300
+    y = np.zeros(600, bool)
+    found = audit(y, decided, sensitive_features=group, constraint=DP, difference_bound=0.1)
     assert found.verdict == "undecided"
-    assert 900 < found.rows_needed < 9000
-    assert judge(1.1 * found.rows_needed / 900).verdict == "within"
-    assert judge(0.9 * found.rows_needed / 900).verdict == "undecided"
-    at_bound = judge(1, bound=found.gap)
-    assert at_bound.rows_needed == np.inf
-    assert "would not show" in at_bound.to_markdown()
+    n_rows = int(found.rows_needed)
+    assert 1000 < n_rows < 10_000
+    kept = []
+    for seed in range(100):
+        y, drawn, group = _draw(rates, n_rows, seed)
+        more = audit(y, drawn, sensitive_features=group, constraint=DP, difference_bound=0.1)
+        kept.append(more.verdict == "within")
+    assert 0.8 < np.mean(kept) < 0.97
+    over = audit(y, drawn, sensitive_features=group, constraint=DP, difference_bound=more.gap)
+    assert over.rows_needed == np.inf
+    assert "would not show that it is kept" in over.to_markdown()
 
 
-def test_small_cells_count_in_no_gap_and_stand_in_brackets():
+def test_a_group_with_few_rows_is_left_out_and_named():
     y, decided, group = _draw((0.3, 0.31, 1.0), 2000, 0, (0.5, 0.49, 0.01))
     found = audit(y, decided, sensitive_features=group, constraint=DP, difference_bound=0.1)
     assert found.verdict == "within"
-    assert found.rates.loc[(DP, "all"), "covered"].tolist() == [True, True, False]
-    assert "(1.000 ± " in found.to_markdown()
-    assert "fewer than 30 rows" in found.to_markdown()
+    assert found.rates.loc[(DP, "all"), "status"].tolist() == ["compared", "compared", "left out"]
+    assert found.n_samples == np.count_nonzero(group < 2)
+    assert (
+        "**Groups left out, for fewer than 30 rows:** 2. The verdict is not about them."
+        in found.to_markdown()
+    )
+    assert "1.000 ± " not in found.to_markdown()  # what few rows got is nobody's business
     every = audit(y, decided, sensitive_features=group, constraint=DP, difference_bound=0.1, min_cell_size=1)
     assert every.verdict == "above"
-    assert "brackets" not in every.to_markdown()
+    assert "left out" not in every.to_markdown()
     none = audit(
         y, decided, sensitive_features=group, constraint=DP, difference_bound=0.1, min_cell_size=3000
     )
     assert none.verdict is None
     assert np.isnan(none.upper)
-    assert "There is no gap" in none.to_html()
+    assert "no two groups to compare, with at least 3000 rows" in none.to_html()
+
+
+def test_a_constraint_that_is_half_compared_is_not_kept():
+    # All positives of one group are accepted and none of the other, but there are only 29.
+    group = np.repeat(["a", "b"], 1000)
+    y = np.zeros(2000, int)
+    y[:200] = y[1000:1029] = 1
+    decided = y.copy()
+    decided[1000:1029] = 0
+    found = audit(y, decided, sensitive_features=group, constraint=EO, difference_bound=0.05)
+    assert found.upper < 0.05
+    assert found.verdict == "undecided"
+    assert np.isnan(found.rows_needed)
+    assert "**Rates not compared, for fewer than 30 rows:** true positive rate of b." in found.to_markdown()
+    assert "Not all that the bound is for could be compared." in found.to_markdown()
+    larger = audit(
+        y, decided, sensitive_features=group, constraint=EO, difference_bound=0.05, min_cell_size=29
+    )
+    assert larger.verdict == "above"
+    assert larger.surest == ("y=1", None, "b", "a")
+    assert "the true positive rate of a less that of b" in larger.to_markdown()
+    # no positive at all: nothing is said of their rates
+    none = audit(0 * y, decided, sensitive_features=group, constraint=EO, difference_bound=0.5)
+    assert none.verdict == "undecided"
 
 
 def test_what_is_not_given_comes_from_the_model(fitted, fresh):
@@ -236,7 +327,7 @@ def test_what_is_not_given_comes_from_the_model(fitted, fresh):
     same = audit(fresh.y, decided, sensitive_features=A, model=fitted, constraint=DP)
     assert same.difference_bound == fitted.bound_
     text = found.to_markdown()
-    assert f"{fitted.validation_gap_.value:.3f} ± {fitted.validation_gap_.standard_error:.3f}" in text
+    assert f"gap foreseen by the fit: {fitted.validation_gap_.value:.3f} (standard error " in text
     assert f"{fitted.pruning_report_.loc['total', 'parameters_after']:,.0f} of " in text
 
 
@@ -249,22 +340,136 @@ def test_pipelines_and_searches_are_unwrapped(small, train, fresh):
     assert found.model["constraint of the fit"] == "none"
 
 
-def test_groups_that_the_fit_left_out_count_in_no_gap(small, train, fresh):
+def test_a_group_of_the_fit_without_rows_leaves_the_bound_open(small, train, fresh):
     def mark(A):
-        return np.where(np.arange(len(A)) % 60 == 7, "rare", A)
+        return np.where(np.arange(len(A)) % 6 == 1, "third", A)
 
-    with pytest.warns(UserWarning, match="rare"):
-        clf = small(max_epochs=3).fit(train.X, train.y, sensitive_features=mark(train.sensitive_features))
-    found = audit(fresh.y, clf.predict(fresh.X), sensitive_features=mark(fresh.sensitive_features), model=clf)
-    assert found.rates.loc[(DP, "all"), "covered"].tolist() == [True, True, False]
-    assert found.rates.loc[(DP, "all", "rare"), "n_samples"] == 50
-    assert "rare" in found.model["not under it in every event"]
+    clf = small(max_epochs=3, difference_bound=1).fit(
+        train.X, train.y, sensitive_features=mark(train.sensitive_features)
+    )
+    decided = clf.predict(fresh.X)
+    assert (
+        audit(fresh.y, decided, sensitive_features=mark(fresh.sensitive_features), model=clf).verdict
+        == "within"
+    )
+    for A in (fresh.sensitive_features, np.char.capitalize(mark(fresh.sensitive_features))):
+        found = audit(fresh.y, decided, sensitive_features=A, model=clf)
+        absent = ["third"] if A is fresh.sensitive_features else []
+        assert found.absent_groups == absent
+        assert found.verdict == ("undecided" if absent else "within")
+        assert ("Groups of the fit that no row is of:** third." in found.to_markdown()) == bool(absent)
+        assert set(found.rates["status"]) == {"compared"}  # also groups that the fit does not know
+
+
+def test_a_bound_within_strata_is_audited_within_strata(small, train, fresh):
+    def strata(data):
+        return np.where(data.X[:, 2] > 0, "north", "south")
+
+    clf = small(max_epochs=3, difference_bound=0.5).fit(
+        train.X, train.y, sensitive_features=train.sensitive_features, control_features=strata(train)
+    )
+    plain = small(max_epochs=3, difference_bound=0.5).fit(
+        train.X, train.y, sensitive_features=train.sensitive_features
+    )
+    rows = {"y_true": fresh.y, "y_pred": clf.predict(fresh.X), "sensitive_features": fresh.sensitive_features}
+    with pytest.raises(
+        ValueError, match="bound is on the gap within strata, and no control_features are given"
+    ):
+        audit(**rows, model=clf)
+    with pytest.raises(
+        ValueError, match="bound is on the gap without strata, and control_features are given"
+    ):
+        audit(**rows, control_features=strata(fresh), model=plain)
+    found = audit(**rows, control_features=strata(fresh), model=clf)
+    assert found.difference_bound == 0.5
+    assert "within strata" in found.model["constraint of the fit"]
+    assert audit(**rows, model=clf, difference_bound=0.1).difference_bound == 0.1
+    three = small(max_epochs=3, difference_bound=0.5).fit(
+        train.X, train.X[:, 0].round().clip(-1, 1), sensitive_features=train.sensitive_features
+    )
+    labels = fresh.X[:, 0].round().clip(-1, 1)
+    found = audit(labels, three.predict(fresh.X), sensitive_features=fresh.sensitive_features, model=three)
+    assert "strata" not in found.model["constraint of the fit"]
+
+
+def test_the_bound_in_force_is_told_beside_that_of_the_fit(fitted, fresh):
+    A, bound = fresh.sensitive_features, fitted.bound_
+    try:
+        fitted.set_bound(0.9)
+        found = audit(fresh.y, fitted.predict(fresh.X), sensitive_features=A, model=fitted)
+        assert (found.difference_bound, found.model["bound in force"]) == (0.9, "0.9")
+        assert found.model["constraint of the fit"] == f"demographic parity, bound {bound:g}"
+        assert found.model["decided by"] == "the network alone"
+        fitted.module_.set_bound(0.0)
+        with pytest.raises(ValueError, match="module_ has another rule"):
+            audit(fresh.y, fitted.predict(fresh.X), sensitive_features=A, model=fitted)
+    finally:
+        fitted.set_bound(bound)
+
+
+def test_rows_in_another_order_are_refused():
+    y, decided, A, _ = _labelled()
+    y = pd.Series(y, index=range(100, 100 + len(y)))
+    A.index = y.index
+    with pytest.raises(ValueError, match="sensitive_features has the index of y_true in another order"):
+        audit(y, decided, sensitive_features=A["sex"].sample(frac=1, random_state=0), constraint=DP)
+
+
+def test_weights_are_told_and_their_scale_does_not_matter():
+    y, decided, A, weight = _labelled()
+    plain = audit(y, decided, sensitive_features=A["sex"], constraint=DP, difference_bound=0.1)
+    assert "effective rows" not in plain.to_markdown()
+    tables = []
+    for scale in (1, 1e-200, 1e200):
+        found = audit(
+            y,
+            decided,
+            sensitive_features=A["sex"],
+            constraint=DP,
+            difference_bound=0.1,
+            sample_weight=scale * weight,
+        )
+        tables.append(found.to_markdown())
+    assert tables[0] == tables[1] == tables[2]
+    assert f"{weight.sum() ** 2 / (weight**2).sum():,.0f} |" in tables[0]
+    # one row has all the weight: no rate of the others is known
+    weight[0] = 1e300
+    lone = audit(
+        y, decided, sensitive_features=A["sex"], constraint=DP, difference_bound=0.1, sample_weight=weight
+    )
+    assert lone.verdict == "undecided"
+    assert lone.upper == 1
+
+
+def test_classes_are_named_as_they_are():
+    y, decided, A, _ = _labelled(3000, n_classes=3)
+    text = audit(y, decided, sensitive_features=A["sex"], constraint=EO, difference_bound=0.1).to_markdown()
+    assert "positive rate" not in text
+    assert {row[1] for row in _markdown_rows(text)} >= {
+        f"y{sign}{c}" for sign in ("=", "!=") for c in range(3)
+    }
+    text = audit(
+        np.array(["bad", "good"])[y % 2],
+        np.array(["bad", "good"])[decided % 2],
+        sensitive_features=A["sex"],
+        constraint=EO,
+        pos_label="bad",
+    ).to_markdown()
+    assert "- positive decision: bad" in text
+
+
+def test_the_same_decision_for_all_is_told():
+    y, _, A, _ = _labelled()
+    found = audit(y, np.ones_like(y), sensitive_features=A["sex"], constraint=DP, difference_bound=0.1)
+    assert found.verdict == "within"
+    assert "All rows got the same decision" in found.to_markdown()
 
 
 def test_the_documents_hold_every_figure_and_escape_labels():
     y, decided, A, _ = _labelled()
     found = audit(y, decided, sensitive_features=A, constraint=EO, difference_bound=0.1)
-    page, rows = _Page(found.to_html()), _markdown_rows(found.to_markdown())
+    page, rows = _Page(found.to_html("A <title>")), _markdown_rows(found.to_markdown())
+    assert "A <title>" in "".join(page.text)
     assert [row for row in rows if not set(row[0]) <= set("-:")] == page.rows
     assert {row[1] for row in rows} >= {"<b>", "x|y"}
     for gap, error in zip(found.gaps["gap"], found.gaps["standard_error"], strict=True):
@@ -276,14 +481,15 @@ def test_the_documents_hold_every_figure_and_escape_labels():
     ("params", "message"),
     [
         ({}, "neither a constraint nor a model"),
-        ({"constraint": "parity"}, "Unknown constraint"),
+        ({"constraint": "parity"}, "one of demographic_parity, .*; got 'parity'"),
         ({"constraint": "degradation_parity"}, "y_pred_dense"),
-        ({"constraint": DemographicParity()}, "must be a name"),
+        ({"constraint": DemographicParity()}, "one of demographic_parity, .*; got <fair"),
         ({"constraint": DP, "difference_bound": 1.5}, r"in \[0, 1\]; got 1.5"),
         ({"constraint": DP, "difference_bound": True}, r"in \[0, 1\]; got True"),
         ({"constraint": DP, "min_cell_size": 0}, "min_cell_size"),
         ({"constraint": DP, "model": LogisticRegression()}, "got LogisticRegression"),
         ({"constraint": DP, "pos_label": 7}, "pos_label=7"),
+        ({"constraint": DP, "sample_weight": np.zeros(200)}, "weight"),
     ],
 )
 def test_bad_input_is_named(params, message):
@@ -299,8 +505,10 @@ def test_models_that_cannot_say_the_constraint_are_refused(small, unconstrained,
         audit(train.y, decided, sensitive_features=A, model=unconstrained)
     with pytest.raises(NotFittedError):
         audit(train.y, decided, sensitive_features=A, model=small())
-    with pytest.raises(ValueError, match="No row is of a group that the model was fitted for"):
-        audit(train.y, decided, sensitive_features=np.char.add(A, "x"), model=fitted)
+    with pytest.raises(ValueError, match=r"labels 7, and the model has the classes 0, 1. Pass labels as in"):
+        audit(np.where(train.y == 1, 7, 0), decided, sensitive_features=A, model=fitted)
+    with pytest.raises(ValueError, match="pos_label is 0, and that of the model is 1"):
+        audit(train.y, decided, sensitive_features=A, model=fitted, pos_label=0)
     clf = small(constraint=_Own(), max_epochs=3).fit(train.X, train.y, sensitive_features=A)
     with pytest.raises(ValueError, match="under _Own, a moment that the metrics do not have"):
         audit(train.y, clf.predict(train.X), sensitive_features=A, model=clf)

@@ -4,11 +4,11 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-__all__ = ["Block", "Facts", "Heading", "Paragraph", "Table", "write_html", "write_markdown"]
+__all__ = ["Block", "Facts", "Heading", "Paragraph", "Table", "show_label", "write_html", "write_markdown"]
 
 
 class Heading(NamedTuple):
@@ -56,6 +56,11 @@ td.number { white-space: nowrap; }
 """
 
 
+def show_label(label: Any) -> str:
+    """Write a group: the values of several columns behind each other."""
+    return ", ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+
+
 def write_markdown(title: str, blocks: Sequence[Block]) -> str:
     """Write a document as Markdown, with pipe tables."""
     parts = [f"# {_plain(title)}"]
@@ -78,25 +83,25 @@ def write_html(title: str, blocks: Sequence[Block]) -> str:
     for block in blocks:
         match block:
             case Heading(text):
-                parts.append(f"<h2>{escape(text)}</h2>")
+                parts.append(f"<h2>{_escape(text)}</h2>")
             case Paragraph(text, strong):
-                bold = f"<strong>{escape(strong)}</strong> " if strong else ""
-                parts.append(f"<p>{bold}{escape(text)}</p>")
+                bold = f"<strong>{_escape(strong)}</strong> " if strong else ""
+                parts.append(f"<p>{bold}{_escape(text)}</p>")
             case Table(frame, n_labels):
                 parts.append(_html_table(frame, n_labels))
             case Facts(facts):
-                lines = (f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+                lines = (f"<dt>{_escape(name)}</dt><dd>{_escape(text)}</dd>" for name, text in facts.items())
                 parts.append("<dl>\n" + "\n".join(lines) + "\n</dl>")
     body = "\n".join(parts)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<title>{escape(title)}</title>
+<title>{_escape(title)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
-<h1>{escape(title)}</h1>
+<h1>{_escape(title)}</h1>
 {body}
 </body>
 </html>
@@ -105,8 +110,18 @@ def write_html(title: str, blocks: Sequence[Block]) -> str:
 
 def _plain(text: str) -> str:
     """Return text that is one line, and no markup in Markdown."""
-    # An underscore within a word is none.
-    return " ".join(re.sub(r"[\\`*|<>\[\]]|\b_|_\b", r"\\\g<0>", text).split())
+    # An underscore between letters is none.
+    marked = re.sub(r"[\\`*|<>\[\]~&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", _printable(text))
+    return " ".join(marked.split())
+
+
+def _printable(text: str) -> str:
+    """Return text without control characters."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _escape(text: str) -> str:
+    return escape(_printable(text))
 
 
 def _markdown_table(frame: pd.DataFrame, n_labels: int) -> str:
@@ -126,7 +141,7 @@ def _markdown_table(frame: pd.DataFrame, n_labels: int) -> str:
 def _html_table(frame: pd.DataFrame, n_labels: int) -> str:
     def write(tag: str, row: Iterable[object]) -> str:
         kinds = ("" if at < n_labels else ' class="number"' for at in itertools.count())
-        cells = (f"<{tag}{kind}>{escape(str(cell))}</{tag}>" for cell, kind in zip(row, kinds, strict=False))
+        cells = (f"<{tag}{kind}>{_escape(str(cell))}</{tag}>" for cell, kind in zip(row, kinds, strict=False))
         return f"<tr>{''.join(cells)}</tr>"
 
     body = "\n".join(write("td", row) for row in frame.to_numpy())

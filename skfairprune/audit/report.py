@@ -1,12 +1,22 @@
 """What an audit found, and the document that tells it."""
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from skfairprune.audit.document import Block, Facts, Heading, Paragraph, Table, write_html, write_markdown
+from skfairprune.audit.document import (
+    Block,
+    Facts,
+    Heading,
+    Paragraph,
+    Table,
+    show_label,
+    write_html,
+    write_markdown,
+)
 
 __all__ = ["Audit"]
 
@@ -16,18 +26,10 @@ _HEADLINES = {
     "undecided": "These rows cannot tell.",
     None: "No verdict.",
 }
-_RATES = {
-    ("demographic_parity", "all"): "selection rate",
-    ("equalized_odds", "y=0"): "false positive rate",
-    ("equalized_odds", "y=1"): "true positive rate",
-    ("false_positive_rate_parity", "y=0"): "false positive rate",
-    ("true_positive_rate_parity", "y=1"): "true positive rate",
-    ("error_rate_parity", "all"): "error rate",
-    ("degradation_parity", "all"): "accuracy lost",
-}
+_MOST_LISTED = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Audit:
     """What decisions on held-out rows say of a bound.
 
@@ -38,36 +40,47 @@ class Audit:
     difference_bound : float or None
         The largest difference allowed between two groups' rates.
     verdict : {"within", "above", "undecided"} or None
-        "within" if ``upper`` is not above the bound, "above" if ``lower`` is, and else "undecided"; None
-        without a bound, or if no event has two groups that count.
+        "within" if ``upper`` is not above the bound and every rate of the compared groups was compared;
+        "above" if ``lower`` is above the bound; and else "undecided". None without a bound, or if there are
+        no two groups to compare.
     gap, standard_error : float
         The largest difference between two groups' rates, and its sampling standard error.
+    widest : tuple or None
+        Where that is: event, stratum (None without strata), and the groups with the smaller and larger rate.
     lower : float
         The largest lower limit of a difference between two groups. The probability that any of these limits
-        is above the true difference is about 5 % at most (Bonferroni, over all pairs of groups, events and
-        strata).
+        is above the true difference is about 5 % at most.
+    surest : tuple or None
+        Where that is, as in ``widest``.
     upper : float
-        The largest one-sided 95 % limit of a difference. If some true difference is above the bound, the
-        probability that all limits are below it is about 5 % at most (an intersection-union test: Berger,
-        Technometrics 24, 1982).
+        The largest upper limit of a difference. The probability that all of these limits are below one of the
+        true differences is about 5 % at most.
     rows_needed : float
-        How many rows with the same rates would have an ``upper`` within the bound; infinite if the gap itself
-        is not below the bound, NaN without one.
+        Where the rows cannot tell, about how many with the same rates would have an ``upper`` within the
+        bound in nine of ten samples; infinite if the gap itself is not below the bound. Else NaN.
     n_samples : int
-        The number of rows.
+        The number of rows with weight of the groups that are compared.
     min_cell_size : int
-        The least number of rows of a cell that counts.
+        The least number of rows of a rate that is compared.
+    classes : tuple
+        The labels.
+    pos_label : object
+        The positive one of two; None of more.
+    absent_groups : list
+        The groups under the model's constraint that no row is of.
     overall : Series
         ``accuracy`` and its ``standard_error``, ``balanced_accuracy`` (the mean over the classes of the share
-        of a class that is decided rightly) and ``majority``, the share of the commonest class.
+        of a class that is decided rightly), ``majority``, the share of the commonest class,
+        ``commonest_decision``, that of the commonest decision, ``n_samples``, the rows with weight, and
+        ``effective_samples``, as many as they would be without weights (Kish).
     gaps : DataFrame
         Of the constraint, demographic parity, equalized odds, error rate parity and, where the dense
         network's decisions are given, degradation parity, for each event (and stratum): gap, standard_error,
-        upper, and the groups with the lowest and the highest rate.
+        lower, upper, and the groups with the lowest and the highest rate.
     rates : DataFrame
-        The rate of each cell as in :func:`skfairprune.metrics.group_rates`, its standard_error and n_samples;
-        covered is False for those that no gap counts: cells with too few rows, and groups that the
-        constraint of the fit left out or did not know.
+        The rate of each cell as in :func:`skfairprune.metrics.group_rates`, its standard_error and n_samples,
+        and status: "compared"; "left out", of a group that has fewer than ``min_cell_size`` rows in every
+        event of its stratum; or "too few rows", of one that has enough in another event.
     model : Series or None
         What the fitted estimator says of itself, as text.
     date : str
@@ -79,24 +92,41 @@ class Audit:
     verdict: str | None
     gap: float
     standard_error: float
+    widest: tuple[Hashable, ...] | None
     lower: float
+    surest: tuple[Hashable, ...] | None
     upper: float
     rows_needed: float
     n_samples: int
     min_cell_size: int
+    classes: tuple[Hashable, ...]
+    pos_label: Hashable
+    absent_groups: list[Hashable]
     overall: pd.Series
     gaps: pd.DataFrame
     rates: pd.DataFrame
     model: pd.Series | None
     date: str
 
-    def to_markdown(self) -> str:
-        """Return the audit as a document in Markdown."""
-        return write_markdown(_title(self), _blocks(self))
+    def to_markdown(self, title: str | None = None) -> str:
+        """Return the audit as a document in Markdown.
 
-    def to_html(self) -> str:
-        """Return the audit as a page of HTML that needs no other file."""
-        return write_html(_title(self), _blocks(self))
+        Parameters
+        ----------
+        title : str, default=None
+            The heading, such as the name of the model and of the rows; None names the constraint.
+        """
+        return write_markdown(title or _title(self), _blocks(self))
+
+    def to_html(self, title: str | None = None) -> str:
+        """Return the audit as a page of HTML that needs no other file.
+
+        Parameters
+        ----------
+        title : str, default=None
+            The heading, such as the name of the model and of the rows; None names the constraint.
+        """
+        return write_html(title or _title(self), _blocks(self))
 
 
 def _title(audit: Audit) -> str:
@@ -105,113 +135,204 @@ def _title(audit: Audit) -> str:
 
 def _blocks(audit: Audit) -> list[Block]:
     """Return the parts of the document."""
-    overall = audit.overall
-    figures = {
-        "rows": f"{audit.n_samples:,}",
-        "accuracy": _show(overall["accuracy"], overall["standard_error"]),
-        "balanced accuracy": f"{overall['balanced_accuracy']:.3f}",
-        "share of the commonest class": f"{overall['majority']:.3f}",
-    }
     rates, n_labels = _rate_frame(audit)
     blocks: list[Block] = [
-        Paragraph(_statement(audit), _HEADLINES[audit.verdict]),
+        Paragraph(" ".join(_statements(audit)), _HEADLINES[audit.verdict]),
+        *(Paragraph(text, strong) for strong, text in _not_compared(audit)),
         Heading("Accuracy"),
-        Table(pd.DataFrame([figures]), n_labels=0),
+        Table(_overall_frame(audit), n_labels=0),
         Heading("Gaps"),
-        Paragraph(
-            "A gap is the largest difference between two groups' rates, ± its sampling standard error. "
-            "The upper limit is the largest of all pairs of groups (one-sided, 95 %). A bound on one gap "
-            "says nothing of the others."
-        ),
-        Table(_gap_frame(audit), n_labels=2),
+        Table(*_gap_frame(audit)),
         Heading("Rates by group"),
         Table(rates, n_labels),
     ]
-    if not audit.rates.dropna(subset="rate")["covered"].all():
-        brackets = (
-            f"In brackets: rates that no gap counts, of fewer than {audit.min_cell_size} rows, or of a group "
-            "that the constraint of the fit left out or did not know. Nothing is said of these."
-        )
-        blocks.append(Paragraph(brackets))
     if audit.model is not None:
-        blocks += [Heading("The model"), Facts(audit.model.to_dict())]
-    limits = (
-        "These are figures of some metrics on these rows. They hold for a population of which the rows are a "
-        "random sample, take the labels as given, and are void if the rows have trained or chosen the model. "
-        "Gaps within a bound do not make a model or its use fair."
-    )
-    return [*blocks, Heading("What this does not say"), Paragraph(f"{limits} Audited on {audit.date}.")]
+        told = "The decisions were handed in; that they are this model's was not checked."
+        blocks += [Heading("The model"), Facts(audit.model.to_dict()), Paragraph(told)]
+    blocks += [Heading("How to read this"), Facts(_glossary(audit))]
+    return [*blocks, Paragraph(f"Audited on {audit.date}.")]
 
 
-def _statement(audit: Audit) -> str:
+def _statements(audit: Audit) -> list[str]:
     """Say the verdict and what it comes from."""
-    name = _words(audit.constraint)
-    if not math.isfinite(audit.gap):
-        return (
-            f"There is no gap: no event of {name} has two groups that count, with at least "
-            f"{audit.min_cell_size} rows each."
-        )
-    gap = (
-        f"The {name} gap of these {audit.n_samples:,} rows is {_show(audit.gap, audit.standard_error)}; the "
-        f"upper limit of the difference between any two groups is {audit.upper:.3f}"
-    )
-    bound = f"the bound of {audit.difference_bound}"
-    if audit.verdict is None:
-        return f"{gap}. No bound was given."
+    if audit.widest is None or audit.surest is None:
+        return [f"There are no two groups to compare, with at least {audit.min_cell_size} rows each."]
+    seen = [
+        f"The largest difference that was seen is {audit.gap:.3f}, with a standard error of "
+        f"{audit.standard_error:.3f}: the {_difference(audit, audit.widest)}, among {audit.n_samples:,} rows."
+    ]
+    if audit.overall["commonest_decision"] == 1:
+        seen.append("All rows got the same decision, so no rate could differ.")
+    limit = f"At a confidence of 95 % no difference is larger than {audit.upper:.4f}"
+    bound = f"the bound of {audit.difference_bound or 0:g}"
+    if audit.difference_bound is None:
+        return [f"{limit}. No bound was given.", *seen]
     if audit.verdict == "within":
-        return f"{gap}, within {bound}."
+        return [f"{limit}, which is within {bound}.", *seen]
     if audit.verdict == "above":
-        return f"{gap}. With 95 % confidence two groups differ by at least {audit.lower:.3f}, above {bound}."
-    advice = "More rows with these rates would not show that it is kept."
-    if math.isfinite(audit.rows_needed):
-        n_rows = f"{_two_digits(audit.rows_needed):,}"
-        advice = f"About {n_rows} rows with these rates would show that it is kept."
-    lower = f"the lower limit of the largest one is {max(audit.lower, 0.0):.3f}, within it"
-    return f"{gap}, above {bound}, and {lower}. {advice}"
+        sure = f"the {_difference(audit, audit.surest)}, is at least {audit.lower:.4f}"
+        return [f"At a confidence of 95 % a difference, {sure}, which is above {bound}.", *seen]
+    told = []
+    if audit.upper > audit.difference_bound:
+        told.append(
+            f"At a confidence of 95 % a difference may be as large as {audit.upper:.4f}, above {bound}, and "
+            "none is sure to be above it."
+        )
+    if audit.gap >= audit.difference_bound:
+        more = "That is not below the bound: more rows with these rates would not show that it is kept."
+    elif math.isfinite(audit.rows_needed):
+        more = (
+            f"With these rates it would take about {_two_digits(audit.rows_needed):,} rows to show that the "
+            "bound is kept (in nine of ten samples)."
+        )
+    else:
+        more = "Not all that the bound is for could be compared."
+    return [*told, *seen, more]
 
 
-def _gap_frame(audit: Audit) -> pd.DataFrame:
+def _difference(audit: Audit, place: tuple[Hashable, ...]) -> str:
+    """Name a difference: the rate, the groups, and the stratum."""
+    event, stratum, smaller, larger = place
+    within = "" if stratum is None else f" in {show_label(stratum)}"
+    rate = _rate(audit, audit.constraint, event)
+    return f"{rate} of {show_label(larger)} less that of {show_label(smaller)}{within}"
+
+
+def _not_compared(audit: Audit) -> list[tuple[str, str]]:
+    """Say which groups and rates were not compared, and what that means."""
+    own = audit.rates.loc[[audit.constraint]]
+    too_few = f"for fewer than {audit.min_cell_size} rows"
+    not_kept = "So the verdict cannot be that the bound is kept."
+    found = []
+    wanting = own[own["status"] == "too few rows"]
+    if len(wanting):
+        names = [f"{_rate(audit, *key[:2])} of {show_label(key[2:])}" for key in wanting.index]
+        found.append((f"Rates not compared, {too_few}:", f"{_listed(names)}. {not_kept}"))
+    if audit.absent_groups:
+        names = list(map(show_label, audit.absent_groups))
+        found.append(("Groups of the fit that no row is of:", f"{_listed(names)}. {not_kept}"))
+    left_out = own[own["status"] == "left out"].index
+    if len(left_out):
+        names = list(dict.fromkeys(show_label(key[2:]) for key in left_out))
+        found.append((f"Groups left out, {too_few}:", f"{_listed(names)}. The verdict is not about them."))
+    return found
+
+
+def _overall_frame(audit: Audit) -> pd.DataFrame:
+    overall = audit.overall
+    figures = {
+        "rows": f"{overall['n_samples']:,.0f}",
+        "accuracy": _show(overall["accuracy"], overall["standard_error"]),
+        "balanced accuracy": f"{overall['balanced_accuracy']:.3f}",
+        "commonest class": f"{overall['majority']:.3f}",
+        "commonest decision": f"{overall['commonest_decision']:.3f}",
+    }
+    if _is_weighted(audit):
+        figures["effective rows"] = f"{overall['effective_samples']:,.0f}"
+    return pd.DataFrame([figures])
+
+
+def _is_weighted(audit: Audit) -> bool:
+    return not math.isclose(audit.overall["n_samples"], audit.overall["effective_samples"])
+
+
+def _gap_frame(audit: Audit) -> tuple[pd.DataFrame, int]:
     """Return the gaps, a row for each event (of a stratum), those of the audited constraint first."""
     rows = []
     found = audit.gaps.reset_index().to_dict("records")
     for row in sorted(found, key=lambda row: row["constraint"] != audit.constraint):
-        event = _RATES.get((row["constraint"], row["event"]), row["event"])
         bounded = row["constraint"] == audit.constraint and audit.difference_bound is not None
+        there = math.isfinite(row["gap"])
         rows.append(
             {
                 "constraint": _words(row["constraint"]),
-                "rate": f"{event}, {_label(row['stratum'])}" if "stratum" in row else event,
+                "rate": _rate(audit, row["constraint"], row["event"]),
+                **({"stratum": show_label(row["stratum"])} if "stratum" in row else {}),
+                "lowest": show_label(row["lowest"]) if there else "-",
+                "highest": show_label(row["highest"]) if there else "-",
                 "gap": _show(row["gap"], row["standard_error"]),
-                "upper limit": f"{row['upper']:.3f}" if math.isfinite(row["upper"]) else "-",
-                "bound": f"{audit.difference_bound}" if bounded else "",
-                "lowest": _label(row["lowest"]),
-                "highest": _label(row["highest"]),
+                "95 % limit": f"{row['upper']:.3f}" if there else "-",
+                "bound": f"{audit.difference_bound:g}" if bounded else "",
             }
         )
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame, len(frame.columns) - 3
 
 
 def _rate_frame(audit: Audit) -> tuple[pd.DataFrame, int]:
-    """Return the rates, a row for each group (of a stratum), and how many columns name it."""
-    table = audit.rates
-    names = table.index.names[2:]
+    """Return the rates, a row for each group (of a stratum), and how many columns name it.
+
+    Those of few rows stay out of the document: with one row a rate tells what one person got.
+    """
+    names = audit.rates.index.names[2:]
     groups: dict[tuple[Any, ...], dict[str, str]] = {}
-    for (constraint, event, *key), cell in zip(table.index, table.itertuples(index=False), strict=True):
+    few = f"< {audit.min_cell_size}"
+    for (constraint, event, *key), cell in zip(
+        audit.rates.index, audit.rates.itertuples(index=False), strict=True
+    ):
         row = groups.setdefault(tuple(key), {"rows": ""})
+        compared = cell.status == "compared"
         if constraint == "error_rate_parity":  # of all rows, with any number of classes
-            row["rows"] = f"{cell.n_samples:,}"
-        shown = _show(cell.rate, cell.standard_error)
-        row[_RATES.get((constraint, event), event)] = shown if cell.covered else f"({shown})"
-    labels = pd.DataFrame([list(map(_label, key)) for key in groups], columns=list(map(str, names)))
+            row["rows"] = f"{cell.n_samples:,}" if compared else few
+        shown = _show(cell.rate, cell.standard_error) if compared else "-"
+        if event != "all" and not event.startswith("decision "):
+            shown += f" of {cell.n_samples:,}" if compared else f" of {few}"
+        row[_rate(audit, constraint, event)] = shown
+    labels = pd.DataFrame([list(map(show_label, key)) for key in groups], columns=list(map(str, names)))
     return pd.concat([labels, pd.DataFrame(list(groups.values()))], axis=1), len(names)
+
+
+def _glossary(audit: Audit) -> dict[str, str]:
+    """Explain the figures."""
+    facts = {"classes": "; ".join(map(str, audit.classes))}
+    if len(audit.classes) == 2:
+        facts |= {
+            "positive decision": str(audit.pos_label),
+            "selection rate": "share of positive decisions",
+            "false, true positive rate": "the same among the rows whose label is negative, positive",
+        }
+    else:
+        facts["decision, y=, y!="] = (
+            "share of one decision: of all rows, of those with this label, of those with another"
+        )
+    facts["error rate"] = "share of decisions that are not the label"
+    if "degradation_parity" in audit.rates.index:
+        facts["accuracy lost"] = "accuracy of the dense network less that of the audited decisions"
+    if _is_weighted(audit):
+        facts["weights"] = "rates and shares are weighted, numbers of rows are not"
+    return facts | {
+        "gap": "the largest difference of a rate between two groups",
+        "±": "standard error of sampling these rows",
+        "95 % limit": "where a difference is larger, this limit is smaller in 5 % of samples at most",
+        "within, above": (
+            "each verdict is wrong in about 5 % of samples at most; in between, these rows cannot tell"
+        ),
+        "what it does not say": (
+            "The figures hold for a population that the rows are a random sample of, take the labels as "
+            "given, and are void if the rows have trained or chosen the model. A bound on one gap says "
+            "nothing of the others, and gaps within a bound do not make a model or its use fair."
+        ),
+    }
+
+
+def _rate(audit: Audit, constraint: str, event: Hashable) -> str:
+    """Name the rate of an event."""
+    if constraint == "error_rate_parity":
+        return "error rate"
+    if constraint == "degradation_parity":
+        return "accuracy lost"
+    if len(audit.classes) > 2:
+        return str(event)
+    return {"all": "selection rate", "y=0": "false positive rate", "y=1": "true positive rate"}[str(event)]
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _label(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _listed(names: list[str]) -> str:
+    more = len(names) - _MOST_LISTED
+    return "; ".join(names[:_MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _show(value: float, error: float) -> str:

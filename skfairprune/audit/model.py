@@ -1,0 +1,163 @@
+"""What an audit takes from the fitted estimator: the question, the classes, the groups, and a description."""
+
+from collections.abc import Hashable
+from importlib.metadata import version
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from skfairprune._classifier import FairPrunedClassifier
+from skfairprune._labels import show_labels
+from skfairprune.audit.document import show_label
+from skfairprune.constraints import CONSTRAINTS, get_constraint
+
+__all__ = ["absent_groups", "describe", "find_classifier", "find_labels", "find_question"]
+
+_CHOICE = f"one of {', '.join(CONSTRAINTS)}"
+
+
+def find_classifier(model: Any) -> FairPrunedClassifier:
+    """Return the fitted classifier in a pipeline or a search.
+
+    Raises
+    ------
+    ValueError
+        If there is none, it is not fitted, or its network has another rule than the estimator tells of.
+    """
+    found = model
+    while not isinstance(found, FairPrunedClassifier):
+        if isinstance(found, Pipeline):
+            found = found.steps[-1][1]
+        elif hasattr(found, "best_estimator_"):
+            found = found.best_estimator_
+        else:
+            raise ValueError(
+                "model must be a fitted FairPrunedClassifier, a pipeline that ends with one, or a search "
+                f"over either, with refit; got {type(model).__name__}. The decisions of other models are "
+                "audited without model, with constraint and difference_bound."
+            )
+    check_is_fitted(found, "module_")
+    found._require_own_rule()
+    return found
+
+
+def find_question(
+    clf: FairPrunedClassifier | None, constraint: Any, bound: Any, with_strata: bool
+) -> tuple[str, float | None]:
+    """Return the constraint and the bound to audit; where they are None they are the model's.
+
+    Raises
+    ------
+    ValueError
+        If there is no constraint, or none that has a name; if the bound is not in [0, 1], or the model's is
+        within strata and the audit is not, or the other way round.
+    """
+    if constraint is None:
+        constraint = None if clf is None else clf.constraint_
+        if constraint is None:
+            got = "neither a constraint nor a model" if clf is None else "a model that was fitted without one"
+            raise ValueError(f"audit needs a constraint, and got {got}. Pass {_CHOICE}.")
+        if constraint not in CONSTRAINTS:
+            raise ValueError(
+                f"The model was fitted under {constraint}, a moment that the metrics do not have. Pass the "
+                f"constraint to audit: {_CHOICE}."
+            )
+    if not isinstance(constraint, str) or constraint not in CONSTRAINTS:
+        raise ValueError(f"constraint must be {_CHOICE}; got {constraint!r}.")
+    if bound is None:
+        if clf is None or constraint != clf.constraint_:
+            return constraint, None
+        if _has_strata(clf) != with_strata:
+            fitted, given = ("within", "no") if not with_strata else ("without", "")
+            raise ValueError(
+                f"The model's bound is on the gap {fitted} strata, and {given} control_features are given. "
+                "Audit it as it was fitted, or pass the difference_bound to audit."
+            )
+        return constraint, clf.bound_
+    number = isinstance(bound, Real) and not isinstance(bound, bool | np.bool_)
+    if not (number and 0 <= bound <= 1):
+        raise ValueError(f"difference_bound must be a number in [0, 1]; got {bound!r}.")
+    return constraint, float(bound) + 0.0  # no -0
+
+
+def _has_strata(clf: FairPrunedClassifier) -> bool:
+    """Tell whether the model's constraint is within strata: its events have more names then."""
+    classes = clf.classes_.tolist()
+    return clf._events != get_constraint(str(clf.constraint_), len(classes), classes).events
+
+
+def find_labels(
+    clf: FairPrunedClassifier, labels: tuple[Hashable, ...], pos_label: Hashable
+) -> tuple[tuple[Hashable, ...], Hashable]:
+    """Return the model's classes, and the positive one of two.
+
+    Raises
+    ------
+    ValueError
+        If there are labels of no class, or another positive one is asked for.
+    """
+    classes = tuple(clf.classes_.tolist())
+    unknown = [label for label in labels if label not in classes]
+    if unknown:
+        raise ValueError(
+            f"y_true or y_pred have the labels {show_labels(unknown)}, and the model has the classes "
+            f"{show_labels(classes)}. Pass labels as in fit."
+        )
+    if len(classes) > 2:
+        return classes, pos_label
+    own = classes[1] if clf.pos_label is None else clf.pos_label
+    if pos_label is not None and pos_label != own:
+        raise ValueError(f"pos_label is {pos_label!r}, and that of the model is {own!r}. Leave it out.")
+    return classes, own
+
+
+def absent_groups(
+    clf: FairPrunedClassifier | None, constraint: str, groups: tuple[Hashable, ...]
+) -> list[Hashable]:
+    """Return the groups under the model's constraint that no row is of; none if all groups are others."""
+    if (
+        clf is None
+        or clf.groups_ is None
+        or constraint != clf.constraint_
+        or not set(groups) & set(clf.groups_)
+    ):
+        return []
+    return [label for label in clf.groups_ if label not in groups]
+
+
+def describe(clf: FairPrunedClassifier) -> pd.Series:
+    """Say what the fitted estimator is, as text."""
+    total = clf.pruning_report_.loc["total"]
+    facts = {
+        "parameters": f"{total['parameters_after']:,.0f} of {total['parameters_before']:,.0f}",
+        "columns that are read": f"{clf.n_features_in_ - len(clf.dropped_columns_)} of {clf.n_features_in_}",
+        "constraint of the fit": "none",
+    }
+    if clf.constraint_ is not None:
+        told = clf.validation_gap_
+        assert told is not None
+        within = " within strata" if clf.constraint_ in CONSTRAINTS and _has_strata(clf) else ""
+        facts["constraint of the fit"] = (
+            f"{clf.constraint_.replace('_', ' ')}{within}, bound {clf.difference_bound:g}"
+        )
+        facts["bound in force"] = f"{clf.bound_:g}"
+        facts["groups under it"] = "; ".join(map(show_label, clf.groups_ or []))
+        rates = clf.group_rates_
+        if rates is not None and not rates["covered"].all():
+            apart = dict.fromkeys(rates.loc[~rates["covered"], "group"].map(show_label))
+            facts["not under it in every event"] = "; ".join(apart)
+        ruled = clf.multipliers_ is not None and bool(np.any(clf.multipliers_))
+        facts["decided by"] = "the network and its decision rule" if ruled else "the network alone"
+        if clf.attribute_aware:
+            facts["decided by"] += "; by rules that are told the group, where predict is given it"
+        facts["gap foreseen by the fit"] = (
+            f"{told.value:.3f} (standard error {told.standard_error:.3f}), upper limit {told.upper:.3f}"
+        )
+        facts["foreseen on"] = told.rows
+    packages = ("skfairprune", "torch", "scikit-learn")
+    facts["made with"] = ", ".join(f"{name} {version(name)}" for name in packages)
+    return pd.Series(facts)
