@@ -355,10 +355,14 @@ def test_a_group_of_the_fit_without_rows_leaves_the_bound_open(small, train, fre
     for A in (fresh.sensitive_features, np.char.capitalize(mark(fresh.sensitive_features))):
         found = audit(fresh.y, decided, sensitive_features=A, model=clf)
         absent = ["third"] if A is fresh.sensitive_features else []
-        assert found.absent_groups == absent
+        assert found.groups_not_compared == absent
         assert found.verdict == ("undecided" if absent else "within")
-        assert ("Groups of the fit that no row is of:** third." in found.to_markdown()) == bool(absent)
+        assert (
+            "Groups of the fit not compared, for fewer than 30 rows:** third." in found.to_markdown()
+        ) == bool(absent)
         assert set(found.rates["status"]) == {"compared"}  # also groups that the fit does not know
+    rare = np.where(np.arange(len(fresh.y)) < 20, "third", fresh.sensitive_features)
+    assert audit(fresh.y, decided, sensitive_features=rare, model=clf).groups_not_compared == ["third"]
 
 
 def test_a_bound_within_strata_is_audited_within_strata(small, train, fresh):
@@ -372,13 +376,9 @@ def test_a_bound_within_strata_is_audited_within_strata(small, train, fresh):
         train.X, train.y, sensitive_features=train.sensitive_features
     )
     rows = {"y_true": fresh.y, "y_pred": clf.predict(fresh.X), "sensitive_features": fresh.sensitive_features}
-    with pytest.raises(
-        ValueError, match="bound is on the gap within strata, and no control_features are given"
-    ):
+    with pytest.raises(ValueError, match="bound is on the gap within strata, and none are given"):
         audit(**rows, model=clf)
-    with pytest.raises(
-        ValueError, match="bound is on the gap without strata, and control_features are given"
-    ):
+    with pytest.raises(ValueError, match="without strata, and control_features are given"):
         audit(**rows, control_features=strata(fresh), model=plain)
     found = audit(**rows, control_features=strata(fresh), model=clf)
     assert found.difference_bound == 0.5

@@ -59,6 +59,12 @@ class Comparison:
         """The labels of the groups."""
         return self._measured.groups.labels
 
+    @property
+    def compared_groups(self) -> set[Hashable]:
+        """The labels of the groups that have a rate which is compared."""
+        there = np.any([cells.included.any(axis=0) for cells in self._cells], axis=0)
+        return {self.groups[group] for group in np.flatnonzero(there)}
+
     def _find_events(self) -> list[_Event]:
         """Return the events in sorted order, and of each the strata."""
         measured, rule = self._measured, self._measured.constraint

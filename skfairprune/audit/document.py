@@ -58,7 +58,7 @@ td.number { white-space: nowrap; }
 
 def show_label(label: Any) -> str:
     """Write a group: the values of several columns behind each other."""
-    return ", ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+    return " / ".join(map(str, label)) if isinstance(label, tuple) else str(label)
 
 
 def write_markdown(title: str, blocks: Sequence[Block]) -> str:

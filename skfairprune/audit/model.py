@@ -15,7 +15,7 @@ from skfairprune._labels import show_labels
 from skfairprune.audit.document import show_label
 from skfairprune.constraints import CONSTRAINTS, get_constraint
 
-__all__ = ["absent_groups", "describe", "find_classifier", "find_labels", "find_question"]
+__all__ = ["describe", "find_classifier", "find_labels", "find_question", "groups_not_compared"]
 
 _CHOICE = f"one of {', '.join(CONSTRAINTS)}"
 
@@ -72,10 +72,10 @@ def find_question(
         if clf is None or constraint != clf.constraint_:
             return constraint, None
         if _has_strata(clf) != with_strata:
-            fitted, given = ("within", "no") if not with_strata else ("without", "")
+            mismatch = "without strata, and control_features" if with_strata else "within strata, and none"
             raise ValueError(
-                f"The model's bound is on the gap {fitted} strata, and {given} control_features are given. "
-                "Audit it as it was fitted, or pass the difference_bound to audit."
+                f"The model's bound is on the gap {mismatch} are given. Audit it as it was fitted, or pass "
+                "the difference_bound to audit."
             )
         return constraint, clf.bound_
     number = isinstance(bound, Real) and not isinstance(bound, bool | np.bool_)
@@ -115,18 +115,18 @@ def find_labels(
     return classes, own
 
 
-def absent_groups(
-    clf: FairPrunedClassifier | None, constraint: str, groups: tuple[Hashable, ...]
+def groups_not_compared(
+    clf: FairPrunedClassifier | None,
+    constraint: str,
+    groups: tuple[Hashable, ...],
+    compared: set[Hashable],
 ) -> list[Hashable]:
-    """Return the groups under the model's constraint that no row is of; none if all groups are others."""
-    if (
-        clf is None
-        or clf.groups_ is None
-        or constraint != clf.constraint_
-        or not set(groups) & set(clf.groups_)
-    ):
+    """Return the groups under the model's constraint that are not compared; none if all groups are others."""
+    if clf is None or clf.groups_ is None or constraint != clf.constraint_:
         return []
-    return [label for label in clf.groups_ if label not in groups]
+    if not set(groups) & set(clf.groups_):
+        return []
+    return [label for label in clf.groups_ if label not in compared]
 
 
 def describe(clf: FairPrunedClassifier) -> pd.Series:
@@ -148,7 +148,7 @@ def describe(clf: FairPrunedClassifier) -> pd.Series:
         facts["groups under it"] = "; ".join(map(show_label, clf.groups_ or []))
         rates = clf.group_rates_
         if rates is not None and not rates["covered"].all():
-            apart = dict.fromkeys(rates.loc[~rates["covered"], "group"].map(show_label))
+            apart = dict.fromkeys(map(show_label, rates.loc[~rates["covered"], "group"]))
             facts["not under it in every event"] = "; ".join(apart)
         ruled = clf.multipliers_ is not None and bool(np.any(clf.multipliers_))
         facts["decided by"] = "the network and its decision rule" if ruled else "the network alone"

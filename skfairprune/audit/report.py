@@ -40,9 +40,9 @@ class Audit:
     difference_bound : float or None
         The largest difference allowed between two groups' rates.
     verdict : {"within", "above", "undecided"} or None
-        "within" if ``upper`` is not above the bound and every rate of the compared groups was compared;
-        "above" if ``lower`` is above the bound; and else "undecided". None without a bound, or if there are
-        no two groups to compare.
+        "within" if ``upper`` is not above the bound, and all rates were compared of the groups that are
+        compared and of those under the model's constraint; "above" if ``lower`` is above the bound; and else
+        "undecided". None without a bound, or if there are no two groups to compare.
     gap, standard_error : float
         The largest difference between two groups' rates, and its sampling standard error.
     widest : tuple or None
@@ -66,8 +66,8 @@ class Audit:
         The labels.
     pos_label : object
         The positive one of two; None of more.
-    absent_groups : list
-        The groups under the model's constraint that no row is of.
+    groups_not_compared : list
+        The groups under the model's constraint that have too few rows, or none.
     overall : Series
         ``accuracy`` and its ``standard_error``, ``balanced_accuracy`` (the mean over the classes of the share
         of a class that is decided rightly), ``majority``, the share of the commonest class,
@@ -101,7 +101,7 @@ class Audit:
     min_cell_size: int
     classes: tuple[Hashable, ...]
     pos_label: Hashable
-    absent_groups: list[Hashable]
+    groups_not_compared: list[Hashable]
     overall: pd.Series
     gaps: pd.DataFrame
     rates: pd.DataFrame
@@ -208,12 +208,12 @@ def _not_compared(audit: Audit) -> list[tuple[str, str]]:
     if len(wanting):
         names = [f"{_rate(audit, *key[:2])} of {show_label(key[2:])}" for key in wanting.index]
         found.append((f"Rates not compared, {too_few}:", f"{_listed(names)}. {not_kept}"))
-    if audit.absent_groups:
-        names = list(map(show_label, audit.absent_groups))
-        found.append(("Groups of the fit that no row is of:", f"{_listed(names)}. {not_kept}"))
-    left_out = own[own["status"] == "left out"].index
-    if len(left_out):
-        names = list(dict.fromkeys(show_label(key[2:]) for key in left_out))
+    promised = [show_label(label) for label in audit.groups_not_compared]
+    if promised:
+        found.append((f"Groups of the fit not compared, {too_few}:", f"{_listed(promised)}. {not_kept}"))
+    out = dict.fromkeys(show_label(key[2:]) for key in own[own["status"] == "left out"].index)
+    names = [name for name in out if name not in promised]
+    if names:
         found.append((f"Groups left out, {too_few}:", f"{_listed(names)}. The verdict is not about them."))
     return found
 

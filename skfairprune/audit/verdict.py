@@ -18,7 +18,7 @@ from skfairprune._data import refuse_other_order
 from skfairprune._labels import align_labels
 from skfairprune._measured import check_size, encode, measure
 from skfairprune.audit.comparison import Comparison
-from skfairprune.audit.model import absent_groups, describe, find_classifier, find_labels, find_question
+from skfairprune.audit.model import describe, find_classifier, find_labels, find_question, groups_not_compared
 from skfairprune.audit.report import Audit
 from skfairprune.constraints import get_constraint
 
@@ -142,7 +142,7 @@ def audit(
             )
         compared[name] = Comparison(found, size)
     own = compared[constraint]
-    missing = absent_groups(clf, constraint, own.groups)
+    missing = groups_not_compared(clf, constraint, own.groups, own.compared_groups)
     return Audit(
         constraint=constraint,
         difference_bound=bound,
@@ -150,7 +150,7 @@ def audit(
         min_cell_size=size,
         classes=labels,
         pos_label=pos_label,
-        absent_groups=missing,
+        groups_not_compared=missing,
         overall=_overall(y, decision, weight, len(labels)),
         gaps=pd.concat({name: part.gap_table() for name, part in compared.items()}, names=["constraint"]),
         rates=pd.concat({name: part.rate_table() for name, part in compared.items()}, names=["constraint"]),
