@@ -275,8 +275,8 @@ def _rate_frame(audit: Audit) -> tuple[pd.DataFrame, int]:
         if constraint == "error_rate_parity":  # of all rows, with any number of classes
             row["rows"] = f"{cell.n_samples:,}" if compared else few
         shown = _show(cell.rate, cell.standard_error) if compared else "-"
-        if event != "all" and not event.startswith("decision "):
-            shown += f" of {cell.n_samples:,}" if compared else f" of {few}"
+        if compared and event != "all" and not event.startswith("decision "):
+            shown += f" of {cell.n_samples:,}"
         row[_rate(audit, constraint, event)] = shown
     labels = pd.DataFrame([list(map(show_label, key)) for key in groups], columns=list(map(str, names)))
     return pd.concat([labels, pd.DataFrame(list(groups.values()))], axis=1), len(names)
