@@ -68,6 +68,7 @@ class FittedMixin:
     _aware: AwareRules | None
     _events: tuple[str, ...]
     _rows: str
+    _group_names: tuple[Any, ...] | None
     _unread: list[int]
     _own_weights: NDArray[np.float64]
     _example: NDArray[np.floating] | None
@@ -133,7 +134,7 @@ class FittedMixin:
         """Set the attributes that describe the constraint and its rules."""
         outcome, targets, task = result.outcome, result.targets, result.targets.task
         self.constraint_ = None if task is None else task.constraint.name
-        self.groups_ = targets.group_labels
+        self.groups_, self._group_names = targets.group_labels, targets.group_names
         self.bound_ = self.multipliers_ = self.validation_gap_ = self.event_gaps_ = None
         self.group_rates_ = None
         if task is not None:

@@ -1,56 +1,89 @@
 """A constraint on audited rows: which rates are compared, the limits of their differences, the verdict."""
 
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from skfairprune._measured import Measured
-from skfairprune.audit.limits import Rates, rate_limits
+from skfairprune.audit.limits import Difference, RateLimits, rate_limits
 from skfairprune.gaps import Gap, utility_range
 
-__all__ = ["Comparison"]
+__all__ = ["Comparison", "Finding", "Place"]
 
 _ERROR = 0.05  # the probability of a wrong verdict
 
 
+class Place(NamedTuple):
+    """Where a difference lies.
+
+    Attributes
+    ----------
+    event : str
+        The event.
+    stratum : object
+        The stratum; None without strata.
+    smaller, larger : object
+        The groups, that with the smaller rate first.
+    """
+
+    event: str
+    stratum: Hashable
+    smaller: Hashable
+    larger: Hashable
+
+
+class Finding(NamedTuple):
+    """The verdict, and what it comes from; see :class:`skfairprune.audit.Audit`."""
+
+    verdict: str | None = None
+    gap: float = np.nan
+    standard_error: float = np.nan
+    widest: Place | None = None
+    lower: float = np.nan
+    surest: Place | None = None
+    upper: float = np.nan
+    rows_needed: float = np.nan
+
+
 class _Event(NamedTuple):
-    """An event of a stratum: its gap, and the rates with limits for one pair and for all pairs together."""
+    """An event of a stratum with two groups or more: its gap and the limits of differences."""
 
     name: str
     stratum: Hashable
     gap: Gap
-    each: Rates
-    joint: Rates
+    limits: RateLimits
+    upper: Difference
+    lower: Difference
 
 
 class Comparison:
     """Compares the groups' rates.
 
-    A group whose rates all have too few rows in a stratum is left out there. One that has enough for some
-    events and not for others would leave the constraint half told: such rates are wanting.
+    A group that has too few rows in a stratum is left out there. Of one that has enough, every rate has to be
+    compared, or the constraint would be half told.
 
     Parameters
     ----------
     measured : Measured
         The rows, counted.
     size : int
-        The least number of rows with weight of a rate that is compared.
+        The least number of rows with weight of a group, and of a rate that is compared.
     """
 
     def __init__(self, measured: Measured, size: int) -> None:
         rule = measured.constraint
+        self._measured = measured
+        present = [rows.sum(axis=0) >= size for rows in measured.n_weighted]
         enough = [rule.cell_sums(rows) >= size for rows in measured.n_weighted]
-        there = [cells.any(axis=0) for cells in enough]
-        self._measured, self._whole = measured, measured.strata is None
-        self._wanting = [groups & ~cells for groups, cells in zip(there, enough, strict=True)]
         self._cells = [
             counts.cell_rates(rule, cells) for counts, cells in zip(measured.counts, enough, strict=True)
         ]
+        self._too_few = [groups & ~cells for groups, cells in zip(present, enough, strict=True)]
         #: The number of rows with weight of the groups that are compared.
         self.n_samples = int(
-            sum(rows[:, groups].sum() for rows, groups in zip(measured.n_weighted, there, strict=True))
+            sum(rows[:, groups].sum() for rows, groups in zip(measured.n_weighted, present, strict=True))
         )
         self._events = self._find_events()
 
@@ -59,97 +92,108 @@ class Comparison:
         """The labels of the groups."""
         return self._measured.groups.labels
 
-    @property
-    def compared_groups(self) -> set[Hashable]:
-        """The labels of the groups that have a rate which is compared."""
-        there = np.any([cells.included.any(axis=0) for cells in self._cells], axis=0)
-        return {self.groups[group] for group in np.flatnonzero(there)}
-
-    def _find_events(self) -> list[_Event]:
-        """Return the events in sorted order, and of each the strata."""
+    def _find_events(self) -> list[_Event | None]:
+        """Return the sorted events, and of each the strata; None where less than two groups are compared."""
         measured, rule = self._measured, self._measured.constraint
-        strata = (None,) if measured.strata is None else measured.strata.labels
         n_compared = np.array([cells.included.sum(axis=1) for cells in self._cells])
         # Each pair both ways: it is not known which of the rates is the larger.
         n_pairs = max(2, int((n_compared * (n_compared - 1)).sum()))
-        limits = [
-            [rate_limits(counts, rule, alpha) for alpha in (_ERROR, _ERROR / n_pairs)]
-            for counts in measured.counts
-        ]
+        single, joint = (
+            [rate_limits(counts, rule, alpha) for counts in measured.counts]
+            for alpha in (_ERROR, _ERROR / n_pairs)
+        )
         low, high = utility_range(rule)
-        found = []
+        found: list[_Event | None] = []
         for event in np.argsort(rule.events):
-            for stratum, cells, both in zip(strata, self._cells, limits, strict=True):
+            span = float(high[event, 0] - low[event, 0])
+            for stratum, label in enumerate(self._strata()):
+                cells = self._cells[stratum]
                 groups = np.flatnonzero(cells.included[event])
-                rates, span = cells.rates[event, groups], float(high[event, 0] - low[event, 0])
-                each, joint = (
-                    Rates(groups, rates, lower[event, groups], upper[event, groups], span)
-                    for lower, upper in both
+                if len(groups) < 2:
+                    found.append(None)
+                    continue
+                rates = cells.rates[event, groups]
+                each, every = (
+                    RateLimits(groups, rates, lower[event, groups], upper[event, groups], span)
+                    for lower, upper in (single[stratum], joint[stratum])
                 )
-                found.append(_Event(rule.events[event], stratum, cells.event_gaps()[event], each, joint))
+                gap = cells.event_gaps()[event]
+                name = rule.events[event]
+                found.append(_Event(name, label, gap, each, each.largest(1), every.largest(-1)))
         return found
 
-    def judge(self, bound: float | None, absent: bool) -> dict[str, Any]:
-        """Return the verdict, and what it comes from, as :class:`skfairprune.audit.Audit` has it.
+    def _strata(self) -> tuple[Hashable, ...]:
+        strata = self._measured.strata
+        return (None,) if strata is None else strata.labels
+
+    def judge(self, bound: float | None, whole: bool) -> Finding:
+        """Return the verdict.
 
         Parameters
         ----------
         bound : float or None
             The bound.
-        absent : bool
-            Whether groups are missing that the bound is for.
+        whole : bool
+            Whether all is compared that the bound was promised for.
         """
-        found: dict[str, Any] = dict.fromkeys(
-            ("gap", "standard_error", "lower", "upper", "rows_needed"), np.nan
-        )
-        found |= {"verdict": None, "widest": None, "surest": None, "n_samples": self.n_samples}
-        events = [event for event in self._events if len(event.each.groups) > 1]
+        events = [event for event in self._events if event is not None]
         if not events:
-            return found
+            return Finding()
         widest = max(events, key=lambda event: event.gap.value)
-        found |= {"gap": widest.gap.value, "standard_error": widest.gap.standard_error}
-        found["widest"] = self._name(widest, widest.gap.lowest, widest.gap.highest)
-        lowers = [(event.joint.largest(-1), event) for event in events]
-        lower, surest = max(lowers, key=lambda pair: pair[0].limit)
-        found |= {"lower": lower.limit, "surest": self._name(surest, lower.smaller, lower.larger)}
-        found["upper"] = max(event.each.largest(1).limit for event in events)
+        surest = max(events, key=lambda event: event.lower.limit)
+        upper = max(event.upper.limit for event in events)
+        found = Finding(
+            gap=widest.gap.value,
+            standard_error=widest.gap.standard_error,
+            widest=self._place(widest, widest.gap.lowest, widest.gap.highest),
+            lower=surest.lower.limit,
+            surest=self._place(surest, surest.lower.smaller, surest.lower.larger),
+            upper=upper,
+        )
         if bound is None:
             return found
-        whole = not absent and not any(cells.any() for cells in self._wanting)
-        if found["lower"] > bound:
-            return found | {"verdict": "above"}
-        if whole and found["upper"] <= bound:
-            return found | {"verdict": "within"}
+        whole &= not any(cells.any() for cells in self._too_few)
+        if found.lower > bound:
+            return found._replace(verdict="above")
+        if whole and upper <= bound:
+            return found._replace(verdict="within")
+        found = found._replace(verdict="undecided")
         if whole:
-            found["rows_needed"] = self.n_samples * max(event.each.growth(bound) for event in events)
-        return found | {"verdict": "undecided"}
+            growth = max(event.limits.growth(bound) for event in events)
+            found = found._replace(rows_needed=self.n_samples * growth)
+        return found
 
-    def _name(self, event: _Event, smaller: int, larger: int) -> tuple[Hashable, ...]:
-        return event.name, event.stratum, self.groups[smaller], self.groups[larger]
+    def _place(self, event: _Event, smaller: int, larger: int) -> Place:
+        labels = self._measured.groups.labels
+        return Place(event.name, event.stratum, labels[smaller], labels[larger])
 
     def gap_table(self) -> pd.DataFrame:
         """Tabulate the gap of each event and stratum."""
-        where, rows = [], []
-        for event in self._events:
-            gap, compared = event.gap, len(event.each.groups) > 1
-            where.append({"event": event.name} | ({} if self._whole else {"stratum": event.stratum}))
-            rows.append(
-                {
-                    "gap": gap.value,
-                    "standard_error": gap.standard_error,
-                    "lower": event.joint.largest(-1).limit if compared else np.nan,
-                    "upper": event.each.largest(1).limit if compared else np.nan,
-                    "lowest": self.groups[gap.lowest] if compared else None,
-                    "highest": self.groups[gap.highest] if compared else None,
-                }
-            )
-        return pd.DataFrame(rows, pd.MultiIndex.from_frame(pd.DataFrame(where)))
+        names = sorted(self._measured.constraint.events)
+        index = pd.MultiIndex.from_tuples([(name,) for name in names], names=["event"])
+        if self._measured.strata is not None:
+            keys = [(name, stratum) for name in names for stratum in self._strata()]
+            index = pd.MultiIndex.from_tuples(keys, names=["event", "stratum"])
+        found = self._events
+        places = [None if event is None else self._place(event, *event.gap[3:]) for event in found]
+        # objects: a group that is a number stays one beside None
+        ends = {
+            name: pd.Series([None if place is None else place[at] for place in places], index, dtype=object)
+            for name, at in (("lowest", 2), ("highest", 3))
+        }
+        values = {
+            "gap": [np.nan if event is None else event.gap.value for event in found],
+            "standard_error": [np.nan if event is None else event.gap.standard_error for event in found],
+            "lower": [np.nan if event is None else event.lower.limit for event in found],
+            "upper": [np.nan if event is None else event.upper.limit for event in found],
+        }
+        return pd.DataFrame(values, index).assign(**ends)
 
     def rate_table(self) -> pd.DataFrame:
         """Tabulate the rate of each event, stratum and group."""
         status = [
-            np.select([cells.included, wanting], ["compared", "too few rows"], "left out")
-            for cells, wanting in zip(self._cells, self._wanting, strict=True)
+            np.select([cells.included, too_few], ["compared", "too few rows"], "left out")
+            for cells, too_few in zip(self._cells, self._too_few, strict=True)
         ]
         return self._measured.frame(
             rate=[cells.rates for cells in self._cells],
@@ -159,3 +203,11 @@ class Comparison:
             ],
             status=status,
         )
+
+    def compared(self) -> set[tuple[str, Hashable]]:
+        """Return event and group of what is compared; events of a stratum are named as those of a fit."""
+        rule, labels = self._measured.constraint, self._measured.groups.labels
+        if self._measured.strata is not None:
+            rule = rule.stratified(self._measured.strata.labels)
+        included = np.concatenate([cells.included for cells in self._cells])
+        return {(rule.events[event], labels[group]) for event, group in np.argwhere(included)}

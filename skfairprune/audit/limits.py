@@ -1,22 +1,27 @@
 r"""Confidence limits of the differences between groups' rates, good for few rows and rates near 0 and 1, too.
 
-Those of one rate are the limits of Clopper and Pearson (Biometrika 26, 1934),
+Those of a share are the limits of Clopper and Pearson (Biometrika 26, 1934),
 
 .. math:: l = B^{-1}(\alpha; \; n p, \; n - n p + 1), \qquad u = B^{-1}(1 - \alpha; \; n p + 1, \; n - n p),
 
 with the quantile :math:`B^{-1}` of the beta distribution and, where rows have weights, the number :math:`n`
 of rows without any that has the same variance (Korn and Graubard, Survey Methodology 24, 1998). Those of a
-difference come from the limits of its rates (Newcombe, Statistics in Medicine 17, 1998, method 10; Zou and
-Donner, Statistics in Medicine 27, 2008):
+difference come from the limits of both (Newcombe, Statistics in Medicine 17, 1998, method 10; Zou and Donner,
+Statistics in Medicine 27, 2008):
 
 .. math::
 
-    p_g - p_h - \sqrt{(p_g - l_g)^2 + (u_h - p_h)^2}, \qquad p_g - p_h + \sqrt{(u_g - p_g)^2 + (p_h - l_h)^2}.
+    p_g - p_h - \sqrt{(p_g - l_g)^2 + (u_h - p_h)^2}, \quad p_g - p_h + \sqrt{(u_g - p_g)^2 + (p_h - l_h)^2}.
 
-With 30 rows and a rate near 0 the normal approximation is wrong in up to a fifth of the cases, where one in
-twenty is stated.
+So do those of a rate with utilities of 1 and -1, a difference of two shares of the same rows, with their
+correlation :math:`\rho = -\sqrt{a b / ((1 - a)(1 - b))}`, which adds
+:math:`- 2 \rho (u_a - a)(b - l_b)` under the root.
+
+With 30 rows and a share near 0 the normal approximation is wrong in up to a fifth of the cases, where one in
+twenty is stated. These limits are as wrong where weights depend on the decision, and heavy rows are few.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,9 +29,9 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 
 from skfairprune.constraints import Constraint, Floats
-from skfairprune.gaps import GroupCounts, utility_range
+from skfairprune.gaps import GroupCounts
 
-__all__ = ["Difference", "Rates", "rate_limits"]
+__all__ = ["Difference", "RateLimits", "rate_limits"]
 
 _POWER_90 = 1 + 1.2816 / 1.645  # of the 90 % and the 95 % quantile of the normal distribution
 
@@ -47,7 +52,7 @@ class Difference(NamedTuple):
     larger: int
 
 
-class Rates(NamedTuple):
+class RateLimits(NamedTuple):
     """The rates of some groups in one event, with their limits.
 
     Attributes
@@ -108,40 +113,43 @@ def rate_limits(counts: GroupCounts, constraint: Constraint, alpha: float) -> tu
     counts : GroupCounts
         The weighted counts.
     constraint : Constraint
-        The constraint.
+        The constraint, with utilities of 0, 1 and -1.
     alpha : float
         The probability that a limit may have of being wrong, in (0, .5).
     """
-    low, high = utility_range(constraint)
-    rates, span = counts.rates(constraint), high - low
-    p = (rates - low) / span
-    # of weights too small to be squared no row is left
-    n = np.nan_to_num(_effective_rows(counts, constraint, p, span), nan=0.0, posinf=0.0)
-    x = n * p
-    with np.errstate(invalid="ignore"):
-        lower = np.where(x > 0, betaincinv(x, n - x + 1, alpha), 0.0)
-        upper = np.where(x < n, betaincinv(x + 1, n - x, 1 - alpha), 1.0)
-    # a limit is on its side of the rate, whatever rounding does
-    return np.minimum(low + span * lower, rates), np.maximum(low + span * upper, rates)
+    gains, gains_lower, gains_upper = _share_limits(counts, constraint, 1, alpha)
+    losses, losses_lower, losses_upper = _share_limits(counts, constraint, -1, alpha)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = np.sqrt(gains * losses / ((1 - gains) * (1 - losses)))
+    correlation = np.where(losses_upper > 0, np.nan_to_num(correlation, nan=1.0), 0.0)
+
+    def width(gain: Floats, loss: Floats) -> Floats:
+        return np.sqrt(gain**2 + loss**2 + 2 * np.minimum(correlation, 1) * gain * loss)
+
+    rates = gains - losses
+    lower = rates - width(gains - gains_lower, losses_upper - losses)
+    return lower, rates + width(gains_upper - gains, losses - losses_lower)
 
 
-def _effective_rows(counts: GroupCounts, constraint: Constraint, p: Floats, span: Floats) -> Floats:
-    """Return how many rows of 0 or 1, without weights, have a mean with the variance of each rate.
-
-    They are not more than the weights leave of the rows (Kish, "Survey Sampling", 1965), but for a utility
-    that has values within its range: its variance is smaller.
-    """
-    low, high = (end[:, :, None] for end in utility_range(constraint))
-    inside, utilities = constraint.members[:, :, None] > 0, constraint.utilities
-    is_end = (utilities == low) | (utilities == high)
+def _share_limits(
+    counts: GroupCounts, constraint: Constraint, utility: int, alpha: float
+) -> tuple[Floats, Floats, Floats]:
+    """Return the share of the rows of a cell that have a utility, with its limits; 0 if none can have it."""
+    has = (constraint.utilities == utility).astype(np.float64)
+    share = replace(constraint, utilities=has)
     weight = constraint.cell_sums(counts.counts.sum(axis=2))
     squares = constraint.cell_sums(counts.squares.sum(axis=2))
-    rates = counts.rates(constraint)
-    deviation = (utilities[:, :, None, :] - rates[:, None, :, None]) ** 2
+    # not GroupCounts.rates: an event where none can have the utility has no range
+    p = share.rates(counts.counts)
+    deviation = (has[:, :, None, :] - p[:, None, :, None]) ** 2
     spread = np.einsum("ek,ekgd,kgd->eg", constraint.members, deviation, counts.squares)
-    binomial = p * (1 - p) * span**2
     with np.errstate(invalid="ignore", divide="ignore"):
         kish = weight**2 / squares
-        two_ends = np.fmin(kish, np.where(spread > 0, binomial * weight**2 / spread, kish))
-        others = binomial / counts.standard_errors(constraint) ** 2
-    return np.where(np.all(is_end | ~inside, axis=(1, 2))[:, None], two_ends, others)
+        n = np.fmin(kish, np.where(spread > 0, p * (1 - p) * weight**2 / spread, kish))
+        n = np.nan_to_num(n, nan=0.0, posinf=0.0)  # of weights too small to be squared no row is left
+        x = n * p
+        lower = np.where(x > 0, betaincinv(x, n - x + 1, alpha), 0.0)
+        upper = np.where(x < n, betaincinv(x + 1, n - x, 1 - alpha), 1.0)
+    possible = np.any((constraint.members[:, :, None] > 0) & (has > 0), axis=(1, 2))[:, None]
+    # a limit is on its side of the share, whatever rounding does
+    return p, np.where(possible, np.minimum(lower, p), 0.0), np.where(possible, np.maximum(upper, p), 0.0)

@@ -15,7 +15,7 @@ from skfairprune._labels import show_labels
 from skfairprune.audit.document import show_label
 from skfairprune.constraints import CONSTRAINTS, get_constraint
 
-__all__ = ["describe", "find_classifier", "find_labels", "find_question", "groups_not_compared"]
+__all__ = ["describe", "find_classifier", "find_labels", "find_question", "order_columns", "promised_cells"]
 
 _CHOICE = f"one of {', '.join(CONSTRAINTS)}"
 
@@ -115,22 +115,29 @@ def find_labels(
     return classes, own
 
 
-def groups_not_compared(
-    clf: FairPrunedClassifier | None,
-    constraint: str,
-    groups: tuple[Hashable, ...],
-    compared: set[Hashable],
-) -> list[Hashable]:
-    """Return the groups under the model's constraint that are not compared; none if all groups are others."""
-    if clf is None or clf.groups_ is None or constraint != clf.constraint_:
-        return []
-    if not set(groups) & set(clf.groups_):
-        return []
-    return [label for label in clf.groups_ if label not in compared]
+def order_columns(clf: FairPrunedClassifier | None, sensitive_features: Any) -> Any:
+    """Return several named columns in the order of those of the fit, if they have the same names."""
+    names = None if clf is None else clf._group_names
+    given = isinstance(sensitive_features, dict | pd.DataFrame)
+    if names is None or not given or set(names) != set(sensitive_features) or len(names) < 2:
+        return sensitive_features
+    if isinstance(sensitive_features, dict):
+        return {name: sensitive_features[name] for name in names}
+    return sensitive_features[list(names)]
 
 
-def describe(clf: FairPrunedClassifier) -> pd.Series:
-    """Say what the fitted estimator is, as text."""
+def promised_cells(clf: FairPrunedClassifier | None, constraint: str) -> set[tuple[str, Hashable]]:
+    """Return event and group of the rates that the model's bound is for; none if another is audited."""
+    if clf is None or constraint != clf.constraint_ or clf.groups_ is None:
+        return set()
+    if clf.group_rates_ is None:  # of a file of before
+        return {(event, group) for event in clf._events for group in clf.groups_}
+    covered = clf.group_rates_[clf.group_rates_["covered"]]
+    return set(zip(covered["event"], covered["group"], strict=True))
+
+
+def describe(clf: FairPrunedClassifier, other_groups: bool) -> pd.Series:
+    """Say what the fitted estimator is, as text, and whether the audit is of other groups than its own."""
     total = clf.pruning_report_.loc["total"]
     facts = {
         "parameters": f"{total['parameters_after']:,.0f} of {total['parameters_before']:,.0f}",
@@ -146,6 +153,8 @@ def describe(clf: FairPrunedClassifier) -> pd.Series:
         )
         facts["bound in force"] = f"{clf.bound_:g}"
         facts["groups under it"] = "; ".join(map(show_label, clf.groups_ or []))
+        if other_groups:
+            facts["groups that are audited"] = "others than these"
         rates = clf.group_rates_
         if rates is not None and not rates["covered"].all():
             apart = dict.fromkeys(map(show_label, rates.loc[~rates["covered"], "group"]))
@@ -155,9 +164,9 @@ def describe(clf: FairPrunedClassifier) -> pd.Series:
         if clf.attribute_aware:
             facts["decided by"] += "; by rules that are told the group, where predict is given it"
         facts["gap foreseen by the fit"] = (
-            f"{told.value:.3f} (standard error {told.standard_error:.3f}), upper limit {told.upper:.3f}"
+            f"{told.value:.3f} (standard error {told.standard_error:.3f}), upper limit {told.upper:.3f}, on "
+            f"{told.rows.partition(',')[0]}"
         )
-        facts["foreseen on"] = told.rows
     packages = ("skfairprune", "torch", "scikit-learn")
     facts["made with"] = ", ".join(f"{name} {version(name)}" for name in packages)
     return pd.Series(facts)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from skfairprune.audit.comparison import Place
 from skfairprune.audit.document import (
     Block,
     Facts,
@@ -45,16 +46,17 @@ class Audit:
         "undecided". None without a bound, or if there are no two groups to compare.
     gap, standard_error : float
         The largest difference between two groups' rates, and its sampling standard error.
-    widest : tuple or None
+    widest : Place or None
         Where that is: event, stratum (None without strata), and the groups with the smaller and larger rate.
     lower : float
-        The largest lower limit of a difference between two groups. The probability that any of these limits
-        is above the true difference is about 5 % at most.
-    surest : tuple or None
+        The largest lower limit of a difference between two groups, of the larger rate less the smaller. The
+        probability that it is above the largest true difference is 5 % at most; with weights, if they do not
+        depend on the decisions.
+    surest : Place or None
         Where that is, as in ``widest``.
     upper : float
-        The largest upper limit of a difference. The probability that all of these limits are below one of the
-        true differences is about 5 % at most.
+        The largest upper limit of a difference. The probability that it is below the largest true difference
+        is 5 % at most; with weights, if they do not depend on the decisions.
     rows_needed : float
         Where the rows cannot tell, about how many with the same rates would have an ``upper`` within the
         bound in nine of ten samples; infinite if the gap itself is not below the bound. Else NaN.
@@ -66,8 +68,8 @@ class Audit:
         The labels.
     pos_label : object
         The positive one of two; None of more.
-    groups_not_compared : list
-        The groups under the model's constraint that have too few rows, or none.
+    not_compared : list of tuple
+        Event and group of the rates that the model's bound is for and that have too few rows, or none.
     overall : Series
         ``accuracy`` and its ``standard_error``, ``balanced_accuracy`` (the mean over the classes of the share
         of a class that is decided rightly), ``majority``, the share of the commonest class,
@@ -79,8 +81,8 @@ class Audit:
         lower, upper, and the groups with the lowest and the highest rate.
     rates : DataFrame
         The rate of each cell as in :func:`skfairprune.metrics.group_rates`, its standard_error and n_samples,
-        and status: "compared"; "left out", of a group that has fewer than ``min_cell_size`` rows in every
-        event of its stratum; or "too few rows", of one that has enough in another event.
+        and status: "compared"; "left out", of a group that has fewer than ``min_cell_size`` rows with weight
+        (in its stratum); or "too few rows", of another group.
     model : Series or None
         What the fitted estimator says of itself, as text.
     date : str
@@ -92,16 +94,16 @@ class Audit:
     verdict: str | None
     gap: float
     standard_error: float
-    widest: tuple[Hashable, ...] | None
+    widest: Place | None
     lower: float
-    surest: tuple[Hashable, ...] | None
+    surest: Place | None
     upper: float
     rows_needed: float
     n_samples: int
     min_cell_size: int
     classes: tuple[Hashable, ...]
     pos_label: Hashable
-    groups_not_compared: list[Hashable]
+    not_compared: list[tuple[str, Hashable]]
     overall: pd.Series
     gaps: pd.DataFrame
     rates: pd.DataFrame
@@ -159,14 +161,15 @@ def _statements(audit: Audit) -> list[str]:
         return [f"There are no two groups to compare, with at least {audit.min_cell_size} rows each."]
     seen = [
         f"The largest difference that was seen is {audit.gap:.3f}, with a standard error of "
-        f"{audit.standard_error:.3f}: the {_difference(audit, audit.widest)}, among {audit.n_samples:,} rows."
+        f"{audit.standard_error:.3f}: the {_difference(audit, audit.widest)}. The groups that are compared "
+        f"have {audit.n_samples:,} rows."
     ]
     if audit.overall["commonest_decision"] == 1:
         seen.append("All rows got the same decision, so no rate could differ.")
-    limit = f"At a confidence of 95 % no difference is larger than {audit.upper:.4f}"
-    bound = f"the bound of {audit.difference_bound or 0:g}"
+    limit = f"At a confidence of 95 % no two of the groups compared differ by more than {audit.upper:.4f}"
     if audit.difference_bound is None:
         return [f"{limit}. No bound was given.", *seen]
+    bound = f"the bound of {audit.difference_bound:g}"
     if audit.verdict == "within":
         return [f"{limit}, which is within {bound}.", *seen]
     if audit.verdict == "above":
@@ -182,37 +185,42 @@ def _statements(audit: Audit) -> list[str]:
         more = "That is not below the bound: more rows with these rates would not show that it is kept."
     elif math.isfinite(audit.rows_needed):
         more = (
-            f"With these rates it would take about {_two_digits(audit.rows_needed):,} rows to show that the "
-            "bound is kept (in nine of ten samples)."
+            f"With these rates it would take about {_rounded(audit.rows_needed)} rows to show that the bound "
+            "is kept (in nine of ten samples)."
         )
     else:
         more = "Not all that the bound is for could be compared."
     return [*told, *seen, more]
 
 
-def _difference(audit: Audit, place: tuple[Hashable, ...]) -> str:
+def _difference(audit: Audit, place: Place) -> str:
     """Name a difference: the rate, the groups, and the stratum."""
-    event, stratum, smaller, larger = place
-    within = "" if stratum is None else f" in {show_label(stratum)}"
-    rate = _rate(audit, audit.constraint, event)
-    return f"{rate} of {show_label(larger)} less that of {show_label(smaller)}{within}"
+    within = "" if place.stratum is None else f" in {show_label(place.stratum)}"
+    rate = _rate(audit, audit.constraint, place.event)
+    return f"{rate} of {show_label(place.larger)} less that of {show_label(place.smaller)}{within}"
 
 
 def _not_compared(audit: Audit) -> list[tuple[str, str]]:
-    """Say which groups and rates were not compared, and what that means."""
+    """Say which rates and groups were not compared, and what that means."""
     own = audit.rates.loc[[audit.constraint]]
     too_few = f"for fewer than {audit.min_cell_size} rows"
-    not_kept = "So the verdict cannot be that the bound is kept."
+    rates = [
+        f"{_rate(audit, *key[:2])} of {show_label(key[2:])}"
+        for key in own[own["status"] == "too few rows"].index
+    ]
+    for event, group in audit.not_compared:
+        name, _, stratum = event.partition(" | ")
+        name = f"{_rate(audit, audit.constraint, name)} of {show_label(group)}"
+        rates.append(f"{name} in {stratum}" if stratum else name)
     found = []
-    wanting = own[own["status"] == "too few rows"]
-    if len(wanting):
-        names = [f"{_rate(audit, *key[:2])} of {show_label(key[2:])}" for key in wanting.index]
-        found.append((f"Rates not compared, {too_few}:", f"{_listed(names)}. {not_kept}"))
-    promised = [show_label(label) for label in audit.groups_not_compared]
-    if promised:
-        found.append((f"Groups of the fit not compared, {too_few}:", f"{_listed(promised)}. {not_kept}"))
-    out = dict.fromkeys(show_label(key[2:]) for key in own[own["status"] == "left out"].index)
-    names = [name for name in out if name not in promised]
+    if rates:
+        not_kept = (
+            "" if audit.difference_bound is None else " So the verdict cannot be that the bound is kept."
+        )
+        found.append((f"Not compared, {too_few}:", f"{_listed(list(dict.fromkeys(rates)))}.{not_kept}"))
+    out = own[(own["status"] == "left out") & (own["n_samples"] > 0)]
+    promised = {show_label(group) for _, group in audit.not_compared}
+    names = [name for name in dict.fromkeys(show_label(key[2:]) for key in out.index) if name not in promised]
     if names:
         found.append((f"Groups left out, {too_few}:", f"{_listed(names)}. The verdict is not about them."))
     return found
@@ -251,7 +259,7 @@ def _gap_frame(audit: Audit) -> tuple[pd.DataFrame, int]:
                 "lowest": show_label(row["lowest"]) if there else "-",
                 "highest": show_label(row["highest"]) if there else "-",
                 "gap": _show(row["gap"], row["standard_error"]),
-                "95 % limit": f"{row['upper']:.3f}" if there else "-",
+                "upper 95 % limit": f"{row['upper']:.3f}" if there else "-",
                 "bound": f"{audit.difference_bound:g}" if bounded else "",
             }
         )
@@ -260,20 +268,16 @@ def _gap_frame(audit: Audit) -> tuple[pd.DataFrame, int]:
 
 
 def _rate_frame(audit: Audit) -> tuple[pd.DataFrame, int]:
-    """Return the rates, a row for each group (of a stratum), and how many columns name it.
-
-    Those of few rows stay out of the document: with one row a rate tells what one person got.
-    """
+    """Return what is compared, a row for each group (of a stratum), and how many columns name it."""
     names = audit.rates.index.names[2:]
     groups: dict[tuple[Any, ...], dict[str, str]] = {}
-    few = f"< {audit.min_cell_size}"
     for (constraint, event, *key), cell in zip(
         audit.rates.index, audit.rates.itertuples(index=False), strict=True
     ):
         row = groups.setdefault(tuple(key), {"rows": ""})
         compared = cell.status == "compared"
         if constraint == "error_rate_parity":  # of all rows, with any number of classes
-            row["rows"] = f"{cell.n_samples:,}" if compared else few
+            row["rows"] = f"{cell.n_samples:,}" if compared else f"< {audit.min_cell_size}"
         shown = _show(cell.rate, cell.standard_error) if compared else "-"
         if compared and event != "all" and not event.startswith("decision "):
             shown += f" of {cell.n_samples:,}"
@@ -299,13 +303,19 @@ def _glossary(audit: Audit) -> dict[str, str]:
     if "degradation_parity" in audit.rates.index:
         facts["accuracy lost"] = "accuracy of the dense network less that of the audited decisions"
     if _is_weighted(audit):
-        facts["weights"] = "rates and shares are weighted, numbers of rows are not"
+        facts["weights"] = (
+            "rates and shares are weighted, numbers of rows are not; the limits hold if weights do not "
+            "depend on the decisions"
+        )
     return facts | {
         "gap": "the largest difference of a rate between two groups",
         "±": "standard error of sampling these rows",
-        "95 % limit": "where a difference is larger, this limit is smaller in 5 % of samples at most",
+        "upper 95 % limit": (
+            "at a confidence of 95 % no two groups differ by more in this rate (limits built from exact ones "
+            "of each rate)"
+        ),
         "within, above": (
-            "each verdict is wrong in about 5 % of samples at most; in between, these rows cannot tell"
+            "each of these verdicts is wrong in 5 % of samples at most; otherwise these rows cannot tell"
         ),
         "what it does not say": (
             "The figures hold for a population that the rows are a random sample of, take the labels as "
@@ -339,7 +349,9 @@ def _show(value: float, error: float) -> str:
     return f"{value:.3f} ± {error:.3f}" if math.isfinite(value) else "-"
 
 
-def _two_digits(value: float) -> int:
-    """Round up to two digits."""
+def _rounded(value: float) -> str:
+    """Round a number of rows up to two digits."""
+    if value > 1e9:
+        return "a billion or more"
     unit = 10 ** max(0, math.floor(math.log10(value)) - 1)
-    return math.ceil(value / unit) * unit
+    return f"{math.ceil(value / unit) * unit:,}"

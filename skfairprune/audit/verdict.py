@@ -18,7 +18,14 @@ from skfairprune._data import refuse_other_order
 from skfairprune._labels import align_labels
 from skfairprune._measured import check_size, encode, measure
 from skfairprune.audit.comparison import Comparison
-from skfairprune.audit.model import describe, find_classifier, find_labels, find_question, groups_not_compared
+from skfairprune.audit.model import (
+    describe,
+    find_classifier,
+    find_labels,
+    find_question,
+    order_columns,
+    promised_cells,
+)
 from skfairprune.audit.report import Audit
 from skfairprune.constraints import get_constraint
 
@@ -124,12 +131,16 @@ def audit(
     if clf is not None:
         labels, pos_label = find_labels(clf, labels, pos_label)
         (y, decision, *dense), _ = align_labels(columns, labels)
-    elif pos_label is None and len(labels) == 2:
-        pos_label = labels[1]
+    elif pos_label is None and len(labels) <= 2:
+        pos_label = labels[-1] if len(labels) == 2 else 1
     weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
     weight = weight / weight.max()  # squares of huge or tiny ones are no numbers
 
-    rows = (sensitive_features, control_features, None if sample_weight is None else weight)
+    rows = (
+        order_columns(clf, sensitive_features),
+        control_features,
+        None if sample_weight is None else weight,
+    )
     names = sorted({constraint, *_ALWAYS, *([_DEGRADATION] if dense else [])})  # else pandas warns
     compared: dict[str, Comparison] = {}
     for name in names:
@@ -141,20 +152,22 @@ def audit(
                 *encode(name, y_true, y_pred, pos_label, labels if len(labels) > 2 else ()), *rows
             )
         compared[name] = Comparison(found, size)
-    own = compared[constraint]
-    missing = groups_not_compared(clf, constraint, own.groups, own.compared_groups)
+    own, promised = compared[constraint], promised_cells(clf, constraint)
+    other_groups = not {group for _, group in promised} & set(own.groups)
+    missing = [] if other_groups else sorted(promised - own.compared(), key=str)
     return Audit(
         constraint=constraint,
         difference_bound=bound,
-        **own.judge(bound, bool(missing)),
+        **own.judge(bound, not missing)._asdict(),
+        n_samples=own.n_samples,
         min_cell_size=size,
         classes=labels,
         pos_label=pos_label,
-        groups_not_compared=missing,
+        not_compared=missing,
         overall=_overall(y, decision, weight, len(labels)),
         gaps=pd.concat({name: part.gap_table() for name, part in compared.items()}, names=["constraint"]),
         rates=pd.concat({name: part.rate_table() for name, part in compared.items()}, names=["constraint"]),
-        model=None if clf is None else describe(clf),
+        model=None if clf is None else describe(clf, bool(promised) and other_groups),
         date=date.today().isoformat(),
     )
 
@@ -167,6 +180,7 @@ def _overall(
     accuracy = weight @ right / total
     by_class = np.bincount(y, weight, minlength=n_classes)
     right_by_class = np.bincount(y, weight * right, minlength=n_classes)
+    by_decision = np.bincount(decision, weight, minlength=n_classes)
     there = by_class > 0
     return pd.Series(
         {
@@ -174,7 +188,7 @@ def _overall(
             "standard_error": np.sqrt(weight**2 @ (right - accuracy) ** 2) / total,
             "balanced_accuracy": np.mean(right_by_class[there] / by_class[there]),
             "majority": by_class.max() / total,
-            "commonest_decision": np.bincount(decision, weight).max() / total,
+            "commonest_decision": by_decision.max() / by_decision.sum(),
             "n_samples": np.count_nonzero(weight),
             "effective_samples": total**2 / (weight @ weight),
         }

@@ -31,7 +31,7 @@ __all__ = ["read_estimator", "write_estimator"]
 
 Estimator = TypeVar("Estimator", bound=BaseEstimator)
 
-_VERSION = 6
+_VERSION = 7
 # What building values from a file that was made by someone else can raise.
 _NOT_AS_WRITTEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 #: What a fitted estimator consists of; the last three only of some.
@@ -44,8 +44,8 @@ _FITTED = (
 _SOMETIMES = ("feature_names_in_", "_events", "_rows")
 #: What format 2 added, for networks of the user's own; None in a file of format 1.
 _SINCE_2 = ("_example", "_example_joint", "_dense_shapes")
-#: What format 5 added; None in a file of a format before.
-_SINCE_5 = ("group_rates_",)
+#: What the formats 5 and 7 added; None in a file of a format before.
+_SINCE_5_OR_7 = ("group_rates_", "_group_names")
 #: What to set a parameter to that is an object of its own; the fitted network does not depend on it any more.
 _REPLACEMENTS = {"sparsity_schedule": "'cubic'", "constraint": "None", "random_state": "None"}
 
@@ -86,7 +86,7 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
                 + (f"Call clf.set_params({name}={remedy}) first, what is fitted stays; or " if remedy else "")
                 + "use joblib.dump, whose files run code when they are loaded."
             ) from error
-    if unknown := sorted(set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2, *_SINCE_5}):
+    if unknown := sorted(set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2, *_SINCE_5_OR_7}):
         raise ValueError(f"save does not know the attributes {unknown}; delete them first.")
     for name, value in fitted.items():
         try:
@@ -147,7 +147,10 @@ def read_estimator(path: str | os.PathLike[str], kind: type[Estimator], module: 
                 getattr(estimator, f"set_{method}_request")(**requests)
     except _NOT_AS_WRITTEN as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-    missing, unknown = set(_FITTED) - set(fitted), set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2, *_SINCE_5}
+    missing, unknown = (
+        set(_FITTED) - set(fitted),
+        set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2, *_SINCE_5_OR_7},
+    )
     if missing or unknown:
         what = f"lacks {sorted(missing)}" if missing else f"holds {sorted(unknown)}, which no estimator has"
         raise ValueError(f"{path} is damaged: it {what}.")
@@ -159,7 +162,7 @@ def read_estimator(path: str | os.PathLike[str], kind: type[Estimator], module: 
     for name in ("module_", "dense_module_"):
         if isinstance(fitted[name], OwnNetwork):
             fitted[name] = rebuild(fitted[name], module, n_features, fitted["_dense_shapes"], path)
-    vars(estimator).update(dict.fromkeys((*_SINCE_2, *_SINCE_5)) | fitted)
+    vars(estimator).update(dict.fromkeys((*_SINCE_2, *_SINCE_5_OR_7)) | fitted)
     if module is not None:
         _check_outputs(estimator, path)
     try:

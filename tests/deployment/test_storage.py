@@ -339,8 +339,8 @@ def test_tensors_of_another_program_are_a_clear_error(tmp_path, metadata):
 
 def test_a_newer_format_is_a_clear_error(saved):
     path, tensors, metadata, _ = saved
-    safetensors.torch.save_file(tensors, path, {**metadata, "skfairprune": "7"})
-    _refuses(path, r"is of format 7, and this version of skfairprune reads up to 6\. Update skfairprune")
+    safetensors.torch.save_file(tensors, path, {**metadata, "skfairprune": "8"})
+    _refuses(path, r"is of format 8, and this version of skfairprune reads up to 7\. Update skfairprune")
 
 
 def test_a_file_of_the_first_format_loads(saved, fitted, fresh):
