@@ -45,7 +45,7 @@ _SOMETIMES = ("feature_names_in_", "_events", "_rows")
 #: What format 2 added, for networks of the user's own; None in a file of format 1.
 _SINCE_2 = ("_example", "_example_joint", "_dense_shapes")
 #: What the formats 5 and 7 added; None in a file of a format before.
-_SINCE_5_OR_7 = ("group_rates_", "_group_names")
+_LATER = ("group_rates_", "_group_names")
 #: What to set a parameter to that is an object of its own; the fitted network does not depend on it any more.
 _REPLACEMENTS = {"sparsity_schedule": "'cubic'", "constraint": "None", "random_state": "None"}
 
@@ -86,7 +86,7 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
                 + (f"Call clf.set_params({name}={remedy}) first, what is fitted stays; or " if remedy else "")
                 + "use joblib.dump, whose files run code when they are loaded."
             ) from error
-    if unknown := sorted(set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2, *_SINCE_5_OR_7}):
+    if unknown := sorted(set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2, *_LATER}):
         raise ValueError(f"save does not know the attributes {unknown}; delete them first.")
     for name, value in fitted.items():
         try:
@@ -149,7 +149,7 @@ def read_estimator(path: str | os.PathLike[str], kind: type[Estimator], module: 
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     missing, unknown = (
         set(_FITTED) - set(fitted),
-        set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2, *_SINCE_5_OR_7},
+        set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2, *_LATER},
     )
     if missing or unknown:
         what = f"lacks {sorted(missing)}" if missing else f"holds {sorted(unknown)}, which no estimator has"
@@ -162,7 +162,7 @@ def read_estimator(path: str | os.PathLike[str], kind: type[Estimator], module: 
     for name in ("module_", "dense_module_"):
         if isinstance(fitted[name], OwnNetwork):
             fitted[name] = rebuild(fitted[name], module, n_features, fitted["_dense_shapes"], path)
-    vars(estimator).update(dict.fromkeys((*_SINCE_2, *_SINCE_5_OR_7)) | fitted)
+    vars(estimator).update(dict.fromkeys((*_SINCE_2, *_LATER)) | fitted)
     if module is not None:
         _check_outputs(estimator, path)
     try:

@@ -16,6 +16,7 @@ from sklearn import config_context
 from sklearn.exceptions import NotFittedError
 
 from skfairprune import FairPrunedClassifier
+from skfairprune.audit import audit
 from skfairprune.deployment import storage
 
 ATTRIBUTES = [*storage._FITTED, *storage._SOMETIMES]
@@ -412,6 +413,19 @@ def test_a_file_of_the_fifth_format_loads(saved, fitted, fresh):
     assert_array_equal(loaded.predict_proba(fresh.X), fitted.predict_proba(fresh.X))
     loaded.set_bound(1.0)
     assert_array_equal(loaded.predict_proba(fresh.X), loaded.predict_uncorrected_proba(fresh.X))
+
+
+def test_a_file_of_the_sixth_format_loads_and_can_be_audited(saved, fitted, fresh):
+    path, tensors, _, content = saved
+    del content["fitted"]["_group_names"]
+    _forge(path, tensors, content)
+    loaded = FairPrunedClassifier.load(path)
+    rows = {
+        "y_true": fresh.y,
+        "y_pred": fitted.predict(fresh.X),
+        "sensitive_features": fresh.sensitive_features,
+    }
+    assert audit(**rows, model=loaded).to_html() == audit(**rows, model=fitted).to_html()
 
 
 @pytest.mark.parametrize("place", [0, 100, 0.3, 0.9, -1])
