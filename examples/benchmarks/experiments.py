@@ -107,7 +107,7 @@ EXPERIMENTS = {
     "means": Experiment(
         "Accuracy and gaps at 90 % sparsity",
         ("adult",),
-        ("bilevel", "distilled", "scratch", "dense", "hgb", "lr"),
+        ("bilevel", "finer", "distilled", "scratch", "dense", "hgb", "lr"),
         (None, _DP, _EO),
         bounds={_DP: (0.015, 0.02, 0.0225, 0.025), _EO: (0.02, 0.025, 0.03, 0.04)},
         seeds=5,
