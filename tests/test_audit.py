@@ -460,6 +460,19 @@ def test_a_bound_within_strata_is_audited_within_strata(small, train, fresh):
     assert half.not_compared == [("all | 'south'", group) for group in clf.groups_]
     assert half.verdict == "undecided"
     assert "selection rate of group_0 in 'south'" in half.to_markdown()
+    few = np.flatnonzero(strata(fresh) == "south")[:40]
+    part = {name: np.concatenate([column[north], column[few]]) for name, column in rows.items()}
+    sites = np.repeat(["north", "south"], [north.sum(), len(few)])
+    most = audit(**part, control_features=sites, model=clf)
+    assert (
+        re.search(r"Groups left out, for fewer than 30 rows:\*\* group_1 in south\.", most.to_markdown())
+        is None
+    )
+    assert (
+        "Not compared, for fewer than 30 rows:** selection rate of group_1 in south. So" in most.to_markdown()
+    )
+    open_ended = audit(**part, control_features=sites, constraint=DP)
+    assert "Groups left out, for fewer than 30 rows:** group_1 in south." in open_ended.to_markdown()
     assert "within strata" in found.model["constraint of the fit"]
     assert audit(**rows, model=clf, difference_bound=0.1).difference_bound == 0.1
     three = small(max_epochs=3, difference_bound=0.5).fit(

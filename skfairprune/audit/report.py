@@ -202,28 +202,42 @@ def _difference(audit: Audit, place: Place) -> str:
 
 def _not_compared(audit: Audit) -> list[tuple[str, str]]:
     """Say which rates and groups were not compared, and what that means."""
-    own = audit.rates.loc[[audit.constraint]]
     too_few = f"for fewer than {audit.min_cell_size} rows"
-    rates = [
-        f"{_rate(audit, *key[:2])} of {show_label(key[2:])}"
-        for key in own[own["status"] == "too few rows"].index
-    ]
-    for event, group in audit.not_compared:
+    own, wanting, left_out = audit.rates.loc[[audit.constraint]], [], []
+    promised = set(audit.not_compared)
+    for key, status, n_samples in zip(own.index, own["status"], own["n_samples"], strict=True):
+        stratum, group = _split(audit, key[2:])
+        event = key[1] if stratum is None else f"{key[1]} | {stratum!r}"
+        name = show_label(group) if stratum is None else f"{show_label(group)} in {show_label(stratum)}"
+        if status == "too few rows" or (event, group) in promised:
+            wanting.append(f"{_rate(audit, *key[:2])} of {name}")
+            promised.discard((event, group))
+        elif status == "left out" and n_samples:
+            left_out.append(name)
+    for event, group in sorted(promised, key=str):  # of groups or strata that no row is of
         name, _, stratum = event.partition(" | ")
-        name = f"{_rate(audit, audit.constraint, name)} of {show_label(group)}"
-        rates.append(f"{name} in {stratum}" if stratum else name)
+        within = f" in {stratum}" if stratum else ""
+        wanting.append(f"{_rate(audit, audit.constraint, name)} of {show_label(group)}{within}")
     found = []
-    if rates:
+    if wanting:
         not_kept = (
             "" if audit.difference_bound is None else " So the verdict cannot be that the bound is kept."
         )
-        found.append((f"Not compared, {too_few}:", f"{_listed(list(dict.fromkeys(rates)))}.{not_kept}"))
-    out = own[(own["status"] == "left out") & (own["n_samples"] > 0)]
-    promised = {show_label(group) for _, group in audit.not_compared}
-    names = [name for name in dict.fromkeys(show_label(key[2:]) for key in out.index) if name not in promised]
-    if names:
-        found.append((f"Groups left out, {too_few}:", f"{_listed(names)}. The verdict is not about them."))
+        found.append((f"Not compared, {too_few}:", f"{_listed(wanting)}.{not_kept}"))
+    if left_out:
+        names = _listed(list(dict.fromkeys(left_out)))
+        found.append((f"Groups left out, {too_few}:", f"{names}. The verdict is not about them."))
     return found
+
+
+def _split(audit: Audit, key: tuple[Hashable, ...]) -> tuple[Hashable, Hashable]:
+    """Return the stratum, None without strata, and the group of a cell; the columns of strata come first."""
+    n_columns = 0
+    if "stratum" in audit.gaps.index.names:
+        stratum = audit.gaps.index.get_level_values("stratum")[0]
+        n_columns = len(stratum) if isinstance(stratum, tuple) else 1
+    parts = [part[0] if len(part) == 1 else part or None for part in (key[:n_columns], key[n_columns:])]
+    return parts[0], parts[1]
 
 
 def _overall_frame(audit: Audit) -> pd.DataFrame:
