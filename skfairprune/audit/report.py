@@ -165,7 +165,7 @@ def _statements(audit: Audit) -> list[str]:
         f"have {audit.n_samples:,} rows."
     ]
     if audit.overall["commonest_decision"] == 1:
-        seen.append("All rows got the same decision, so no rate could differ.")
+        seen.append("All rows got the same decision.")
     limit = f"At a confidence of 95 % no two of the groups compared differ by more than {audit.upper:.4f}"
     if audit.difference_bound is None:
         return [f"{limit}. No bound was given.", *seen]
