@@ -1,15 +1,17 @@
 """What an audit takes from the fitted estimator: the question, the classes, the groups, and a description."""
 
 from collections.abc import Hashable
-from importlib.metadata import version
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import sklearn
+import torch
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+import skfairprune
 from skfairprune._classifier import FairPrunedClassifier
 from skfairprune._labels import show_labels
 from skfairprune.audit.document import show_label
@@ -167,6 +169,8 @@ def describe(clf: FairPrunedClassifier, other_groups: bool) -> pd.Series:
             f"{told.value:.3f} (standard error {told.standard_error:.3f}), upper limit {told.upper:.3f}, on "
             f"{told.rows.partition(',')[0]}"
         )
-    packages = ("skfairprune", "torch", "scikit-learn")
-    facts["made with"] = ", ".join(f"{name} {version(name)}" for name in packages)
+    facts["made with"] = (
+        f"skfairprune {skfairprune.__version__}, torch {torch.__version__}, "
+        f"scikit-learn {sklearn.__version__}"
+    )
     return pd.Series(facts)
