@@ -339,7 +339,7 @@ def test_a_group_with_few_rows_is_left_out_and_named():
     )
     assert none.verdict is None
     assert np.isnan(none.upper)
-    assert "no two groups to compare, with at least 3000 rows" in none.to_html()
+    assert "no two groups to compare in any rate, with at least 3000 rows" in none.to_html()
 
 
 def test_a_constraint_that_is_half_compared_is_not_kept():
@@ -353,10 +353,7 @@ def test_a_constraint_that_is_half_compared_is_not_kept():
     assert found.upper < 0.05
     assert found.verdict == "undecided"
     assert np.isnan(found.rows_needed)
-    assert (
-        "**Not compared, for fewer than 30 rows:** true positive rate of b. So the verdict"
-        in found.to_markdown()
-    )
+    assert "as many):** true positive rate of b. So the verdict" in found.to_markdown()
     assert "Not all that the bound is for could be compared." in found.to_markdown()
     larger = audit(
         y, decided, sensitive_features=group, constraint=EO, difference_bound=0.05, min_cell_size=29
@@ -429,7 +426,7 @@ def test_a_group_of_the_fit_without_rows_leaves_the_bound_open(small, train, fre
         absent = ["third"] if A is fresh.sensitive_features else []
         assert found.not_compared == [("all", group) for group in absent]
         assert found.verdict == ("undecided" if absent else "within")
-        told = "Not compared, for fewer than 30 rows:** selection rate of third. So the verdict cannot"
+        told = "no other group with as many):** selection rate of third. So the verdict"
         assert (told in found.to_markdown()) == bool(absent)
         assert set(found.rates["status"]) == {"compared"}  # also groups that the fit does not know
     rare = np.where(np.arange(len(fresh.y)) < 20, "third", fresh.sensitive_features)
@@ -468,11 +465,16 @@ def test_a_bound_within_strata_is_audited_within_strata(small, train, fresh):
         re.search(r"Groups left out, for fewer than 30 rows:\*\* group_1 in south\.", most.to_markdown())
         is None
     )
-    assert (
-        "Not compared, for fewer than 30 rows:** selection rate of group_1 in south. So" in most.to_markdown()
+    told = (
+        "as many):** selection rate of group_0 in south; selection rate of group_1 in south. So the verdict"
     )
+    assert told in most.to_markdown()
     open_ended = audit(**part, control_features=sites, constraint=DP)
     assert "Groups left out, for fewer than 30 rows:** group_1 in south." in open_ended.to_markdown()
+    assert "no other group to compare:** selection rate of group_0 in south." in open_ended.to_markdown()
+    for other in ("is south", "is north"):
+        with pytest.raises(ValueError, match="strata are others than those of the fit"):
+            audit(**rows, control_features=np.where(strata(fresh) == other[3:], "yes", "no"), model=clf)
     assert "within strata" in found.model["constraint of the fit"]
     assert audit(**rows, model=clf, difference_bound=0.1).difference_bound == 0.1
     three = small(max_epochs=3, difference_bound=0.5).fit(
@@ -496,6 +498,92 @@ def test_the_bound_in_force_is_told_beside_that_of_the_fit(fitted, fresh):
             audit(fresh.y, fitted.predict(fresh.X), sensitive_features=A, model=fitted)
     finally:
         fitted.set_bound(bound)
+
+
+def test_groups_of_the_fit_in_another_type_are_refused(small, train, fresh):
+    def mark(data):
+        return pd.DataFrame({"group": data.sensitive_features, "side": data.X[:, 0] > 0})
+
+    clf = small(max_epochs=3, difference_bound=1).fit(train.X, train.y, sensitive_features=mark(train))
+    A = mark(fresh)
+    for other in (
+        A.astype(str),
+        A[["side", "group"]].to_numpy(),
+        A.set_axis(["x", "y"], axis=1).iloc[:, ::-1],
+    ):
+        with pytest.raises(ValueError, match=r"The groups are .*, and in fit they were .* of the same type"):
+            audit(fresh.y, clf.predict(fresh.X), sensitive_features=other, model=clf)
+
+
+def test_labels_of_another_number_type_are_those_of_the_model(small, train, fresh):
+    def label(data):
+        return data.X[:, 0].round().clip(-1, 1).astype(int)
+
+    clf = small(max_epochs=3, difference_bound=1).fit(
+        train.X, label(train), sensitive_features=train.sensitive_features
+    )
+    decided = clf.predict(fresh.X)
+    pages = {
+        audit(y, decided, sensitive_features=fresh.sensitive_features, model=clf).to_html()
+        for y in (label(fresh), label(fresh).astype(float))
+    }
+    assert len(pages) == 1
+
+
+def test_a_group_alone_in_its_stratum_is_compared_with_nobody():
+    group, site = np.repeat(["a", "b", "c"], 1000), np.repeat(["north", "south"], [2000, 1000])
+    y = np.arange(3000) % 2
+    decided = np.where(group == "c", 1, y)
+    asked = {"sensitive_features": group, "control_features": site, "difference_bound": 0.1}
+    found = audit(y, decided, constraint=EO, **asked)
+    assert found.verdict == "within"
+    assert found.n_samples == 2000
+    assert set(found.rates.loc[(EO, "y=0", "south"), "status"]) == {"alone", "left out"}
+    told = "no other group to compare:** false positive rate of c in south; true positive rate of c in south."
+    assert told in found.to_markdown()
+
+
+def test_rates_of_which_none_can_be_compared_leave_the_bound_open():
+    group, y = np.repeat(["a", "b"], 1000), np.repeat([1, 0], [500, 1500])
+    y[1000:1010] = 1
+    found = audit(
+        y, y, sensitive_features=group, constraint="true_positive_rate_parity", difference_bound=0.1
+    )
+    assert found.verdict == "undecided"
+    assert np.isnan(found.upper)
+    assert "no two groups to compare in any rate" in found.to_markdown()
+
+
+def test_rows_without_weight_are_not_counted():
+    y, decided, A, _ = _labelled()
+    weight = np.arange(len(y)) % 2
+    found = audit(y, decided, sensitive_features=A["sex"], constraint=DP, sample_weight=weight)
+    assert (
+        found.n_samples
+        == found.overall["n_samples"]
+        == found.rates.loc[(DP, "all"), "n_samples"].sum()
+        == 750
+    )
+
+
+def test_limits_are_rounded_to_the_safe_side():
+    group = np.repeat([0, 1], 20_000)
+    decided = np.r_[np.arange(20_000) < 950, np.zeros(20_000, bool)]
+    found = audit(0 * group, decided, sensitive_features=group, constraint=DP, difference_bound=0.05)
+    assert 0.05 < found.upper < 0.05005
+    assert "as large as 0.0501, above the bound of 0.05" in found.to_markdown()
+    assert any("0.051" in row for row in _markdown_rows(found.to_markdown()))
+
+
+@pytest.mark.parametrize("label", ["yes", 5])
+def test_a_single_label_needs_to_be_named(label):
+    rows = ([label] * 100, [label] * 100)
+    group = np.repeat([0, 1], 50)
+    with pytest.raises(ValueError, match=r"single label .* pass pos_label"):
+        audit(*rows, sensitive_features=group, constraint=ERP)
+    found = audit(*rows, sensitive_features=group, constraint=DP, pos_label=label, difference_bound=0.2)
+    assert found.verdict == "within"
+    assert f"- positive decision: {label}" in found.to_markdown()
 
 
 def test_rows_in_another_order_are_refused():

@@ -77,13 +77,16 @@ class Comparison:
         self._measured = measured
         present = [rows.sum(axis=0) >= size for rows in measured.n_weighted]
         enough = [rule.cell_sums(rows) >= size for rows in measured.n_weighted]
+        several = [cells & (cells.sum(axis=1, keepdims=True) > 1) for cells in enough]
         self._cells = [
-            counts.cell_rates(rule, cells) for counts, cells in zip(measured.counts, enough, strict=True)
+            counts.cell_rates(rule, cells) for counts, cells in zip(measured.counts, several, strict=True)
         ]
         self._too_few = [groups & ~cells for groups, cells in zip(present, enough, strict=True)]
+        self._alone = [cells & ~others for cells, others in zip(enough, several, strict=True)]
+        compared = [cells.any(axis=0) for cells in several]
         #: The number of rows with weight of the groups that are compared.
         self.n_samples = int(
-            sum(rows[:, groups].sum() for rows, groups in zip(measured.n_weighted, present, strict=True))
+            sum(rows[:, groups].sum() for rows, groups in zip(measured.n_weighted, compared, strict=True))
         )
         self._events = self._find_events()
 
@@ -137,8 +140,9 @@ class Comparison:
             Whether all is compared that the bound was promised for.
         """
         events = [event for event in self._events if event is not None]
+        whole &= not any(cells.any() for cells in self._too_few)
         if not events:
-            return Finding()
+            return Finding(verdict=None if bound is None or whole else "undecided")
         widest = max(events, key=lambda event: event.gap.value)
         surest = max(events, key=lambda event: event.lower.limit)
         upper = max(event.upper.limit for event in events)
@@ -152,7 +156,6 @@ class Comparison:
         )
         if bound is None:
             return found
-        whole &= not any(cells.any() for cells in self._too_few)
         if found.lower > bound:
             return found._replace(verdict="above")
         if whole and upper <= bound:
@@ -192,22 +195,26 @@ class Comparison:
     def rate_table(self) -> pd.DataFrame:
         """Tabulate the rate of each event, stratum and group."""
         status = [
-            np.select([cells.included, too_few], ["compared", "too few rows"], "left out")
-            for cells, too_few in zip(self._cells, self._too_few, strict=True)
+            np.select([cells.included, too_few, alone], ["compared", "too few rows", "alone"], "left out")
+            for cells, too_few, alone in zip(self._cells, self._too_few, self._alone, strict=True)
         ]
         return self._measured.frame(
             rate=[cells.rates for cells in self._cells],
             standard_error=[cells.standard_errors for cells in self._cells],
             n_samples=[
-                self._measured.constraint.cell_sums(rows).astype(np.int64) for rows in self._measured.n_rows
+                self._measured.constraint.cell_sums(rows).astype(np.int64)
+                for rows in self._measured.n_weighted
             ],
             status=status,
         )
 
+    @property
+    def event_names(self) -> tuple[str, ...]:
+        """The names of the events, those of strata as in a fit."""
+        rule, strata = self._measured.constraint, self._measured.strata
+        return rule.events if strata is None else rule.stratified(strata.labels).events
+
     def compared(self) -> set[tuple[str, Hashable]]:
-        """Return event and group of what is compared; events of a stratum are named as those of a fit."""
-        rule, labels = self._measured.constraint, self._measured.groups.labels
-        if self._measured.strata is not None:
-            rule = rule.stratified(self._measured.strata.labels)
+        """Return event and group of what is compared."""
         included = np.concatenate([cells.included for cells in self._cells])
-        return {(rule.events[event], labels[group]) for event, group in np.argwhere(included)}
+        return {(self.event_names[event], self.groups[group]) for event, group in np.argwhere(included)}

@@ -17,7 +17,15 @@ from skfairprune._labels import show_labels
 from skfairprune.audit.document import show_label
 from skfairprune.constraints import CONSTRAINTS, get_constraint
 
-__all__ = ["describe", "find_classifier", "find_labels", "find_question", "order_columns", "promised_cells"]
+__all__ = [
+    "are_others",
+    "describe",
+    "find_classifier",
+    "find_labels",
+    "find_question",
+    "order_columns",
+    "promised_cells",
+]
 
 _CHOICE = f"one of {', '.join(CONSTRAINTS)}"
 
@@ -128,14 +136,50 @@ def order_columns(clf: FairPrunedClassifier | None, sensitive_features: Any) -> 
     return sensitive_features[list(names)]
 
 
-def promised_cells(clf: FairPrunedClassifier | None, constraint: str) -> set[tuple[str, Hashable]]:
-    """Return event and group of the rates that the model's bound is for; none if another is audited."""
-    if clf is None or constraint != clf.constraint_ or clf.groups_ is None:
+def promised_cells(
+    clf: FairPrunedClassifier | None, constraint: str, with_strata: bool
+) -> set[tuple[str, Hashable]]:
+    """Return event and group of the rates that the model's bound is for; none if another gap is audited."""
+    if clf is None or constraint != clf.constraint_ or clf.groups_ is None or _has_strata(clf) != with_strata:
         return set()
     if clf.group_rates_ is None:  # of a file of before
         return {(event, group) for event in clf._events for group in clf.groups_}
     covered = clf.group_rates_[clf.group_rates_["covered"]]
     return set(zip(covered["event"], covered["group"], strict=True))
+
+
+def are_others(promised: set[tuple[str, Hashable]], events: set[str], groups: set[Hashable]) -> bool:
+    """Tell whether the groups are others than those of the fit.
+
+    Raises
+    ------
+    ValueError
+        If they are the same, but of another type or with their columns in another order; or if the strata are
+        others.
+    """
+    if not promised:
+        return False
+    own, named = ({cell[at] for cell in promised} for at in (1, 0))
+    if not own & groups:
+        if {_spelt(group) for group in own} & {_spelt(group) for group in groups}:
+            raise ValueError(
+                f"The groups are {show_labels(sorted(groups, key=str))}, and in fit they were "
+                f"{show_labels(sorted(own, key=str))}. Pass sensitive_features of the same type, and the "
+                "same columns in the same order."
+            )
+        return True
+    if not named & events:
+        raise ValueError(
+            f"The strata are others than those of the fit: the events are {show_labels(sorted(events))}, "
+            f"and in fit they were {show_labels(sorted(map(str, named)))}. Pass control_features of the same "
+            "type, and the same columns in the same order."
+        )
+    return False
+
+
+def _spelt(group: Hashable) -> tuple[str, ...]:
+    """Return the values of a group as text, in any order."""
+    return tuple(sorted(map(str, group if isinstance(group, tuple) else (group,))))
 
 
 def describe(clf: FairPrunedClassifier, other_groups: bool) -> pd.Series:

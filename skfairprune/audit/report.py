@@ -43,7 +43,7 @@ class Audit:
     verdict : {"within", "above", "undecided"} or None
         "within" if ``upper`` is not above the bound, and all rates were compared of the groups that are
         compared and of those under the model's constraint; "above" if ``lower`` is above the bound; and else
-        "undecided". None without a bound, or if there are no two groups to compare.
+        "undecided". None without a bound, or if no two groups have enough rows.
     gap, standard_error : float
         The largest difference between two groups' rates, and its sampling standard error.
     widest : Place or None
@@ -59,7 +59,8 @@ class Audit:
         is 5 % at most; with weights, if they do not depend on the decisions.
     rows_needed : float
         Where the rows cannot tell, about how many with the same rates would have an ``upper`` within the
-        bound in nine of ten samples; infinite if the gap itself is not below the bound. Else NaN.
+        bound in nine of ten samples, if one difference alone is near the bound; infinite if the gap itself is
+        not below the bound. Else NaN.
     n_samples : int
         The number of rows with weight of the groups that are compared.
     min_cell_size : int
@@ -82,7 +83,8 @@ class Audit:
     rates : DataFrame
         The rate of each cell as in :func:`skfairprune.metrics.group_rates`, its standard_error and n_samples,
         and status: "compared"; "left out", of a group that has fewer than ``min_cell_size`` rows with weight
-        (in its stratum); or "too few rows", of another group.
+        (in its stratum); "too few rows", of another group; or "alone", if no other group has enough. Rows are
+        those with weight.
     model : Series or None
         What the fitted estimator says of itself, as text.
     date : str
@@ -158,7 +160,7 @@ def _blocks(audit: Audit) -> list[Block]:
 def _statements(audit: Audit) -> list[str]:
     """Say the verdict and what it comes from."""
     if audit.widest is None or audit.surest is None:
-        return [f"There are no two groups to compare, with at least {audit.min_cell_size} rows each."]
+        return [f"There are no two groups to compare in any rate, with at least {audit.min_cell_size} rows."]
     seen = [
         f"The largest difference that was seen is {audit.gap:.3f}, with a standard error of "
         f"{audit.standard_error:.3f}: the {_difference(audit, audit.widest)}. The groups that are compared "
@@ -166,20 +168,20 @@ def _statements(audit: Audit) -> list[str]:
     ]
     if audit.overall["commonest_decision"] == 1:
         seen.append("All rows got the same decision.")
-    limit = f"At a confidence of 95 % no two of the groups compared differ by more than {audit.upper:.4f}"
+    limit = f"At a confidence of 95 % no two of the groups compared differ by more than {_up(audit.upper, 4)}"
     if audit.difference_bound is None:
         return [f"{limit}. No bound was given.", *seen]
-    bound = f"the bound of {audit.difference_bound:g}"
+    bound = f"the bound of {audit.difference_bound:.10g}"
     if audit.verdict == "within":
         return [f"{limit}, which is within {bound}.", *seen]
     if audit.verdict == "above":
-        sure = f"the {_difference(audit, audit.surest)}, is at least {audit.lower:.4f}"
+        sure = f"the {_difference(audit, audit.surest)}, is at least {_up(audit.lower, 4, -1)}"
         return [f"At a confidence of 95 % a difference, {sure}, which is above {bound}.", *seen]
     told = []
     if audit.upper > audit.difference_bound:
         told.append(
-            f"At a confidence of 95 % a difference may be as large as {audit.upper:.4f}, above {bound}, and "
-            "none is sure to be above it."
+            f"At a confidence of 95 % a difference may be as large as {_up(audit.upper, 4)}, above {bound}, "
+            "and none is sure to be above it."
         )
     if audit.gap >= audit.difference_bound:
         more = "That is not below the bound: more rows with these rates would not show that it is kept."
@@ -203,37 +205,51 @@ def _difference(audit: Audit, place: Place) -> str:
 def _not_compared(audit: Audit) -> list[tuple[str, str]]:
     """Say which rates and groups were not compared, and what that means."""
     too_few = f"for fewer than {audit.min_cell_size} rows"
-    own, wanting, left_out = audit.rates.loc[[audit.constraint]], [], []
+    own = audit.rates.loc[[audit.constraint]]
     promised = set(audit.not_compared)
+    wanting: dict[str, str] = {}  # rates and their groups
+    left_out, alone = [], []
     for key, status, n_samples in zip(own.index, own["status"], own["n_samples"], strict=True):
         stratum, group = _split(audit, key[2:])
         event = key[1] if stratum is None else f"{key[1]} | {stratum!r}"
         name = show_label(group) if stratum is None else f"{show_label(group)} in {show_label(stratum)}"
         if status == "too few rows" or (event, group) in promised:
-            wanting.append(f"{_rate(audit, *key[:2])} of {name}")
+            wanting[f"{_rate(audit, *key[:2])} of {name}"] = name
             promised.discard((event, group))
+        elif status == "alone":
+            alone.append(f"{_rate(audit, *key[:2])} of {name}")
         elif status == "left out" and n_samples:
             left_out.append(name)
     for event, group in sorted(promised, key=str):  # of groups or strata that no row is of
-        name, _, stratum = event.partition(" | ")
+        rate, _, stratum = event.rpartition(" | ") if _has_strata(audit) else (event, "", "")
         within = f" in {stratum}" if stratum else ""
-        wanting.append(f"{_rate(audit, audit.constraint, name)} of {show_label(group)}{within}")
+        wanting[f"{_rate(audit, audit.constraint, rate)} of {show_label(group)}{within}"] = show_label(group)
     found = []
     if wanting:
-        not_kept = (
-            "" if audit.difference_bound is None else " So the verdict cannot be that the bound is kept."
-        )
-        found.append((f"Not compared, {too_few}:", f"{_listed(wanting)}.{not_kept}"))
-    if left_out:
-        names = _listed(list(dict.fromkeys(left_out)))
-        found.append((f"Groups left out, {too_few}:", f"{names}. The verdict is not about them."))
+        told = f"{_listed(list(wanting))}."
+        if audit.difference_bound is not None:
+            told += " So the verdict cannot be that the bound is kept."
+        few = f"fewer than {audit.min_cell_size} rows, or no other group with as many"
+        found.append((f"Not compared ({few}):", told))
+    if alone:
+        found.append(("With no other group to compare:", f"{_listed(alone)}. The verdict is not about them."))
+    names = [name for name in dict.fromkeys(left_out) if name not in wanting.values()]
+    if names:
+        found.append((f"Groups left out, {too_few}:", f"{_listed(names)}. The verdict is not about them."))
+    if audit.model is not None and "groups that are audited" in audit.model:
+        told = "The model's bound is for other groups, and so is what its fit foresaw."
+        found.append(("The groups are others than those of the fit.", told))
     return found
+
+
+def _has_strata(audit: Audit) -> bool:
+    return "stratum" in audit.gaps.index.names
 
 
 def _split(audit: Audit, key: tuple[Hashable, ...]) -> tuple[Hashable, Hashable]:
     """Return the stratum, None without strata, and the group of a cell; the columns of strata come first."""
     n_columns = 0
-    if "stratum" in audit.gaps.index.names:
+    if _has_strata(audit):
         stratum = audit.gaps.index.get_level_values("stratum")[0]
         n_columns = len(stratum) if isinstance(stratum, tuple) else 1
     parts = [part[0] if len(part) == 1 else part or None for part in (key[:n_columns], key[n_columns:])]
@@ -273,8 +289,8 @@ def _gap_frame(audit: Audit) -> tuple[pd.DataFrame, int]:
                 "lowest": show_label(row["lowest"]) if there else "-",
                 "highest": show_label(row["highest"]) if there else "-",
                 "gap": _show(row["gap"], row["standard_error"]),
-                "upper 95 % limit": f"{row['upper']:.3f}" if there else "-",
-                "bound": f"{audit.difference_bound:g}" if bounded else "",
+                "upper 95 % limit": _up(row["upper"], 3) if there else "-",
+                "bound": f"{audit.difference_bound:.10g}" if bounded else "",
             }
         )
     frame = pd.DataFrame(rows)
@@ -303,7 +319,7 @@ def _rate_frame(audit: Audit) -> tuple[pd.DataFrame, int]:
 def _glossary(audit: Audit) -> dict[str, str]:
     """Explain the figures."""
     facts = {"classes": "; ".join(map(str, audit.classes))}
-    if len(audit.classes) == 2:
+    if len(audit.classes) <= 2:
         facts |= {
             "positive decision": str(audit.pos_label),
             "selection rate": "share of positive decisions",
@@ -348,6 +364,11 @@ def _rate(audit: Audit, constraint: str, event: Hashable) -> str:
     if len(audit.classes) > 2:
         return str(event)
     return {"all": "selection rate", "y=0": "false positive rate", "y=1": "true positive rate"}[str(event)]
+
+
+def _up(value: float, digits: int, sign: int = 1) -> str:
+    """Round a limit up, or with a sign of -1 down: so it says no more than it does."""
+    return f"{sign * math.ceil(sign * value * 10**digits - 1e-9) / 10**digits:.{digits}f}"
 
 
 def _words(name: str) -> str:

@@ -19,6 +19,7 @@ from skfairprune._labels import align_labels
 from skfairprune._measured import check_size, encode, measure
 from skfairprune.audit.comparison import Comparison
 from skfairprune.audit.model import (
+    are_others,
     describe,
     find_classifier,
     find_labels,
@@ -129,10 +130,11 @@ def audit(
         columns["y_pred_dense"] = y_pred_dense
     (y, decision, *dense), labels = align_labels(columns)
     if clf is not None:
-        labels, pos_label = find_labels(clf, labels, pos_label)
-        (y, decision, *dense), _ = align_labels(columns, labels)
-    elif pos_label is None and len(labels) <= 2:
-        pos_label = labels[-1] if len(labels) == 2 else 1
+        found_labels, (labels, pos_label) = labels, find_labels(clf, labels, pos_label)
+        position = np.array([labels.index(label) for label in found_labels])
+        y, decision, *dense = (position[codes] for codes in (y, decision, *dense))
+    elif pos_label is None and len(labels) == 2:
+        pos_label = labels[1]
     weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
     weight = weight / weight.max()  # squares of huge or tiny ones are no numbers
 
@@ -148,12 +150,13 @@ def audit(
             rule = get_constraint(name, max(2, len(labels)))
             found = measure(rule, y, decision, *rows, *dense)
         else:
-            found = measure(
-                *encode(name, y_true, y_pred, pos_label, labels if len(labels) > 2 else ()), *rows
-            )
+            # the labels of the model, in whose type they name the events
+            truth, decided = (np.array(labels, dtype=object)[codes] for codes in (y, decision))
+            coded = encode(name, truth, decided, pos_label, labels if len(labels) > 2 else ())
+            found = measure(*coded, *rows)
         compared[name] = Comparison(found, size)
-    own, promised = compared[constraint], promised_cells(clf, constraint)
-    other_groups = not {group for _, group in promised} & set(own.groups)
+    own, promised = compared[constraint], promised_cells(clf, constraint, control_features is not None)
+    other_groups = are_others(promised, set(own.event_names), set(own.groups))
     missing = [] if other_groups else sorted(promised - own.compared(), key=str)
     return Audit(
         constraint=constraint,
@@ -162,12 +165,12 @@ def audit(
         n_samples=own.n_samples,
         min_cell_size=size,
         classes=labels,
-        pos_label=pos_label,
+        pos_label=1 if pos_label is None and len(labels) == 1 else pos_label,
         not_compared=missing,
         overall=_overall(y, decision, weight, len(labels)),
         gaps=pd.concat({name: part.gap_table() for name, part in compared.items()}, names=["constraint"]),
         rates=pd.concat({name: part.rate_table() for name, part in compared.items()}, names=["constraint"]),
-        model=None if clf is None else describe(clf, bool(promised) and other_groups),
+        model=None if clf is None else describe(clf, other_groups),
         date=date.today().isoformat(),
     )
 
