@@ -83,7 +83,7 @@ def main() -> None:
     )
     print(frame.by_group.astype({"rows": int}).to_string(float_format="{:.3f}".format))
 
-    print("\n3. The audit of the bound, between the groups under it\n")
+    print("\n3. The audit of the bound\n")
     found = audit(y_test, decided, sensitive_features=A_test, model=pipe)
     args.html.parent.mkdir(parents=True, exist_ok=True)
     args.html.write_text(found.to_html(), encoding="utf-8")
