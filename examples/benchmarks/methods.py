@@ -117,7 +117,7 @@ _add_raw("no_gates", "w/o gates' constraint", "ablation", constrain="weights")
 _add_raw("no_weights", "w/o weights' constraint", "ablation", constrain="gates")
 _add_raw("no_constraint", "w/o both", "ablation", constrain=None)
 _add_estimator("auto", "smallest network (auto)", "ours", sparsity="auto", max_accuracy_drop=0.003)
-# What gains on Adult and loses elsewhere, so that it is not the default.
+# What gains on Adult and loses on another set, so that it is not the default.
 _add_estimator("finer", "bi-level, 128 bins", "ours", n_bins=128)
 _DISTILLED = {"distill": "boosting", "n_bins": 128, "max_epochs": 40}
 _add_estimator("distilled", "bi-level, boosting teacher, 128 bins", "ours", **_DISTILLED)

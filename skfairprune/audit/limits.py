@@ -17,8 +17,7 @@ So do those of a rate with utilities of 1 and -1, a difference of two shares of 
 correlation :math:`\rho = -\sqrt{a b / ((1 - a)(1 - b))}`, which adds
 :math:`- 2 \rho (u_a - a)(b - l_b)` under the root.
 
-With 30 rows and a share near 0 the normal approximation is wrong in up to a fifth of the cases, where one in
-twenty is stated. These limits are as wrong where weights depend on the decision, and heavy rows are few.
+They do not hold where weights depend on the decision and heavy rows are few: what no row shows is unknown.
 """
 
 from dataclasses import replace
@@ -116,6 +115,22 @@ def rate_limits(counts: GroupCounts, constraint: Constraint, alpha: float) -> tu
         The constraint, with utilities of 0, 1 and -1.
     alpha : float
         The probability that a limit may have of being wrong, in (0, .5).
+
+    Examples
+    --------
+    None of 30 rows is positive. The normal approximation would have an upper limit below a share of .05 then,
+    with which this happens in .95^30 = 21 % of samples.
+
+    >>> import numpy as np
+    >>> from skfairprune.audit.limits import rate_limits
+    >>> from skfairprune.constraints import get_constraint
+    >>> from skfairprune.gaps import NORMAL_95, GroupCounts
+    >>> rows = np.array([[[30.0, 0.0]], [[0.0, 0.0]]])  # by label, group and decision
+    >>> counts, rule = GroupCounts(rows, rows), get_constraint("demographic_parity")
+    >>> rate_limits(counts, rule, 0.05)[1].round(3)
+    array([[0.095]])
+    >>> (counts.rates(rule) + NORMAL_95 * counts.standard_errors(rule)).round(3)
+    array([[0.038]])
     """
     gains, gains_lower, gains_upper = _share_limits(counts, constraint, 1, alpha)
     losses, losses_lower, losses_upper = _share_limits(counts, constraint, -1, alpha)

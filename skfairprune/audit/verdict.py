@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import accuracy_score, recall_score
 from sklearn.utils.validation import _check_sample_weight
 
 from skfairprune._data import refuse_other_order
-from skfairprune._labels import align_labels
-from skfairprune._measured import check_size, encode, measure
+from skfairprune._labels import align_labels, encode_labels
+from skfairprune._measured import check_size, measure, resolve
 from skfairprune.audit.comparison import Comparison
 from skfairprune.audit.model import (
     are_others,
@@ -143,18 +144,15 @@ def audit(
         control_features,
         None if sample_weight is None else weight,
     )
-    names = sorted({constraint, *_ALWAYS, *([_DEGRADATION] if dense else [])})  # else pandas warns
+    # by the labels of the model, in whose type they name the events
+    truth, decided = (np.array(labels, dtype=object)[codes] for codes in (y, decision))
+    truth, decided, classes = encode_labels(truth, decided, pos_label, labels if len(labels) > 2 else ())
     compared: dict[str, Comparison] = {}
-    for name in names:
-        if name == _DEGRADATION:
-            rule = get_constraint(name, max(2, len(labels)))
-            found = measure(rule, y, decision, *rows, *dense)
-        else:
-            # the labels of the model, in whose type they name the events
-            truth, decided = (np.array(labels, dtype=object)[codes] for codes in (y, decision))
-            coded = encode(name, truth, decided, pos_label, labels if len(labels) > 2 else ())
-            found = measure(*coded, *rows)
-        compared[name] = Comparison(found, size)
+    for name in sorted({constraint, *_ALWAYS} - {_DEGRADATION}):  # unsorted, pandas warns of the index
+        compared[name] = Comparison(measure(resolve(name, classes), truth, decided, *rows), size)
+    if dense:
+        rule = get_constraint(_DEGRADATION, max(2, len(labels)))
+        compared = {_DEGRADATION: Comparison(measure(rule, y, decision, *rows, *dense), size), **compared}
     own, promised = compared[constraint], promised_cells(clf, constraint, control_features is not None)
     other_groups = are_others(promised, set(own.event_names), set(own.groups))
     missing = [] if other_groups else sorted(promised - own.compared(), key=str)
@@ -180,16 +178,16 @@ def _overall(
 ) -> pd.Series:
     """Return the shares of right decisions and of the commonest, and the numbers of rows."""
     right, total = y == decision, weight.sum()
-    accuracy = weight @ right / total
-    by_class = np.bincount(y, weight, minlength=n_classes)
-    right_by_class = np.bincount(y, weight * right, minlength=n_classes)
-    by_decision = np.bincount(decision, weight, minlength=n_classes)
-    there = by_class > 0
+    accuracy = accuracy_score(y, decision, sample_weight=weight)
+    by_class, by_decision = (np.bincount(codes, weight, minlength=n_classes) for codes in (y, decision))
+    there = np.flatnonzero(by_class)
+    # not balanced_accuracy_score, which warns of decisions that no label is
+    recall = recall_score(y, decision, labels=there, average="macro", sample_weight=weight)
     return pd.Series(
         {
             "accuracy": accuracy,
             "standard_error": np.sqrt(weight**2 @ (right - accuracy) ** 2) / total,
-            "balanced_accuracy": np.mean(right_by_class[there] / by_class[there]),
+            "balanced_accuracy": recall,
             "majority": by_class.max() / total,
             "commonest_decision": by_decision.max() / by_decision.sum(),
             "n_samples": np.count_nonzero(weight),

@@ -147,10 +147,7 @@ def read_estimator(path: str | os.PathLike[str], kind: type[Estimator], module: 
                 getattr(estimator, f"set_{method}_request")(**requests)
     except _NOT_AS_WRITTEN as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-    missing, unknown = (
-        set(_FITTED) - set(fitted),
-        set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2, *_LATER},
-    )
+    missing, unknown = set(_FITTED) - set(fitted), set(fitted) - {*_FITTED, *_SOMETIMES, *_SINCE_2, *_LATER}
     if missing or unknown:
         what = f"lacks {sorted(missing)}" if missing else f"holds {sorted(unknown)}, which no estimator has"
         raise ValueError(f"{path} is damaged: it {what}.")
