@@ -6,11 +6,13 @@ The whole test suite runs on a GPU where there is one (``device="auto"``); this 
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skfairprune import FairPrunedClassifier
+from skfairprune.training import net
 from tests.networks.zoo import NETWORKS, Conv1dNetwork, make_biased_digits
 
 pytestmark = [
@@ -57,6 +59,21 @@ def test_a_fit_gives_the_same_bits_again(small, train, fresh, params):
     assert {parameter.device.type for parameter in one.module_.parameters()} == {"cpu"}
     assert one.score(fresh.X, fresh.y) > 0.65
     assert_array_equal(pickle.loads(pickle.dumps(one)).predict(fresh.X), one.predict(fresh.X))
+
+
+@pytest.mark.parametrize(
+    "params", [params for params in VARIANTS if not {"dropout", "hypergradient"} & params.keys()], ids=str
+)
+def test_replayed_steps_give_the_bits_of_steps_one_by_one(small, train, params, monkeypatch):
+    replayed = small(device="cuda", **params).fit(
+        train.X, train.y, sensitive_features=train.sensitive_features
+    )
+    monkeypatch.setattr(net, "can_replay", lambda module: False)
+    one_by_one = small(device="cuda", **params)
+    one_by_one.fit(train.X, train.y, sensitive_features=train.sensitive_features)
+    _same_bits(replayed, one_by_one)
+    losses = (pd.DataFrame(clf.history_).drop(columns="seconds") for clf in (replayed, one_by_one))
+    pd.testing.assert_frame_equal(*losses, check_exact=True)
 
 
 @pytest.mark.parametrize("network", [network for network in NETWORKS if network is not Conv1dNetwork])

@@ -36,8 +36,9 @@ from torch.nn.functional import cosine_similarity
 
 from skfairprune import FairPrunedClassifier, _assembly
 from skfairprune.training.hypergradient import Hypergradient, conjugate_gradient
-from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack
+from skfairprune.training.net import BilevelNet, FineTuneNet
 from skfairprune.training.plan import make_plan
+from skfairprune.training.stacks import NetworkStack
 
 BATCH, N_BATCHES = 32, 50
 TO_CONVERGENCE, IN_TRAINING = 200, 5  # Hessian-vector products of the implicit estimator

@@ -72,8 +72,15 @@ class Objective(nn.Module):
         self.register_buffer("values", None)
 
     def set_tables(self, coefficients: Tensor, values: Tensor) -> None:
-        """Set :math:`C` and :math:`V`, of shape (n_joint, n_decisions); before, it is the cross-entropy."""
-        self.coefficients, self.values = coefficients, values
+        """Set :math:`C` and :math:`V`, of shape (n_joint, n_decisions); before, it is the cross-entropy.
+
+        Later tables are copied to where the first ones are, which a recorded step goes on to read.
+        """
+        if self.coefficients is None or self.values is None:
+            self.coefficients, self.values = coefficients.clone(), values.clone()
+        else:
+            self.coefficients.copy_(coefficients)
+            self.values.copy_(values)
 
     def forward(
         self, logits: Tensor, target: Tensor, weight: Tensor, soft_target: Tensor | None = None

@@ -20,11 +20,12 @@ from skfairprune.training.batches import Rows
 from skfairprune.training.distillation import soft_targets
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
-from skfairprune.training.net import FineTuneNet, joint_proba, stack_networks
+from skfairprune.training.net import FineTuneNet, joint_proba
 from skfairprune.training.phases import PhaseRunner
 from skfairprune.training.plan import Plan
 from skfairprune.training.pruner import Pruner
 from skfairprune.training.search import Trial, find_smallest
+from skfairprune.training.stacks import stack_networks
 
 __all__ = ["Outcome", "Trainer"]
 

@@ -8,14 +8,18 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax, softmax
+from skorch.callbacks import Callback
 
 from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
 from skfairprune.pruning.units import find_units
-from skfairprune.training.batches import Batches, Rows
-from skfairprune.training.net import BilevelNet, FineTuneNet, NetworkStack, PhaseNet, joint_proba
+from skfairprune.training import net as nets
+from skfairprune.training.batches import Batch, Batches, Rows
+from skfairprune.training.net import BilevelNet, FineTuneNet, PhaseNet, joint_proba
 from skfairprune.training.objective import Objective
+from skfairprune.training.replay import ReplayedLoss, can_replay
+from skfairprune.training.stacks import CopyStack, NetworkStack
 
 N_ROWS, N_JOINT, N_FOLDS = 90, 4, 3
 
@@ -424,3 +428,76 @@ def test_upper_loss_can_be_learnt_by_gates_alone():
         for g in (start, gates)
     ]
     assert losses[1] < losses[0] - 1e-3
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """Record steps as a GPU does, which copies later batches into the first: tests/test_gpu.py has real ones."""
+    made = []
+
+    def record(module, inputs):
+        made.append(inputs)
+
+        def replay(*tensors):
+            for held, given in zip(inputs, tensors, strict=True):
+                held.copy_(given)
+            return module(*inputs)
+
+        return replay
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    monkeypatch.setattr(nets, "can_replay", lambda module: True)
+    return made
+
+
+class _MoveTables(Callback):
+    """Move the tables before each batch."""
+
+    def on_batch_begin(self, net, training=False, **kwargs):
+        objective = net.criterion_
+        objective.set_tables(objective.coefficients + 0.01, objective.values * 1.02)
+
+
+@pytest.mark.parametrize("batch_size", [7, 32, N_ROWS])
+def test_a_phase_of_replayed_steps_is_the_same(recordings, batch_size, monkeypatch):
+    def fit():
+        network, rows = _network(), _rows()
+        net = _fit(PhaseNet, network, rows, batch_size=batch_size, callbacks=[_MoveTables()])
+        assert all(torch.equal(*pair) for pair in zip(rows, _rows(), strict=True))
+        return _state(network), [row["train_loss"] for row in net.history]
+
+    replayed = fit()
+    sizes = {len(part) for part in np.array_split(np.arange(N_ROWS), -(-N_ROWS // batch_size))}
+    assert sorted(len(inputs[0]) for inputs in recordings) == sorted(sizes)
+    monkeypatch.setattr(nets, "can_replay", lambda module: False)
+    expected = fit()
+    assert torch.equal(replayed[0], expected[0])
+    assert replayed[1] == expected[1]
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_fine_tuning_of_replayed_steps_is_the_same(recordings, soft, monkeypatch):
+    soft_target = torch.rand(1 + N_FOLDS, N_ROWS, N_JOINT, dtype=torch.float64).softmax(2) if soft else None
+    _, replayed = _fine_tune(_rows(), soft_target=soft_target)
+    assert len(recordings) == 1
+    monkeypatch.setattr(nets, "can_replay", lambda module: False)
+    _, expected = _fine_tune(_rows(), soft_target=soft_target)
+    assert all(torch.equal(*pair) for pair in zip(replayed, expected, strict=True))
+
+
+def test_a_loss_stays_when_the_step_is_replayed(recordings):
+    rows, network, objective = _rows(), _network(), _objective()
+
+    def of_batch(batch):
+        return objective(network(batch.x), batch.target, batch.weight)
+
+    loss = ReplayedLoss(network, of_batch)
+    batches = [Batch(*(tensor[part] for tensor in rows)) for part in torch.arange(N_ROWS).split(30)]
+    losses = [loss(batch) for batch in batches]
+    assert len(recordings) == 1
+    assert losses == [of_batch(batch) for batch in batches]
+
+
+def test_only_a_gpus_steps_are_replayed():
+    network = _network()
+    assert not any(map(can_replay, (network, NetworkStack([network]), CopyStack([network]))))

@@ -150,3 +150,15 @@ def test_values_move_and_copy_with_the_objective():
     objective.values = torch.zeros(N_JOINT, 2)
     assert copied.values.abs().sum() > 0
     assert not list(objective.parameters())
+
+
+def test_later_tables_take_the_place_of_the_first():
+    """A recorded step goes on to read there; what was given stays the caller's."""
+    objective, table = Objective(0.5), torch.eye(N_JOINT, 2)
+    objective.set_tables(table, table)
+    places = objective.coefficients.data_ptr(), objective.values.data_ptr()
+    objective.set_tables(table + 1, table + 2)
+    assert (objective.coefficients.data_ptr(), objective.values.data_ptr()) == places
+    assert torch.equal(objective.coefficients, torch.eye(N_JOINT, 2) + 1)
+    assert torch.equal(objective.values, torch.eye(N_JOINT, 2) + 2)
+    assert torch.equal(table, torch.eye(N_JOINT, 2))
