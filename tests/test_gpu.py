@@ -65,12 +65,13 @@ def test_a_fit_gives_the_same_bits_again(small, train, fresh, params):
     "params", [params for params in VARIANTS if not {"dropout", "hypergradient"} & params.keys()], ids=str
 )
 def test_replayed_steps_give_the_bits_of_steps_one_by_one(small, train, params, monkeypatch):
-    replayed = small(device="cuda", **params).fit(
-        train.X, train.y, sensitive_features=train.sensitive_features
-    )
+    def fit():
+        clf = small(device="cuda", **params)
+        return clf.fit(train.X, train.y, sensitive_features=train.sensitive_features)
+
+    replayed = fit()
     monkeypatch.setattr(net, "can_replay", lambda module: False)
-    one_by_one = small(device="cuda", **params)
-    one_by_one.fit(train.X, train.y, sensitive_features=train.sensitive_features)
+    one_by_one = fit()
     _same_bits(replayed, one_by_one)
     losses = (pd.DataFrame(clf.history_).drop(columns="seconds") for clf in (replayed, one_by_one))
     pd.testing.assert_frame_equal(*losses, check_exact=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skfairprune.pruning.gates import BudgetedGates
 from skfairprune.training.batches import EVALUATION_ROWS, Batch, Batches, Rows
 from skfairprune.training.hypergradient import Hypergradient, Loss, Parameters, hypergradient
-from skfairprune.training.replay import ReplayedLoss, can_replay
+from skfairprune.training.replay import ReplayedGradient, can_replay
 
 __all__ = [
     "BilevelNet",
@@ -88,10 +88,10 @@ class PhaseNet(NeuralNet):
         super().__init__(module, criterion, **kwargs)
 
     def initialize(self) -> "PhaseNet":
-        """Make what skorch makes, and the loss of a step: replayed where the network can be."""
+        """Make what skorch makes, and choose how gradients are computed."""
         super().initialize()
         loss = partial(self.batch_loss, training=True)
-        self.step_loss_ = ReplayedLoss(self.module_, loss) if can_replay(self.module_) else loss
+        self.gradient_ = ReplayedGradient(self.module_, loss) if can_replay(self.module_) else self._gradient
         return self
 
     def fit_loop(self, *args: Any, **kwargs: Any) -> "PhaseNet":
@@ -141,9 +141,12 @@ class PhaseNet(NeuralNet):
     def train_step_single(self, batch: Batch, **params: Any) -> dict[str, Any]:
         """Compute the loss of a training batch and its gradient."""
         self._set_training(True)
-        loss = self.step_loss_(batch)
+        return {"loss": self.gradient_(batch)}
+
+    def _gradient(self, batch: Batch) -> Tensor:
+        loss = self.batch_loss(batch, training=True)
         loss.backward()
-        return {"loss": loss}
+        return loss
 
     def validation_step(self, batch: Batch, **params: Any) -> dict[str, Any]:
         """Compute the loss of a held-out batch."""

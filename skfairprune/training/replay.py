@@ -1,11 +1,11 @@
-"""The loss of a training step on a GPU, recorded once and replayed with its gradient as a whole.
+"""The loss and the gradient of a step on a GPU, recorded once and replayed as a whole.
 
 A step of a small network is some hundred kernels of a few microseconds each, and launching them one by one
 takes longer than running them. A CUDA graph launches all of them at once (docs/results.md has the seconds).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from skfairprune.modules import TabularNetwork
 from skfairprune.training.batches import Batch
 from skfairprune.training.stacks import NetworkStack
 
-__all__ = ["ReplayedLoss", "can_replay"]
+__all__ = ["ReplayedGradient", "can_replay", "record"]
+
+_WARM_UP = 3  # runs before the recording, which make what is made once: torch's own number
 
 
 def can_replay(module: nn.Module) -> bool:
@@ -26,10 +28,47 @@ def can_replay(module: nn.Module) -> bool:
     return isinstance(module, TabularNetwork | NetworkStack) and next(module.parameters()).is_cuda
 
 
-class ReplayedLoss:
-    """A loss of batches that is recorded at the first batch of each size, and replayed from then on.
+def record(compute: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
+    """Record a computation on the current GPU.
 
-    Whatever it reads must stay in the same memory: tables are copied into, not replaced
+    Parameters
+    ----------
+    compute : callable
+        Computes tensors from others; neither what it does nor where the others are may change.
+
+    Returns
+    -------
+    replay : callable
+        Computes them again.
+    tensors : list of Tensor
+        Where they are from the first replay on.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            compute()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on using the GPU.
+    with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+        tensors = compute()
+    return graph.replay, tensors
+
+
+class _Recorded(NamedTuple):
+    """A step of batches of one size: where it reads a batch, and leaves the loss and the gradient."""
+
+    batch: Batch
+    replay: Callable[[], None]
+    loss: Tensor
+    gradient: list[Tensor]
+
+
+class ReplayedGradient:
+    """The loss of a batch and its gradient, recorded at the first batch of each size, then replayed.
+
+    What the loss reads beside the batch must stay where it is: tables are copied into, not replaced
     (:meth:`skfairprune.training.objective.Objective.set_tables`).
 
     Parameters
@@ -41,29 +80,27 @@ class ReplayedLoss:
     """
 
     def __init__(self, module: nn.Module, loss: Callable[[Batch], Tensor]) -> None:
-        self.module, self.loss = module, loss
-        self._recorded: dict[int, Any] = {}
+        self.parameters, self.loss = list(module.parameters()), loss
+        self._recorded: dict[int, _Recorded] = {}
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch; its backward pass leaves the gradient of the parameters."""
-        size = len(batch.x)
-        if size not in self._recorded:
-            # The recording keeps these tensors and copies each batch into them.
-            inputs = tuple(tensor.clone() for tensor in batch)
-            of_tensors = _OfTensors(self.module, self.loss)
-            self._recorded[size] = torch.cuda.make_graphed_callables(of_tensors, inputs)
-        # A copy: the next replay writes the loss to the same place.
-        loss: Tensor = self._recorded[size](*batch).clone()
-        return loss
+        """Return the loss of a batch, and leave its gradient in the parameters."""
+        step = self._recorded.get(len(batch.x))
+        if step is None:
+            step = self._recorded[len(batch.x)] = self._record(batch)
+        for held, given in zip(step.batch, batch, strict=True):
+            held.copy_(given)
+        step.replay()
+        for parameter, slope in zip(self.parameters, step.gradient, strict=True):
+            parameter.grad = slope
+        return step.loss.clone()  # the next replay writes to the same place
 
+    def _record(self, batch: Batch) -> _Recorded:
+        held = Batch(*(tensor.clone() for tensor in batch))
 
-class _OfTensors(nn.Module):
-    """A loss as a module that takes the tensors of a batch, as the recording asks for."""
+        def compute() -> list[Tensor]:
+            loss = self.loss(held)
+            return [loss.detach(), *torch.autograd.grad(loss, self.parameters)]
 
-    def __init__(self, module: nn.Module, loss: Callable[[Batch], Tensor]) -> None:
-        super().__init__()
-        self.module = module
-        self._loss = loss
-
-    def forward(self, *tensors: Any) -> Tensor:
-        return self._loss(Batch(*tensors))
+        replay, (loss, *gradient) = record(compute)
+        return _Recorded(held, replay, loss, gradient)

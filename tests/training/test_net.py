@@ -15,10 +15,11 @@ from skfairprune.pruning.budget import Chain
 from skfairprune.pruning.gates import BudgetedGates, GatedNetwork
 from skfairprune.pruning.units import find_units
 from skfairprune.training import net as nets
+from skfairprune.training import replay as replay_module
 from skfairprune.training.batches import Batch, Batches, Rows
 from skfairprune.training.net import BilevelNet, FineTuneNet, PhaseNet, joint_proba
 from skfairprune.training.objective import Objective
-from skfairprune.training.replay import ReplayedLoss, can_replay
+from skfairprune.training.replay import ReplayedGradient, can_replay
 from skfairprune.training.stacks import CopyStack, NetworkStack
 
 N_ROWS, N_JOINT, N_FOLDS = 90, 4, 3
@@ -432,20 +433,20 @@ def test_upper_loss_can_be_learnt_by_gates_alone():
 
 @pytest.fixture
 def recordings(monkeypatch):
-    """Record steps as a GPU does, which copies later batches into the first: tests/test_gpu.py has real ones."""
+    """Record steps as if there were a GPU: what is computed again takes the place of what was."""
     made = []
 
-    def record(module, inputs):
-        made.append(inputs)
+    def record(compute):
+        tensors = compute()
+        made.append(tensors)
 
-        def replay(*tensors):
-            for held, given in zip(inputs, tensors, strict=True):
-                held.copy_(given)
-            return module(*inputs)
+        def replay():
+            for held, tensor in zip(tensors, compute(), strict=True):
+                held.copy_(tensor)
 
-        return replay
+        return replay, tensors
 
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    monkeypatch.setattr(replay_module, "record", record)
     monkeypatch.setattr(nets, "can_replay", lambda module: True)
     return made
 
@@ -467,8 +468,7 @@ def test_a_phase_of_replayed_steps_is_the_same(recordings, batch_size, monkeypat
         return _state(network), [row["train_loss"] for row in net.history]
 
     replayed = fit()
-    sizes = {len(part) for part in np.array_split(np.arange(N_ROWS), -(-N_ROWS // batch_size))}
-    assert sorted(len(inputs[0]) for inputs in recordings) == sorted(sizes)
+    assert len(recordings) == len({len(batch.x) for batch in Batches(_rows(), batch_size)})
     monkeypatch.setattr(nets, "can_replay", lambda module: False)
     expected = fit()
     assert torch.equal(replayed[0], expected[0])
@@ -491,9 +491,9 @@ def test_a_loss_stays_when_the_step_is_replayed(recordings):
     def of_batch(batch):
         return objective(network(batch.x), batch.target, batch.weight)
 
-    loss = ReplayedLoss(network, of_batch)
+    gradient = ReplayedGradient(network, of_batch)
     batches = [Batch(*(tensor[part] for tensor in rows)) for part in torch.arange(N_ROWS).split(30)]
-    losses = [loss(batch) for batch in batches]
+    losses = [gradient(batch) for batch in batches]
     assert len(recordings) == 1
     assert losses == [of_batch(batch) for batch in batches]
 
