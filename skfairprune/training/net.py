@@ -87,13 +87,6 @@ class PhaseNet(NeuralNet):
         self.stoppers = stoppers
         super().__init__(module, criterion, **kwargs)
 
-    def initialize(self) -> "PhaseNet":
-        """Make what skorch makes, and choose how gradients are computed."""
-        super().initialize()
-        loss = partial(self.batch_loss, training=True)
-        self.gradient_ = ReplayedGradient(self.module_, loss) if can_replay(self.module_) else self._gradient
-        return self
-
     def fit_loop(self, *args: Any, **kwargs: Any) -> "PhaseNet":
         """Run the epochs.
 
@@ -106,12 +99,16 @@ class PhaseNet(NeuralNet):
             If the user interrupts.
         """
         self.ends_phase_ = False
+        loss = partial(self.batch_loss, training=True)
+        self.gradient_ = ReplayedGradient(self.module_, loss) if can_replay(self.module_) else self._gradient
         try:
             return super().fit_loop(*args, **kwargs)
         except KeyboardInterrupt:
             if self.ends_phase_:
                 raise
             raise Interrupted from None
+        finally:
+            del self.gradient_  # with what it has recorded, which would lie on the GPU until a collection
 
     def notify(self, method_name: str, **kwargs: Any) -> None:
         """Call the net's own method and the callbacks, as skorch does, and note if one ends the phase."""

@@ -4,7 +4,9 @@ A step of a small network is some hundred kernels of a few microseconds each, an
 takes longer than running them. A CUDA graph launches all of them at once (docs/results.md has the seconds).
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -29,7 +31,7 @@ def can_replay(module: nn.Module) -> bool:
 
 
 def record(compute: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
-    """Record a computation on the current GPU.
+    """Record a computation on the current GPU. Other threads may go on using it.
 
     Parameters
     ----------
@@ -50,10 +52,21 @@ def record(compute: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], lis
             compute()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on using the GPU.
-    with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+    with _no_collection(), torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
         tensors = compute()
     return graph.replay, tensors
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Let no garbage be collected: what frees memory of the GPU during a recording ends it in an error."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Recorded(NamedTuple):
@@ -100,7 +113,10 @@ class ReplayedGradient:
 
         def compute() -> list[Tensor]:
             loss = self.loss(held)
-            return [loss.detach(), *torch.autograd.grad(loss, self.parameters)]
+            gradient = torch.autograd.grad(loss, self.parameters)
+            # A backward pass leaves it laid out in memory as the parameters are, which fused optimizers need.
+            pairs = zip(self.parameters, gradient, strict=True)
+            return [loss.detach(), *(torch.empty_like(parameter).copy_(slope) for parameter, slope in pairs)]
 
         replay, (loss, *gradient) = record(compute)
         return _Recorded(held, replay, loss, gradient)

@@ -57,6 +57,7 @@ def _fit(net_class, module, rows, *, n_epochs=3, batch_size=32, held_out=None, s
         generator=torch.Generator().manual_seed(seed),
         optimizer=torch.optim.AdamW,
         optimizer__weight_decay=0.1,
+        optimizer__fused=True,
         lr=lr,
         batch_size=batch_size,
         max_epochs=n_epochs,
@@ -104,7 +105,7 @@ def test_phase_takes_the_optimizers_steps_on_the_objective():
     rows, network = _rows(), _network()
     expected = copy.deepcopy(network)
     net = _fit(PhaseNet, network, rows, n_epochs=4, batch_size=N_ROWS)
-    optimizer = torch.optim.AdamW(expected.parameters(), lr=0.01, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(expected.parameters(), lr=0.01, weight_decay=0.1, fused=True)
     losses = []
     for _ in range(4):
         losses.append(np.mean(rows.weight.numpy() * _losses(expected(rows.x), rows.target, _objective())))
