@@ -3,8 +3,8 @@
 The constraint is in both levels, in the weights' level only (w/o gates), or in the gates' only (w/o weights);
 the three fits share seed, split and dense phase. Their masks differ, so they are compared in the dense
 network's parameters, with zeros where units are gone. Shown are the cross-entropy of the labels on training
-rows and the gap of the networks' own decisions, before any rule, on test rows. The barrier of a path is how
-far the loss rises, on the straight line between two solutions, above the larger of its ends.
+rows and the gap of the networks' decisions, which are trained without a rule, on test rows. The barrier of
+a path is how far the loss rises, on the straight line between two solutions, above the larger of its ends.
 
     python examples/benchmarks/loss_surface.py --sets adult,compas --seeds 3
 """
@@ -148,6 +148,7 @@ def solve(name: str, seed: int, sparsity: float, max_epochs: Any) -> tuple[Surfa
             sparsity=sparsity,
             constraint=_CONSTRAINT,
             constrain=level,
+            decision_rule=False,
             max_epochs=max_epochs,
             random_state=seed,
         )
@@ -258,7 +259,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{args.seeds} splits, {args.sparsity:.0%} of the parameters removed, {_CONSTRAINT}, "
         + ", ".join(where.values())
     )
-    command = "python examples/benchmarks/loss_surface.py"
+    given = f"--sets {args.sets} --seeds {args.seeds} --sparsity {args.sparsity:g}"
+    command = f"python examples/benchmarks/loss_surface.py {given}"
     page = ["# The loss surface between the solution and its ablations", origin + "."]
     page += [f"```sh\n{command}\n```", *(f"![{image}]({image})" for image in images)]
     page += [

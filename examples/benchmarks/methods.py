@@ -5,13 +5,16 @@ with one network (`set_bound`). A method whose parameters the estimator does not
 with the reason.
 """
 
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from baselines.outside import OUTSIDE
 from method import TOLERANCES, Method, Setting, Solution, Solver
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skfairprune import FairPrunedClassifier
+from skfairprune.modules import find_knots
 
 __all__ = ["CRITERIA", "METHODS", "OPTIONS", "SKIPPED", "is_possible"]
 
@@ -63,11 +66,19 @@ def is_possible(method: Method, constraint: str | None) -> bool:
 
 
 def _add_estimator(
-    name: str, label: str, family: str, *, serves: bool = False, sized_by: str | None = None, **params: Any
+    name: str,
+    label: str,
+    family: str,
+    *,
+    serves: bool = False,
+    as_small: bool = False,
+    sized_by: str | None = None,
+    **params: Any,
 ) -> None:
     """Register a way of calling FairPrunedClassifier, if it takes these parameters.
 
-    One that serves all bounds is fitted under the loosest of them.
+    One that serves all bounds is fitted under the loosest of them. One that has another encoding and is to be
+    as small leaves no more parameters than the default encoding would at that sparsity.
     """
     if reason := _why_not(params):
         SKIPPED[name] = reason
@@ -88,6 +99,8 @@ def _add_estimator(
                 if bound is not None:
                     settings["difference_bound"] = max(TOLERANCES["bound"]) if serves else bound
                 settings = {"max_epochs": setting.max_epochs, **settings}
+                if as_small:
+                    settings["sparsity"] = _as_small(setting, params["n_bins"])
                 clf = FairPrunedClassifier(
                     constraint=setting.constraint, random_state=setting.seed, **settings
                 )
@@ -104,6 +117,20 @@ def _add_estimator(
     _add(Method(name, label, family, start, pruned=pruned, sized_by=sized_by))
 
 
+def _as_small(setting: Setting, n_bins: int) -> float:
+    """Return the sparsity at which a network with so many bins is as small as the default one."""
+
+    def parameters(n_bins: int) -> int:
+        columns = setting.train.X.T
+        inputs = sum(len(find_knots(column, np.ones(len(column)), n_bins)) - 1 for column in columns)
+        sizes = [inputs, *default.hidden_layer_sizes, 2]
+        return sum((before + 1) * after for before, after in pairwise(sizes))
+
+    default = FairPrunedClassifier()
+    assert setting.sparsity is not None
+    return 1 - (1 - setting.sparsity) * parameters(default.n_bins) / parameters(n_bins)
+
+
 def _add_raw(name: str, label: str, family: str, **params: Any) -> None:
     """Register a method with the final decision rule and without it."""
     _add_estimator(name, label, family, **params)
@@ -118,7 +145,7 @@ _add_raw("no_weights", "w/o weights' constraint", "ablation", constrain="gates")
 _add_raw("no_constraint", "w/o both", "ablation", constrain=None)
 _add_estimator("auto", "smallest network (auto)", "ours", sparsity="auto", max_accuracy_drop=0.003)
 # What gains on Adult and loses on another set, so that it is not the default.
-_add_estimator("finer", "bi-level, 128 bins", "ours", n_bins=128)
+_add_estimator("finer", "bi-level, 128 bins", "ours", as_small=True, n_bins=128)
 _DISTILLED = {"distill": "boosting", "n_bins": 128, "max_epochs": 40}
 _add_estimator("distilled", "bi-level, boosting teacher, 128 bins", "ours", **_DISTILLED)
 for _name, (_label, _params) in OPTIONS.items():
