@@ -8,6 +8,8 @@ row
 batch
     `predict_proba` on 100,000 rows against the bare forward pass of the small network, encoding
     included, on a tensor that is ready. Goal: <= 1.3.
+groups DP, groups EO
+    A whole fit on 20,000 rows with 50 groups drawn at random against one with 2. Goal: 1, "no extra cost".
 
 The two sides of a ratio take turns, and medians are compared. One thread, unless --threads says more.
 
@@ -17,7 +19,9 @@ The two sides of a ratio take turns, and medians are compared. One thread, unles
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,9 +33,10 @@ from skorch import NeuralNetClassifier
 from torch import nn
 
 from skfairprune import FairPrunedClassifier
+from skfairprune.datasets import make_biased_classification
 
 EPOCHS, BATCH, HIDDEN = 20, 512, (256, 256)
-GOALS = {"fit": 1.0, "row": 2.0, "batch": 1.3}
+GOALS = {"fit": 1.0, "row": 2.0, "batch": 1.3, "groups DP": 1.0, "groups EO": 1.0}
 BLOCK = 4096
 
 
@@ -116,6 +121,20 @@ def time_batch(train: Part, repeats: int) -> dict[str, float]:
     return {ours: times[ours], fastest: times[fastest]}
 
 
+def time_groups(constraint: str, repeats: int) -> dict[str, float]:
+    """Race fits with many groups and with two."""
+    data = make_biased_classification(20_000, random_state=0)
+    rng = np.random.default_rng(0)
+    groups = {f"fit, {n} groups": rng.integers(0, n, len(data.y)).astype(str) for n in (50, 2)}
+
+    def fit(group: np.ndarray) -> Any:
+        return make_classifier(constraint=constraint).fit(data.X, data.y, sensitive_features=group)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bounds that so few rows a group cannot show
+        return race({name: partial(fit, group) for name, group in groups.items()}, repeats)
+
+
 def main() -> int:
     """Run the races and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -133,14 +152,16 @@ def main() -> int:
         "fit": lambda: time_fit(train, args.repeats),
         "row": lambda: time_row(train, 2_000),
         "batch": lambda: time_batch(train, 15),
+        "groups DP": lambda: time_groups("demographic_parity", 1),
+        "groups EO": lambda: time_groups("equalized_odds", 1),
     }
-    print(f"{'':<6} {'seconds':>10}  {'what':<42} {'ratio':>6}  goal")
+    print(f"{'':<9} {'seconds':>10}  {'what':<42} {'ratio':>6}  goal")
     for name in [args.only] if args.only else GOALS:
         (ours, our_time), (other, other_time) = races[name]().items()
         ratio = our_time / other_time
         verdict = "met" if ratio <= GOALS[name] else "missed"
-        print(f"{name:<6} {our_time:>10.6f}  {ours:<42} {ratio:>6.2f}  <= {GOALS[name]:g}, {verdict}")
-        print(f"{'':<6} {other_time:>10.6f}  {other}")
+        print(f"{name:<9} {our_time:>10.6f}  {ours:<42} {ratio:>6.2f}  <= {GOALS[name]:g}, {verdict}")
+        print(f"{'':<9} {other_time:>10.6f}  {other}")
     return 0
 
 
