@@ -186,7 +186,8 @@ def onnx_model(network: DecisionNetwork, example: Tensor, classes: NDArray) -> A
     except Exception as error:  # of the exporter, or of the user's own forward pass
         raise ValueError(
             f"The network cannot be exported to ONNX for any number of rows: {error.__cause__ or error} "
-            "Its forward must be traceable by torch.export, and treat every row alone."
+            "Its forward must be traceable by torch.export, treat every row alone, and read their number as "
+            "x.shape[0], not as len(x)."
         ) from error
     assert program is not None
     model = program.model_proto

@@ -85,6 +85,7 @@ def _export(network: DecisionNetwork, example: Tensor) -> nn.Module:
     except Exception as error:  # whatever the user's forward pass comes to
         raise ValueError(
             f"torch.export cannot export the network for any number of rows: {type(error).__name__}: {error} "
-            "Its forward must treat every row alone. clf.module_ is the network itself, an nn.Module."
+            "Its forward must treat every row alone, and read their number as x.shape[0], not as len(x). "
+            "clf.module_ is the network itself, an nn.Module."
         ) from error
     return program.module()

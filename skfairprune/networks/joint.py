@@ -32,6 +32,8 @@ _ADVICE = (
     "Return the output of the last nn.Linear, or its softmax, log_softmax or, of one output, sigmoid; or "
     "give module as a function (n_features_in, n_outputs) -> nn.Module whose module returns n_outputs logits."
 )
+# One output a row, made a vector.
+_HOW_MANY = ": scores.squeeze(-1) does, scores[:, 0] and scores.view(n) do not"
 
 
 class JointNetwork(nn.Module):
@@ -388,12 +390,12 @@ def _check_probabilities(joint: JointNetwork, classes: list[int], expected: Tens
     except Exception as error:  # whatever the user's code raises
         raise ValueError(
             f"{what} fails: {type(error).__name__}: {error}. What comes after the output layer must do with "
-            f"any number of outputs. {_ADVICE}"
+            f"any number of outputs{_HOW_MANY}. {_ADVICE}"
         ) from error
     if logits.shape != (len(probe), joint.n_joint):
         raise ValueError(
             f"{what} gives outputs of shape {tuple(logits.shape)} for {len(probe)} rows. What comes after "
-            f"the output layer must not select, sum or transpose outputs. {_ADVICE}"
+            f"the output layer must not select, sum or transpose outputs{_HOW_MANY}. {_ADVICE}"
         )
     found = torch.zeros_like(expected)
     found.index_add_(1, torch.tensor(classes, device=found.device), torch.softmax(logits, dim=1))

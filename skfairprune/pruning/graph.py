@@ -106,11 +106,12 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
         else:
             layers.append(layer)
     if not layers:
-        told = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "it has no linear layer"
+        reasons = (f"{name or 'the network itself'}: {reason}" for name, reason in left_out.items())
+        told = "; ".join(reasons) or "it has no linear layer"
         raise ValueError(
             f"The network {type(network).__name__} has no unit that can be removed: {told}. Give a network "
-            "with hidden units (linear layers, convolutions or attention, one after the other), or use "
-            "sparsity=0."
+            "with hidden units (linear layers, convolutions or attention, one after the other) that may leave "
+            "one by one: docs/networks.md says when. Or use sparsity=0."
         )
     return FoundUnits(tuple(layers), left_out)
 

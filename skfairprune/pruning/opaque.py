@@ -12,6 +12,8 @@ __all__ = ["Choice", "OpaqueNetwork", "Part", "PartPruner", "is_recurrent", "is_
 
 #: The functions that torch's recurrent layers call.
 _RECURRENT = {"gru", "lstm", "rnn_tanh", "rnn_relu"}
+# The dimension along which each concatenates where none is given.
+_CONCATENATIONS = {"cat": 0, "concat": 0, "concatenate": 0, "hstack": 1}
 
 #: Takes the name of a function and those of its outputs that need a gradient; tells whether it is opaque.
 Choice = Callable[[str, Sequence[Tensor]], bool]
@@ -84,6 +86,9 @@ class PartPruner:
 class OpaqueNetwork(nn.Module):
     """A network in whose graph a :class:`Part` stands for each output of an opaque function.
 
+    So does one for what is computed from the rows alone and concatenated with other channels, which the
+    dependency graph else leaves out when it counts their places.
+
     Parameters
     ----------
     network : nn.Module
@@ -117,11 +122,14 @@ class _Replace(TorchFunctionMode):
         self.n_used = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        function = getattr(func, "__name__", "")
+        if function in _CONCATENATIONS:
+            dim = (kwargs or {}).get("dim", args[1] if len(args) > 1 else _CONCATENATIONS[function])
+            args = (self._with_parts(args[0], dim), *args[1:])
         result = func(*args, **(kwargs or {}))
         values, spec = tree_flatten(result)
         inputs = [x for x in tree_flatten((args, kwargs))[0] if _has_graph(x)]
         outputs = [value for value in values if _has_graph(value)]
-        function = getattr(func, "__name__", "")
         if not inputs or not outputs or not self.is_opaque(function, outputs):
             return result
         replaced = [
@@ -129,11 +137,26 @@ class _Replace(TorchFunctionMode):
         ]
         return tree_unflatten(replaced, spec)
 
-    def _next_part(self) -> nn.Module:
+    def _with_parts(self, tensors: Sequence[Tensor], dim: int) -> Sequence[Tensor]:
+        """Put parts in place of tensors that are concatenated with others, and come from the rows alone."""
+        if not any(_has_graph(tensor) for tensor in tensors):
+            return tensors
+        together = []
+        for tensor in tensors:
+            if not _has_graph(tensor) and tensor.is_floating_point():
+                part = self._next_part()
+                tensor = part("cat", tensor, [tensor.detach().requires_grad_()])
+                part.n_channels = tensor.shape[dim]
+            together.append(tensor)
+        return together
+
+    def _next_part(self) -> Part:
         if self.n_used == len(self.parts):
             self.parts.append(Part())
         self.n_used += 1
-        return self.parts[self.n_used - 1]
+        part = self.parts[self.n_used - 1]
+        assert isinstance(part, Part)
+        return part
 
 
 def _has_graph(value: Any) -> bool:

@@ -354,6 +354,49 @@ def test_parts_of_a_concatenation_keep_their_places():
     assert layer.consumers[0].positions.ravel().tolist() == list(range(5, 13))
 
 
+CONCATENATIONS = {
+    "behind": lambda x, h: torch.cat([x, *h], 1),
+    "before": lambda x, h: torch.cat([*h, x], dim=1),
+    "between": lambda x, h: torch.concat((h[0], x, h[1]), dim=-1),
+    "some columns": lambda x, h: torch.cat([x[:, 32:].tanh(), *h, x[:, :32]], 1),
+    "hstack": lambda x, h: torch.hstack([x, *h]),
+}
+
+
+@pytest.mark.parametrize("together", CONCATENATIONS.values(), ids=CONCATENATIONS)
+def test_units_beside_columns_of_the_row_keep_their_places(together):
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(64, 10), nn.Linear(64, 6)
+            self.mid, self.head = nn.Linear(80, 8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.head(torch.relu(self.mid(together(x, [self.first(x).relu(), self.second(x).relu()]))))
+
+    layers, _ = find_coupled_units(Wide(), _rows())
+    assert [(layer.name, layer.n_units) for layer in layers] == [("first", 10), ("second", 6), ("mid", 8)]
+    inputs = together(torch.zeros(1, 64), [torch.arange(1.0, 11)[None], torch.arange(11.0, 17)[None]])[0]
+    for layer, start in zip(layers[:2], (1, 11), strict=True):
+        (consumer,) = layer.consumers
+        assert inputs[consumer.positions.ravel()].tolist() == list(range(start, start + layer.n_units))
+
+
+def test_channels_beside_the_image_keep_their_places():
+    class Images(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(1, 4, 1), nn.Conv2d(5, 7, 3), nn.Linear(7, 4)
+
+        def forward(self, x):
+            x = x.reshape(x.shape[0], 1, 8, 8)
+            return self.head(self.second(torch.cat([x, self.first(x)], 1)).relu().mean((2, 3)))
+
+    layers, _ = find_coupled_units(Images(), _rows())
+    assert [layer.name for layer in layers] == ["first", "second"]
+    assert layers[0].consumers[0].positions.ravel().tolist() == [1, 2, 3, 4]
+
+
 def test_a_network_of_a_recurrent_layer_alone_is_refused():
     class Alone(nn.Module):
         def __init__(self):
