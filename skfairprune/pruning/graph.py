@@ -110,8 +110,8 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
         told = "; ".join(reasons) or "it has no linear layer"
         raise ValueError(
             f"The network {type(network).__name__} has no unit that can be removed: {told}. Give a network "
-            "with hidden units (linear layers, convolutions or attention, one after the other) that may leave "
-            "one by one: docs/networks.md says when. Or use sparsity=0."
+            "with hidden units (linear layers, convolutions or attention, one after the other) that may "
+            "leave one by one: docs/networks.md says when. Or use sparsity=0."
         )
     return FoundUnits(tuple(layers), left_out)
 
