@@ -27,9 +27,9 @@ from skfairprune import FairPrunedClassifier
 from skfairprune.metrics import gap_with_error
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests.networks.zoo import FTTransformer, ResNet10, make_biased_digits
+from tests.networks.zoo import FTTransformer, MobileNetV2, ResNet10, make_biased_digits
 
-NETWORKS = {"ResNet10": ResNet10, "FTTransformer": FTTransformer}
+NETWORKS = {"ResNet10": ResNet10, "FTTransformer": FTTransformer, "MobileNetV2": MobileNetV2}
 CONSTRAINT = "error_rate_parity"
 METHODS: dict[str, dict[str, Any]] = {
     "dense": {"sparsity": 0, "constraint": None},

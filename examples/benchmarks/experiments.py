@@ -142,7 +142,7 @@ EXPERIMENTS = {
         (_EO,),
         sparsities=(0.7, 0.9),
         bounds=(0.05,),
-        epochs=(3, 5, 10, 20, 40, 80),
+        epochs=(4, 5, 10, 20, 40, 80),
         seeds=5,
     ),
     "ablation": Experiment(
