@@ -147,7 +147,7 @@ _add_estimator("auto", "smallest network (auto)", "ours", sparsity="auto", max_a
 # What gains on Adult and loses on another set, so that it is not the default.
 _add_estimator("finer", "bi-level, 128 bins", "ours", as_small=True, n_bins=128)
 _DISTILLED = {"distill": "boosting", "n_bins": 128, "max_epochs": 40}
-_add_estimator("distilled", "bi-level, boosting teacher, 128 bins", "ours", **_DISTILLED)
+_add_estimator("distilled", "bi-level, boosting teacher, 128 bins", "ours", as_small=True, **_DISTILLED)
 for _name, (_label, _params) in OPTIONS.items():
     _add_estimator(_name, _label, "ablation", **_params)
 for _name in CRITERIA:
