@@ -8,7 +8,7 @@ JOBS   ?= 2
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types doctest check benchmark benchmark-smoke clean
+.PHONY: help env demo test lint types doctest check benchmark benchmark-smoke measurements clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -45,6 +45,12 @@ benchmark: $(STAMP)  ## every table and figure of docs/benchmarks (many hours; i
 	$(THREADS) $(BIN)/python examples/benchmarks/run.py --jobs $(JOBS) $(ARGS) || [ $$? -eq 1 ]
 	$(THREADS) $(BIN)/python examples/benchmarks/loss_surface.py
 	$(THREADS) $(BIN)/python examples/benchmarks/report.py
+
+# Each prints its tables; docs/results.md, hypergradients.md, networks.md and deployment.md say what they are.
+measurements: $(STAMP)  ## the other figures of docs: hypergradients, stages, noise, speed, memory, prediction, digits
+	cd examples/benchmarks && for name in "hypergradients.py" "hypergradients.py --data adult" \
+		stages.py noise.py speed.py memory.py predict.py devices.py digits.py; do \
+		echo "== $$name"; $(THREADS) $(CURDIR)/$(BIN)/python $$name || exit; done
 
 # The set "synthetic" needs no file; compas is added where the data are.
 DATA_HOME := $(or $(SKFAIRPRUNE_DATA),../shared/data)

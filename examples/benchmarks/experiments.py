@@ -110,7 +110,6 @@ EXPERIMENTS = {
         ("bilevel", "finer", "distilled", "scratch", "dense", "hgb", "lr"),
         (None, _DP, _EO),
         bounds={_DP: (0.015, 0.02, 0.0225, 0.025), _EO: (0.02, 0.025, 0.03, 0.04)},
-        seeds=5,
     ),
     "frontier": Experiment(
         "The frontier of accuracy and gap",

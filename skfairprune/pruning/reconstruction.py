@@ -55,8 +55,8 @@ def activation_gram(network: nn.Module, consumer: str, sample: Sequence[tuple[Te
     consumer : str
         Path of the ``nn.Linear``.
     sample : sequence of (Tensor of shape (n_samples, n_columns), Tensor of shape (n_samples,))
-        Batches of rows and their weights: sample weights, or any that say which rows' outputs matter
-        (of groups, of multipliers).
+        Batches of rows and their loss weights. (That rows also weigh by group, or by what multipliers make
+        of their decision, was tried: docs/design_notes.md.)
 
     Returns
     -------
