@@ -231,7 +231,7 @@ def _own_network(
         Whether that needs layers with a closed form.
     """
     network = make_network(template, probe.shape[1], class_of, n_classes, probe)
-    inner = network.module
+    inner = network.bare
     found = find_coupled_units(inner, probe) if prunes else FoundUnits((), {})
     layout = measure_layout(inner, found.layers, probe, len(class_of), measure)
     if by_refit and not can_refit(inner, found.layers):

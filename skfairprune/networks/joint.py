@@ -1,5 +1,6 @@
 """A network of the user's, made to give the logits of the joint classes (label and group)."""
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -20,6 +21,7 @@ from skfairprune.networks.trial import (
 __all__ = ["JointNetwork", "check_outputs", "widen_outputs"]
 
 _LINKS = ("logits", "probability", "sigmoid", "log_sigmoid")
+_AT = "at "
 _TOLERANCE = 1e-5  # of class probabilities
 # Changes of the weights, by which what always holds for the outputs is told from what holds by chance: larger
 # ones (of which those that must be positive remain so), then random signs, with some noise and with much.
@@ -32,8 +34,6 @@ _ADVICE = (
     "Return the output of the last nn.Linear, or its softmax, log_softmax or, of one output, sigmoid; or "
     "give module as a function (n_features_in, n_outputs) -> nn.Module whose module returns n_outputs logits."
 )
-# One output a row, made a vector.
-_HOW_MANY = ": scores.squeeze(-1) does, scores[:, 0] and scores.view(n) do not"
 
 
 class JointNetwork(nn.Module):
@@ -51,13 +51,16 @@ class JointNetwork(nn.Module):
     smallest positive number of their type (1e-19 in single precision), and sigmoids also to at most 1 less
     the spacing of numbers there (1e-7). Clamped outputs have no gradient.
 
+    With the link "at PATH" the logits are the outputs of the layer of that path, and the rest of the module
+    gets the first of them: for modules that make a vector of one output a row, and can do with no more.
+
     Parameters
     ----------
     module : nn.Module
         Maps rows (n_samples, n_features) to ``n_joint`` outputs a row, of shape (n_samples, n_joint), or of
         one or three dimensions and in the order of the rows.
-    link : {"logits", "probability", "sigmoid", "log_sigmoid"}
-        What the outputs are of the logits.
+    link : {"logits", "probability", "sigmoid", "log_sigmoid"} or str
+        What the outputs are of the logits; or "at " and the path of the layer that gives them.
     n_joint : int
         The number of joint classes.
 
@@ -69,8 +72,8 @@ class JointNetwork(nn.Module):
 
     def __init__(self, module: nn.Module, link: str, n_joint: int) -> None:
         super().__init__()
-        if link not in _LINKS:
-            raise ValueError(f"link={link!r} is unknown: use one of {', '.join(_LINKS)}.")
+        if link not in _LINKS and not _is_at(link, module):
+            raise ValueError(f"link={link!r} is unknown: use one of {', '.join(_LINKS)}, or 'at PATH'.")
         self.module = module
         self.link = link
         self.n_joint = n_joint
@@ -78,10 +81,48 @@ class JointNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, of shape (n_samples, n_joint), of rows (n_samples, n_features)."""
+        if self.link.startswith(_AT):
+            path = self.link.removeprefix(_AT)
+            return _run_to(path, self.module, self.module, x).reshape(x.shape[0], self.n_joint)
         outputs = self.module(x)
         if outputs.ndim != 2:
             outputs = outputs.reshape(x.shape[0], self.n_joint)
         return _to_logits(outputs, self.link)
+
+    @property
+    def bare(self) -> nn.Module:
+        """The module; with a link "at PATH" one of the same layers and names that gives those outputs."""
+        if not self.link.startswith(_AT):
+            return self.module
+        path, kind_of = self.link.removeprefix(_AT), type(self.module)
+
+        def forward(module: nn.Module, x: Tensor) -> Tensor:
+            return _run_to(path, module, partial(kind_of.forward, module), x)
+
+        bare = copy.copy(self.module)
+        bare.__class__ = type(kind_of.__name__, (kind_of,), {"forward": forward})
+        return bare
+
+
+def _run_to(path: str, module: nn.Module, run: Callable[[Tensor], object], x: Tensor) -> Tensor:
+    """Return the outputs of the layer of that path; what comes after it gets the first of them."""
+    found: list[Tensor] = []
+
+    def keep(layer: nn.Module, args: object, outputs: Tensor) -> Tensor:
+        found.append(outputs)
+        return outputs[..., :1].contiguous()
+
+    handle = module.get_submodule(path).register_forward_hook(keep)
+    try:
+        run(x)
+    finally:
+        handle.remove()
+    return found[0]
+
+
+def _is_at(link: str, module: nn.Module) -> bool:
+    """Tell whether a link names a layer of a module."""
+    return link.startswith(_AT) and link.removeprefix(_AT) in dict(module.named_modules())
 
 
 def _to_logits(outputs: Tensor, link: str) -> Tensor:
@@ -158,7 +199,9 @@ def widen_outputs(module: nn.Module, class_of: Sequence[int], n_classes: int, pr
         return JointNetwork(network, _find_link(network, n_classes, probe), n_classes)
     path, link = _find_output_layer(network, n_outputs, probe)
     _widen(network.get_submodule(path), classes, n_outputs)
-    joint = JointNetwork(network, link, len(classes))
+    # What makes a vector of one output a row need not do with more.
+    ending = f"{_AT}{path}" if outputs.ndim == 1 else link
+    joint = JointNetwork(network, ending, len(classes))
     _check_probabilities(joint, classes, _class_probabilities(outputs, link), probe)
     return joint
 
@@ -390,12 +433,12 @@ def _check_probabilities(joint: JointNetwork, classes: list[int], expected: Tens
     except Exception as error:  # whatever the user's code raises
         raise ValueError(
             f"{what} fails: {type(error).__name__}: {error}. What comes after the output layer must do with "
-            f"any number of outputs{_HOW_MANY}. {_ADVICE}"
+            f"any number of outputs. {_ADVICE}"
         ) from error
     if logits.shape != (len(probe), joint.n_joint):
         raise ValueError(
             f"{what} gives outputs of shape {tuple(logits.shape)} for {len(probe)} rows. What comes after "
-            f"the output layer must not select, sum or transpose outputs{_HOW_MANY}. {_ADVICE}"
+            f"the output layer must not select, sum or transpose outputs. {_ADVICE}"
         )
     found = torch.zeros_like(expected)
     found.index_add_(1, torch.tensor(classes, device=found.device), torch.softmax(logits, dim=1))

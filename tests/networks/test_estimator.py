@@ -81,6 +81,14 @@ def _squeezed_sigmoid(scores):
     return torch.sigmoid(scores).squeeze(-1)
 
 
+def _first(scores):
+    return scores[:, 0]
+
+
+def _all_squeezed(scores):
+    return scores.squeeze()
+
+
 @pytest.fixture(scope="module")
 def fitted():
     torch.manual_seed(0)
@@ -88,9 +96,18 @@ def fitted():
 
 
 @pytest.mark.parametrize(
-    ("n_outputs", "ending"), [(2, None), (2, _softmax), (1, None), (1, torch.flatten), (1, _squeezed_sigmoid)]
+    ("n_outputs", "ending"),
+    [
+        (2, None),
+        (2, _softmax),
+        (1, None),
+        (1, torch.flatten),
+        (1, _squeezed_sigmoid),
+        (1, _first),
+        (1, _all_squeezed),
+    ],
 )
-def test_outputs_of_every_form_are_understood(n_outputs, ending):
+def test_outputs_of_every_form_are_understood(n_outputs, ending, tmp_path):
     ending = torch.Tensor.flatten if ending is torch.flatten else ending
     torch.manual_seed(0)
     clf = _fit(Net(n_outputs, ending))
@@ -106,6 +123,13 @@ def test_outputs_of_every_form_are_understood(n_outputs, ending):
         sensitive_features=DATA.sensitive_features,
     )
     assert gap.value < 0.05 + 2 * gap.standard_error
+    clf.save(tmp_path / "model")
+    loaded = FairPrunedClassifier.load(tmp_path / "model", module=Net(n_outputs, ending))
+    assert_array_equal(loaded.predict_proba(DATA.X), proba)
+    plain = clf.to_torch()
+    for rows in (DATA.X[:1], DATA.X[:9]):
+        found = plain(torch.tensor(rows, dtype=torch.float32))
+        assert_allclose(found, clf.predict_proba(rows), atol=1e-6)
 
 
 def test_the_template_and_the_global_generator_are_left_alone():

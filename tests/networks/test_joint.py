@@ -20,6 +20,9 @@ ONE_OUTPUT = {
     "squeeze_all": lambda z: z.squeeze(),
     "view": lambda z: z.view(-1),
     "flatten": lambda z: torch.flatten(z),
+    "first": lambda z: z[:, 0],
+    "number_of_rows": lambda z: z.view(z.shape[0]),
+    "transpose": lambda z: z.T.reshape(-1),
     "sigmoid": torch.sigmoid,
     "sigmoid_squeeze": lambda z: torch.sigmoid(z).squeeze(-1),
     "view_sigmoid": lambda z: torch.sigmoid(z.view(-1)),
@@ -116,7 +119,8 @@ def _shared_alike(joint, x, class_of):
 def test_one_output(post, class_of, bias):
     network = Network(1, ONE_OUTPUT[post], bias)
     joint = widen_outputs(network, class_of, 2, _rows())
-    assert joint.link == LINKS.get(post, "logits")
+    is_vector = copy.deepcopy(network).eval()(_rows()).ndim == 1
+    assert joint.link == ("at head" if is_vector else LINKS.get(post, "logits"))
     for x in (_rows(), _rows(40, seed=2), _rows(1, seed=3)):
         assert_allclose(_class_sums(joint, x, class_of), _expected(network, x), atol=2e-6)
     assert _shared_alike(joint, _rows(), class_of)
@@ -464,11 +468,9 @@ def test_computed_weights(wrap):
 @pytest.mark.parametrize(
     ("n_outputs", "post", "told"),
     [
-        (1, lambda z: z[:, 0], r"of shape \(11,\)|invalid for input of size 11"),
         (2, lambda z: z.view(-1, 2), "of shape"),
         (2, lambda z: z[:, :2], "must not select"),
         (2, lambda z: z + torch.zeros(2), "fails: RuntimeError"),
-        (1, lambda z: z.T.reshape(-1), "class probabilities that differ by"),
     ],
 )
 def test_forwards_that_know_the_number_of_outputs(n_outputs, post, told):
@@ -590,6 +592,24 @@ def test_copies_files_and_state():
     fresh.load_state_dict(joint.state_dict())
     for other in (copy.deepcopy(joint), pickle.loads(pickle.dumps(joint)), fresh):
         assert torch.equal(other(x), joint(x))
+
+
+@pytest.mark.parametrize("post", ["squeeze_all", "first", "number_of_rows", "view_sigmoid"])
+def test_a_vector_gives_the_scores_of_its_layer_under_the_modules_own_names(post):
+    joint = widen_outputs(Network(1, ONE_OUTPUT[post]), (0, 0, 1), 2, _rows()).eval()
+    bare = copy.deepcopy(joint.bare)
+    assert type(bare).__name__ == "Network"
+    assert list(dict(bare.named_parameters())) == list(dict(joint.module.named_parameters()))
+    assert torch.equal(bare(_rows()), joint(_rows()))
+    assert not joint.module.head._forward_hooks
+    rows = torch.export.Dim("rows", min=1)
+    program = torch.export.export(joint, (_rows(),), dynamic_shapes=({0: rows},))
+    assert_allclose(program.module()(_rows(30, 7)).detach(), joint(_rows(30, 7)).detach(), atol=1e-6)
+
+
+def test_a_link_to_a_layer_that_is_not_there():
+    with pytest.raises(ValueError, match="link='at nowhere' is unknown"):
+        JointNetwork(Squeezed(), "at nowhere", 2)
 
 
 def test_double_precision():
