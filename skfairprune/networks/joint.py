@@ -1,8 +1,10 @@
 """A network of the user's, made to give the logits of the joint classes (label and group)."""
 
 import copy
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ __all__ = ["JointNetwork", "check_outputs", "widen_outputs"]
 
 _LINKS = ("logits", "probability", "sigmoid", "log_sigmoid")
 _AT = "at "
+_ONE_AT_A_TIME = threading.RLock()
 _TOLERANCE = 1e-5  # of class probabilities
 # Changes of the weights, by which what always holds for the outputs is told from what holds by chance: larger
 # ones (of which those that must be positive remain so), then random signs, with some noise and with much.
@@ -94,30 +97,37 @@ class JointNetwork(nn.Module):
         """The module; with a link "at PATH" one of the same layers and names that gives those outputs."""
         if not self.link.startswith(_AT):
             return self.module
-        path, kind_of = self.link.removeprefix(_AT), type(self.module)
+        path, module = self.link.removeprefix(_AT), self.module
+        own = module.__dict__.get("forward", type(module).forward)
+        whole = getattr(own, "__func__", own)
 
         def forward(module: nn.Module, x: Tensor) -> Tensor:
-            return _run_to(path, module, partial(kind_of.forward, module), x)
+            return _run_to(path, module, partial(whole, module), x)
 
-        bare = copy.copy(self.module)
-        bare.__class__ = type(kind_of.__name__, (kind_of,), {"forward": forward})
+        bare = copy.copy(module)
+        # A method of the object, which a copy of it binds anew; its class stays what it is.
+        bare.__dict__["forward"] = MethodType(forward, bare)
         return bare
 
 
 def _run_to(path: str, module: nn.Module, run: Callable[[Tensor], object], x: Tensor) -> Tensor:
-    """Return the outputs of the layer of that path; what comes after it gets the first of them."""
+    """Return the outputs of the layer of that path; what comes after it gets the first of them.
+
+    Where the module takes many rows in parts, they are those of the parts.
+    """
     found: list[Tensor] = []
 
     def keep(layer: nn.Module, args: object, outputs: Tensor) -> Tensor:
         found.append(outputs)
-        return outputs[..., :1].contiguous()
+        return outputs[..., :1].clone()
 
-    handle = module.get_submodule(path).register_forward_hook(keep)
-    try:
-        run(x)
-    finally:
-        handle.remove()
-    return found[0]
+    with _ONE_AT_A_TIME:  # threads would see each other's outputs
+        handle = module.get_submodule(path).register_forward_hook(keep)
+        try:
+            run(x)
+        finally:
+            handle.remove()
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _is_at(link: str, module: nn.Module) -> bool:
@@ -348,7 +358,7 @@ def _link_through(
 
     def replace(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
         drawn.append(2 * torch.randn(output.shape, generator=generator).to(output))
-        return drawn[-1]
+        return drawn[-1].clone()
 
     handle = layer.register_forward_hook(replace)
     outputs = run_trial(trial, probe).reshape(len(probe), -1)

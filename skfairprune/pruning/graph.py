@@ -11,6 +11,7 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,17 +95,29 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
         calls = _count_calls(trial, rows)
     layers: list[UnitLayer] = []
     left_out: dict[str, str] = {}
-    candidates = [*_trace(trial, rows), *_heads(trial), *_embeddings(trial, rows), *_recurrent(trial)]
     order = {path: number for number, (path, _) in enumerate(network.named_modules())}
-    for names, make in sorted(candidates, key=lambda candidate: order[candidate[0][0]]):
-        try:
-            layer = make()
-            _check_modules(trial, layer, calls)
-            _check_removal(trial, (layer,), rows)
-        except _LeftOutError as error:
-            left_out |= dict.fromkeys(names, str(error))
-        else:
-            layers.append(layer)
+
+    def try_all(candidates: list[_Candidate]) -> None:
+        for names, make in sorted(candidates, key=lambda candidate: order[candidate[0][0]]):
+            try:
+                layer = make()
+                _check_modules(trial, layer, calls)
+                _check_removal(trial, (layer,), rows)
+            except _LeftOutError as error:
+                for name in names:
+                    left_out.setdefault(name, str(error))
+            else:
+                layers.append(layer)
+                for name in names:
+                    left_out.pop(name, None)
+
+    parts = [*_heads(trial), *_embeddings(trial, rows), *_recurrent(trial)]
+    try_all([*_trace(trial, rows, beside=True), *parts])
+    if left_out and _concatenates(trial, rows):
+        # What is put before, behind or above is not beside the channels: zeros before a sequence, for one.
+        others = _trace(trial, rows, beside=False)
+        try_all([candidate for candidate in others if left_out.keys() >= set(candidate[0])])
+        layers.sort(key=lambda layer: order[layer.name])
     if not layers:
         reasons = (f"{name or 'the network itself'}: {reason}" for name, reason in left_out.items())
         told = "; ".join(reasons) or "it has no linear layer"
@@ -151,8 +164,11 @@ def _count_calls(network: nn.Module, rows: Tensor) -> Counter[str]:
     return calls
 
 
-def _trace(network: nn.Module, rows: Tensor) -> Iterator[_Candidate]:
-    """Yield the candidates that the dependency graph knows, and the layers that it does not."""
+def _trace(network: nn.Module, rows: Tensor, beside: bool) -> Iterator[_Candidate]:
+    """Yield the candidates that the dependency graph knows, and the layers that it does not.
+
+    ``beside`` tells whether what is concatenated with channels is part of the graph.
+    """
     import torch_pruning
 
     kinds = (torch_pruning.ops.TORCH_CONV, torch_pruning.ops.TORCH_LINEAR)
@@ -166,7 +182,7 @@ def _trace(network: nn.Module, rows: Tensor) -> Iterator[_Candidate]:
     unknown = {module for module in paths if isinstance(module, kinds)} - inside
     reason = "no differentiable operation leads from its outputs to those of the network"
     try:
-        graph, groups = _dependencies(network, rows, kinds)
+        graph, groups = _dependencies(network, rows, kinds, beside)
     except Exception as error:  # whatever torch-pruning comes to on a network that it does not understand
         groups = []
         told = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -186,19 +202,21 @@ def _trace(network: nn.Module, rows: Tensor) -> Iterator[_Candidate]:
         yield [paths[module]], lambda: _leave_out(reason)
 
 
-def _dependencies(network: nn.Module, rows: Tensor, kinds: tuple[type, ...]) -> tuple[Any, list[Any]]:
+def _dependencies(
+    network: nn.Module, rows: Tensor, kinds: tuple[type, ...], beside: bool
+) -> tuple[Any, list[Any]]:
     """Return the dependency graph and its groups of what leaves together.
 
     Recurrent layers are no part of it. Where torch-pruning fails, splits are none, either: it loses the
-    places of their channels.
+    places of their channels. Nor is then what is concatenated with channels.
     """
     import torch_pruning
 
-    def find(is_opaque: Choice) -> tuple[Any, list[Any]]:
+    def find(is_opaque: Choice, beside: bool) -> tuple[Any, list[Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of free parameters, which are refused here
             graph = torch_pruning.DependencyGraph().build_dependency(
-                OpaqueNetwork(network, rows, is_opaque),
+                OpaqueNetwork(network, rows, is_opaque, beside),
                 rows,
                 forward_fn=lambda module, inputs: module(inputs),
                 customized_pruners={Part: PartPruner()},
@@ -206,10 +224,18 @@ def _dependencies(network: nn.Module, rows: Tensor, kinds: tuple[type, ...]) -> 
             )
             return graph, list(graph.get_all_groups(root_module_types=kinds))
 
-    try:
-        return find(is_recurrent)
-    except Exception:  # of torch-pruning
-        return find(is_recurrent_or_splits)
+    attempts = [(is_recurrent, True)] if beside else []
+    for attempt in (*attempts, (is_recurrent, False)):
+        with suppress(Exception):  # of torch-pruning
+            return find(*attempt)
+    return find(is_recurrent_or_splits, False)
+
+
+def _concatenates(network: nn.Module, rows: Tensor) -> bool:
+    """Tell whether channels are concatenated with what no layer made."""
+    with suppress(Exception):  # of the user's own forward pass
+        return any(part.function == "cat" for part in OpaqueNetwork(network, rows, is_recurrent, True).parts)
+    return False
 
 
 def _leave_out(reason: str) -> UnitLayer:

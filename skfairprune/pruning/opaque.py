@@ -86,8 +86,8 @@ class PartPruner:
 class OpaqueNetwork(nn.Module):
     """A network in whose graph a :class:`Part` stands for each output of an opaque function.
 
-    So does one for what is computed from the rows alone and concatenated with other channels, which the
-    dependency graph else leaves out when it counts their places.
+    With ``beside`` so does one for what is computed from the rows alone and concatenated with other channels,
+    which the dependency graph else leaves out when it counts their places.
 
     Parameters
     ----------
@@ -97,10 +97,13 @@ class OpaqueNetwork(nn.Module):
         Some rows, by which the functions are found.
     is_opaque : Choice
         Which functions are opaque.
+    beside : bool
+        Whether parts stand for what is concatenated with channels, too.
     """
 
-    def __init__(self, network: nn.Module, rows: Tensor, is_opaque: Choice) -> None:
+    def __init__(self, network: nn.Module, rows: Tensor, is_opaque: Choice, beside: bool) -> None:
         super().__init__()
+        self.beside = beside
         self.network = network
         self.is_opaque = is_opaque
         self.parts = nn.ModuleList()
@@ -108,24 +111,26 @@ class OpaqueNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's outputs."""
-        with _Replace(self.parts, self.is_opaque):
+        with _Replace(self.parts, self.is_opaque, self.beside):
             return self.network(x)
 
 
 class _Replace(TorchFunctionMode):
     """Put parts in place of what opaque functions give, in the order of their calls."""
 
-    def __init__(self, parts: nn.ModuleList, is_opaque: Choice) -> None:
+    def __init__(self, parts: nn.ModuleList, is_opaque: Choice, beside: bool) -> None:
         super().__init__()
         self.parts = parts
         self.is_opaque = is_opaque
+        self.beside = beside
         self.n_used = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         function = getattr(func, "__name__", "")
-        if function in _CONCATENATIONS:
-            dim = (kwargs or {}).get("dim", args[1] if len(args) > 1 else _CONCATENATIONS[function])
-            args = (self._with_parts(args[0], dim), *args[1:])
+        if function in _CONCATENATIONS and self.beside and args:
+            given = kwargs or {}
+            default = args[1] if len(args) > 1 else _CONCATENATIONS[function]
+            args = (self._with_parts(args[0], given.get("dim", given.get("axis", default))), *args[1:])
         result = func(*args, **(kwargs or {}))
         values, spec = tree_flatten(result)
         inputs = [x for x in tree_flatten((args, kwargs))[0] if _has_graph(x)]
@@ -143,7 +148,7 @@ class _Replace(TorchFunctionMode):
             return tensors
         together = []
         for tensor in tensors:
-            if not _has_graph(tensor) and tensor.is_floating_point():
+            if not _has_graph(tensor) and tensor.is_floating_point() and tensor.ndim > 1:
                 part = self._next_part()
                 tensor = part("cat", tensor, [tensor.detach().requires_grad_()])
                 part.n_channels = tensor.shape[dim]

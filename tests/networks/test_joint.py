@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -605,6 +606,60 @@ def test_a_vector_gives_the_scores_of_its_layer_under_the_modules_own_names(post
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(joint, (_rows(),), dynamic_shapes=({0: rows},))
     assert_allclose(program.module()(_rows(30, 7)).detach(), joint(_rows(30, 7)).detach(), atol=1e-6)
+
+
+def test_threads_get_their_own_rows():
+    joint = widen_outputs(Network(1, ONE_OUTPUT["number_of_rows"]), (0, 0, 1), 2, _rows()).eval()
+    parts = [_rows(64, seed) for seed in range(4)]
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        expected = [joint(part) for part in parts]
+        found = list(pool.map(lambda number: joint(parts[number % 4]), range(200)))
+    assert all(torch.equal(one, expected[number % 4]) for number, one in enumerate(found))
+
+
+class InParts(Network):
+    """Many rows are taken in parts, by itself."""
+
+    def forward(self, x):
+        if len(x) > 40:
+            return torch.cat([self(part) for part in x.split(40)])
+        return super().forward(x)
+
+
+class OfItsClass(Network):
+    """Knows its class, and wants no other below it."""
+
+    def __init_subclass__(cls):
+        raise TypeError("no class below this one")
+
+    def forward(self, x):
+        assert type(self) is OfItsClass
+        return super().forward(x)
+
+
+def test_many_rows_in_parts():
+    joint = widen_outputs(InParts(1, ONE_OUTPUT["first"]), (0, 0, 1), 2, _rows()).eval()
+    rows = _rows(100, 3)
+    whole = torch.cat([joint(part) for part in rows.split(25)])
+    assert_allclose(joint(rows).detach(), whole.detach(), atol=1e-6)
+    assert_allclose(joint.bare(rows).detach(), whole.detach(), atol=1e-6)
+
+
+def test_what_follows_in_place_changes_no_score():
+    network = Network(1, lambda z: z.clamp_(-1e-3, 1e3).view(-1)).eval()
+    trial = JointNetwork(network, "at head", 1)
+    scores = [trial(row).detach() for row in _rows().split(1)]
+    assert min(scores) < -1e-3
+    assert_allclose(torch.cat(scores), trial(_rows()).detach(), atol=1e-6)
+
+
+def test_the_class_of_the_module_stays():
+    joint = widen_outputs(OfItsClass(1, ONE_OUTPUT["first"]), (0, 0, 1), 2, _rows()).eval()
+    bare = copy.deepcopy(joint.bare)
+    assert type(bare) is OfItsClass
+    with torch.no_grad():
+        bare.head.bias.add_(1)
+    assert_allclose(bare(_rows()).detach(), joint(_rows()).detach() + 1, atol=1e-5)
 
 
 def test_a_link_to_a_layer_that_is_not_there():

@@ -360,6 +360,7 @@ CONCATENATIONS = {
     "between": lambda x, h: torch.concat((h[0], x, h[1]), dim=-1),
     "some columns": lambda x, h: torch.cat([x[:, 32:].tanh(), *h, x[:, :32]], 1),
     "hstack": lambda x, h: torch.hstack([x, *h]),
+    "axis": lambda x, h: torch.cat([x, *h], axis=1),
 }
 
 
@@ -380,6 +381,51 @@ def test_units_beside_columns_of_the_row_keep_their_places(together):
     for layer, start in zip(layers[:2], (1, 11), strict=True):
         (consumer,) = layer.consumers
         assert inputs[consumer.positions.ravel()].tolist() == list(range(start, start + layer.n_units))
+
+
+class Causal(nn.Module):
+    """Zeros go before each sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv1d(1, 8, 3), nn.Conv1d(8, 7, 3), nn.Conv1d(7, 4, 3)
+
+    def forward(self, x):
+        def pad(h):
+            return torch.cat([h.new_zeros(h.shape[0], h.shape[1], 2), h], 2)
+
+        return self.head(pad(self.second(pad(self.first(pad(x[:, None])).relu())).relu())).mean(2)
+
+
+class Shifted(nn.Module):
+    """Each token sees the one before."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 8), nn.Linear(8, 7), nn.Linear(7, 4)
+
+    def forward(self, x):
+        h = self.first(x.unflatten(1, (16, 4))).relu()
+        h = torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1)
+        return self.head(self.second(h).relu()).mean(1)
+
+
+class Accumulated(nn.Module):
+    """What is concatenated starts from nothing, and is given by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(64, 8), nn.Linear(8, 7), nn.Linear(7, 4)
+
+    def forward(self, x):
+        h = torch.cat([torch.tensor([], dtype=x.dtype), self.first(x).relu()], 1)
+        return self.head(self.second(torch.cat(tensors=[h, x[:, :0]], dim=1)).relu())
+
+
+@pytest.mark.parametrize("made", [Causal, Shifted, Accumulated])
+def test_what_is_put_before_channels_leaves_them_prunable(made):
+    layers, _ = find_coupled_units(made(), _rows())
+    assert [(layer.name, layer.n_units) for layer in layers] == [("first", 8), ("second", 7)]
 
 
 def test_channels_beside_the_image_keep_their_places():
