@@ -55,8 +55,8 @@ def activation_gram(network: nn.Module, consumer: str, sample: Sequence[tuple[Te
     consumer : str
         Path of the ``nn.Linear``.
     sample : sequence of (Tensor of shape (n_samples, n_columns), Tensor of shape (n_samples,))
-        Batches of rows and their loss weights. (That rows also weigh by group, or by what multipliers make
-        of their decision, was tried: docs/design_notes.md.)
+        Batches of rows and their loss weights. Others, by group or by multipliers, were tried
+        (docs/design_notes.md).
 
     Returns
     -------
