@@ -163,8 +163,10 @@ class _HeldOut:
         Bounds that have the same rule on all rows have the same here: that of the bound it was fitted for.
         """
         part = self.problem.part(rows)
-        fits, _ = _descend(part, bounds, asked, self.fits)
         # Noise that leaves all rows alone may be larger than that on a part: the rule does nothing.
+        if all(whole is self.problem.unconstrained for whole in self.fits):
+            return [part.unconstrained.rule] * len(bounds)
+        fits, _ = _descend(part, bounds, asked, self.fits)
         return [
             (part.unconstrained if whole is self.problem.unconstrained else fits[number]).rule
             for whole, number in zip(self.fits, self.origin, strict=True)
@@ -223,7 +225,8 @@ def _descend(
     That of the bound asked for is fitted with all patience. A rule that missed its bound gives way to the
     best of the others. One that meets it stays: by how much others are more accurate on the same rows is
     noise, where the dual says that they cannot be. One that had to aim higher, and missed, stands for all
-    smaller bounds, too. The rules of a part keep to the odds of those of all rows.
+    smaller bounds, too, and so does one for those whose target noise makes the same. The rules of a part
+    keep to the odds of those of all rows.
     """
     fits: list[RuleFit] = []
     for number in range(len(bounds))[::-1]:
@@ -232,10 +235,15 @@ def _descend(
         near = before
         if whole is not None and whole.odds != (1 if before is None else before.odds):
             near = whole
-        hopeless = (
-            near is not None and near is before and _is_hopeless(problem, near, bounds[number + 1], whole)
+        kept = (
+            near is not None
+            and near is before
+            and (
+                _is_hopeless(problem, near, bounds[number + 1], whole)
+                or _aims_alike(problem, near, bounds[number + 1], bound)
+            )
         )
-        if near is not None and hopeless and bound != asked:
+        if near is not None and kept and bound != asked:
             fits.append(near)
         elif bound == asked and (whole is None or whole.odds == 1):
             start = None if whole is None else whole.multipliers
@@ -256,6 +264,12 @@ def _is_hopeless(problem: RuleProblem, fit: RuleFit, bound: float, whole: RuleFi
     moves = whole is None and problem.safe is not None
     missed = fit.excess(bound) > 0 if moves else not problem.meets(fit, bound)
     return fit.raised and missed
+
+
+def _aims_alike(problem: RuleProblem, fit: RuleFit, bound: float, smaller: float) -> bool:
+    """Tell whether what noise leaves has the rule of a bound aim where that of a smaller one does."""
+    target = problem.noise.target
+    return not fit.raised and bool(np.array_equal(target(bound), target(smaller)))
 
 
 def _settle(number: int, rules: list[FrontierRule], smaller: list[int]) -> int:

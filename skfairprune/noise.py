@@ -1,7 +1,7 @@
 """The noise of observed gaps: how far from a bound a rule has to aim, and which gaps are those of chance.
 
-Chance alone gives gaps up to about the margin, which is the standard error of the observed gap, and more with
-many events and groups, whose extremes grow by chance.
+Chance alone gives gaps up to about the margin, which is the standard error of the observed gap, times
+:func:`extremeness`: the extremes of many rates lie apart by chance.
 
 - The observed gap of each event is to be clear of the bound by the margin, but no less than half the bound
   is aimed at: where the error is near the bound, noise costs no more accuracy than that.
@@ -13,18 +13,21 @@ many events and groups, whose extremes grow by chance.
   may keep its gap.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.integrate import simpson
+from scipy.special import ndtr
 
 from skfairprune.constraints import Floats
 
-__all__ = ["Noise"]
+__all__ = ["Noise", "extremeness"]
 
-# Standard errors that the margin has between two groups, and the least share of the bound that is aimed at:
-# below that, on very small data, accuracy would be paid for noise.
-_MARGIN, _LEAST_TARGET = 1.0, 0.5
+# The least share of the bound that is aimed at: below that, on very small data, accuracy would be paid for
+# noise.
+_LEAST_TARGET = 0.5
 # The share of a gap's standard error from which on what is left to chance is worth a training of its own: of
 # a gap of more than three standard errors less is left.
 _WORTH = 1 / 3
@@ -62,8 +65,7 @@ class Noise(NamedTuple):
             The cells under the constraint.
         """
         there = included & np.isfinite(rates)
-        # The extremes of n rates grow by chance as the root of log n does.
-        width = _MARGIN * np.sqrt(np.log2(max(included.sum(), 2)))
+        width = extremeness(tuple(there.sum(axis=1).tolist()))
         found = [
             _measure(rate[cells], error[cells], width)
             for rate, error, cells in zip(rates, errors, there, strict=True)
@@ -88,6 +90,38 @@ class Noise(NamedTuple):
         """Tell whether noise stops a rule short of the bound, in any event, and not by a trifle."""
         left = np.minimum(self.gap, self.floor)
         return bool(np.any((left > bound) & (self.floor > _WORTH * self.error)))
+
+
+@cache
+def extremeness(n_groups: tuple[int, ...]) -> float:
+    r"""Return how many times as far apart chance puts the extremes of some groups as it does two.
+
+    It is the mean of the largest range of an event, of rates that are independent and normal with one error,
+    over that of two rates, :math:`2 / \sqrt\pi` of their error. The range of :math:`n` has the distribution
+
+    .. math:: P(R \le r) = n \int \varphi(x)\, [\Phi(x + r) - \Phi(x)]^{n-1} dx
+
+    (Hartley, "The range in random samples", 1942). It is 1 for two groups, :math:`\sqrt 2` for two in each of
+    two events, 4 for fifty.
+
+    Parameters
+    ----------
+    n_groups : tuple of int
+        The groups of each event; events of fewer than two do not count.
+
+    Returns
+    -------
+    float
+        At least 1; 1 if no event counts.
+    """
+    x, r = np.linspace(-9, 9, 361), np.linspace(0, 18, 361)
+    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    between = ndtr(x + r[:, None]) - ndtr(x)
+    within = np.ones(len(r))
+    for n in n_groups:
+        if n > 1:
+            within *= n * simpson(density * between ** (n - 1), x=x, axis=1)
+    return float(max(simpson(1 - within, x=r) * np.sqrt(np.pi) / 2, 1.0))
 
 
 def _measure(rates: Floats, errors: Floats, width: float) -> tuple[float, float, float, float]:

@@ -257,3 +257,31 @@ def test_the_agreement_is_the_share_of_rows_decided_as_by_the_rules_without_thei
     assert 0.9 < rule.agreement < 1
     assert_allclose(rule.agreement, np.mean(shares.argmax(axis=1) == whole))
     assert_allclose(frontier.rules[-1].agreement, 1)  # the network's own decisions, with any fold
+
+
+def test_bounds_below_what_noise_leaves_have_one_rule():
+    rows = _rows(900, base_rates=(0.55, 0.3))
+    frontier = _frontier(rows, "equalized_odds", 0.2)
+    problem = RuleProblem(rows, get_constraint("equalized_odds"), np.ones((2, 2), bool), EQUAL)
+    targets = np.array([problem.noise.target(bound) for bound in frontier.bounds])
+    same = np.all(targets[1:] == targets[:-1], axis=1) & (frontier.bounds[1:] != 0.2)
+    assert 0 < same.sum() < len(same)
+    for number in np.flatnonzero(same):
+        raised = _fits(frontier)[number + 1].raised
+        assert raised or _fits(frontier)[number] is _fits(frontier)[number + 1]
+
+
+@pytest.mark.parametrize("name", ["demographic_parity", "equalized_odds"])
+def test_fifty_groups_that_differ_by_chance_cost_no_accuracy(name):
+    rows = _rows(10_000, base_rates=(0.4, 0.4))
+    rng = np.random.default_rng(0)
+    # What a network thinks that it knows of the groups.
+    share = np.exp(rng.normal(0, 0.3, (len(rows.kind), 1, 50)))
+    proba = rows.proba.sum(axis=2, keepdims=True) * share / share.sum(axis=2, keepdims=True)
+    rows = replace(rows, proba=proba, group=rng.integers(0, 50, len(rows.kind)))
+    constraint = get_constraint(name)
+    included = np.ones((constraint.n_events, 50), bool)
+    frontier, _ = fit_frontier(rows, np.arange(10_000) % 2, constraint, included, 0.02, EQUAL)
+    free, rule = frontier.rules[-1], frontier.rules[frontier.position(0.02)]
+    assert free.gap.value > 0.1  # far above the bound, and of chance alone
+    assert rule.accuracy > free.accuracy - 0.005

@@ -315,7 +315,7 @@ def test_curvature_is_the_derivative_of_the_rates(n_classes):
         return softmax(np.column_stack([np.zeros(len(margins)), margins]), axis=1)[:, 1:]
 
     def gradient(z, row):
-        moments = (problem.weight[:, None] * soft(z)).T @ problem.features
+        moments = (problem.weight[:, None] * soft(z)).T @ problem.scores
         return -np.tensordot(problem.loadings, moments, 2)[row]
 
     hessian = problem._curvature(soft(point), width)

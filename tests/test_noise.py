@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from skfairprune.noise import Noise
+from skfairprune.noise import Noise, extremeness
 
 
 def _noise(rates, errors, included=None):
@@ -17,6 +17,35 @@ def test_of_two_groups_the_margin_is_the_standard_error_and_of_more_cells_more()
 
 
 @pytest.mark.parametrize(
+    ("n_groups", "mean_range"),
+    # The constant d2 of control charts (ASTM MNL 7, "Manual on Presentation of Data", table 16).
+    [(2, 1.128), (3, 1.693), (4, 2.059), (5, 2.326), (10, 3.078), (25, 3.931)],
+)
+def test_the_extremes_of_groups_are_apart_as_the_ranges_of_normal_samples(n_groups, mean_range):
+    assert_allclose(extremeness((n_groups,)), mean_range / 1.128, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n_groups", [(2, 2), (6, 6), (3, 5, 1), (50, 50), (0, 2)])
+def test_of_several_events_the_widest_counts(n_groups):
+    rng = np.random.default_rng(0)
+    ranges = [np.ptp(rng.normal(size=(40_000, n)), axis=1) for n in n_groups if n > 1]
+    assert_allclose(extremeness(n_groups), np.max(ranges, axis=0).mean() / np.sqrt(4 / np.pi), rtol=0.01)
+
+
+def test_groups_that_do_not_count_are_no_extremes():
+    assert extremeness((1,)) == extremeness(()) == 1.0
+
+
+@pytest.mark.parametrize("n_groups", [2, 10, 50])
+def test_rates_that_differ_by_chance_are_left_alone_in_most_draws(n_groups):
+    rng = np.random.default_rng(1)
+    left = [
+        _noise(rng.normal(0.4, 0.02, n_groups), np.full(n_groups, 0.02)).least_bound == 0 for _ in range(200)
+    ]
+    assert np.mean(left) > 0.65
+
+
+@pytest.mark.parametrize(
     ("gap", "floor"), [(0.01, 0.05), (0.05, 0.05), (0.051, 0.05**2 / 0.051), (0.5, 0.005)]
 )
 def test_what_is_left_of_a_gap_is_what_chance_may_have_given_it(gap, floor):
@@ -26,7 +55,7 @@ def test_what_is_left_of_a_gap_is_what_chance_may_have_given_it(gap, floor):
 def test_a_small_group_hides_no_gap_between_large_ones():
     large, small = 0.01, 0.13
     noise = _noise([0.3, 0.4, 0.25], [large, large, small])
-    margin = np.sqrt(np.log2(3)) * np.hypot(large, large)
+    margin = 1.5 * np.hypot(large, large)
     assert noise.margin > 0.15  # of the extremes, one of which is the small group
     assert_allclose(noise.floor, margin**2 / 0.1)
 
