@@ -15,6 +15,7 @@ from skfairprune._parameters import gate_schedule, resolve_lengths
 from skfairprune._targets import Targets, encode_targets, share_rows
 from skfairprune.networks.template import Recipe, take_over
 from skfairprune.training.batches import Rows
+from skfairprune.training.iterated import OwnIterator
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
 from skfairprune.training.phases import PhaseRunner
@@ -123,10 +124,14 @@ def run_fit(
         torch.tensor(weight, dtype=dense.dtype, device=device),
         torch.arange(len(rows.y), device=device),
     )
+    label = np.searchsorted(classes, rows.y)
     del rows  # with held-out rows a copy of X
     recipe = _recipe(params, device)
     levels = Levels.from_split(tensors, split)
-    trainer = _make_trainer(params, recipe, levels, split, targets, n_train, tiny, seed)
+    iterator = None
+    if recipe.iterator is not None:
+        iterator = OwnIterator(recipe.iterator, recipe.iterator_params, label)
+    trainer = _make_trainer(params, recipe, iterator, levels, split, targets, n_train, tiny, seed)
     outcome, trials = _train(params, trainer, dense, budget, device)
     return Result(targets, split, trainer.plan, dense, outcome, trials, trainer.runner.history)
 
@@ -142,6 +147,7 @@ def _recipe(params: BaseEstimator, device: torch.device) -> Recipe:
 def _make_trainer(
     params: BaseEstimator,
     recipe: Recipe,
+    iterator: OwnIterator | None,
     levels: Levels,
     split: LevelSplit,
     targets: Targets,
@@ -161,6 +167,7 @@ def _make_trainer(
         optimizer=recipe.optimizer,
         optimizer_params=recipe.optimizer_params,
         callbacks=recipe.callbacks,
+        iterator=iterator,
     )
     lagrangian = Lagrangian(
         task=targets.task,

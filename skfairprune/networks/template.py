@@ -41,6 +41,10 @@ _NO_PART = (
     *("_get_predict_nonlinearity", "check_is_fitted", "trim_for_prediction", "save_params", "load_params"),
     *("get_metadata_routing", "set_fit_request", "set_partial_fit_request", "set_score_request"),
 )
+# Parameters of a loader that leave the rows and their order as they are.
+_MOVES_NO_ROWS = frozenset(
+    ("batch_size", "num_workers", "pin_memory", "pin_memory_device", "persistent_workers", "prefetch_factor")
+)
 # Callbacks that are not taken over, and why.
 _REFUSED: tuple[tuple[tuple[type[Callback], ...], str], ...] = (
     (
@@ -84,6 +88,10 @@ class Recipe:
         Its parameters but for the rate.
     callbacks : tuple of (str, Callback)
         Called in every phase.
+    iterator : callable or None
+        Makes batches of a data set; None shuffles the rows.
+    iterator_params : dict
+        Its parameters but for the data set and the batch size.
     """
 
     lr: float
@@ -92,6 +100,8 @@ class Recipe:
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
     optimizer_params: dict[str, Any] = field(default_factory=dict)
     callbacks: tuple[tuple[str, Callback], ...] = ()
+    iterator: Callable[..., Any] | None = None
+    iterator_params: dict[str, Any] = field(default_factory=dict)
 
 
 def name_of(template: Any) -> str:
@@ -109,16 +119,17 @@ def take_over(net: NeuralNet, device: torch.device) -> Recipe:
     Parameters
     ----------
     net : NeuralNet
-        An unfitted net: its optimizer and rate, epochs, batch size and callbacks are taken over.
+        An unfitted net: its optimizer and rate, epochs, batch size, callbacks and training iterator are
+        taken over.
     device : torch.device
         Where to train.
 
     Raises
     ------
     ValueError
-        If it states what cannot be kept: a loss that is no log loss, methods or an iterator of its own,
-        callbacks that score by scikit-learn or name parameters, an optimizer that takes no step, or
-        parameters of parts that are not taken over.
+        If it states what cannot be kept: a loss that is no log loss, methods of its own, a sampler for
+        certain rows, callbacks that score by scikit-learn or name parameters, an optimizer that takes no
+        step, or parameters of parts that are not taken over.
     """
     if net.criterion not in _LOG_LOSSES:  # a subclass of one can be any loss
         known = ", ".join(loss.__name__ for loss in _LOG_LOSSES)
@@ -132,19 +143,14 @@ def take_over(net: NeuralNet, device: torch.device) -> Recipe:
             "it minimises the log loss, under a constraint. Use a net that leaves them, such as "
             "skorch.NeuralNetClassifier, and a callback for what is to happen within an epoch."
         )
-    for name in ("iterator_train", "iterator_valid"):
-        if getattr(net, name) is not DataLoader:
-            raise ValueError(
-                f"The net's {name} is {getattr(net, name)!r}; rows are in memory here, and batches are "
-                f"slices of them. Leave {name} at its default, and set batch_size."
-            )
+    iterator, iterator_params = _iterator(net)
+    batch_size = iterator_params.pop("batch_size", net.batch_size)
     if "param_groups" in net.get_params_for("optimizer"):
         raise ValueError(
             "The net's optimizer__param_groups name parameters, which have other names in the phases of a "
             "fit. Remove them; a parameter of a module with requires_grad=False is not trained."
         )
-    for name in ("max_epochs", "batch_size"):
-        value = getattr(net, name)
+    for name, value in (("max_epochs", net.max_epochs), ("batch_size", batch_size)):
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         if not whole or (value < 1 and (name, value) != ("batch_size", -1)):
             raise ValueError(f"The net's {name} must be an integer of at least 1; got {value!r}.")
@@ -157,25 +163,53 @@ def take_over(net: NeuralNet, device: torch.device) -> Recipe:
         name
         for name in params
         if "__" in name
-        and not name.startswith(("module__", "optimizer__"))
-        and name not in ("iterator_train__shuffle",)
+        and not name.startswith(("module__", "optimizer__", "iterator_train__", "iterator_valid__"))
     ]
     if refused:
         raise ValueError(
             f"The net's parameters {refused} are of parts that are not taken over: these are module, "
-            "optimizer, lr, max_epochs, batch_size and callbacks. Remove them; weights go to class_weight or "
-            "sample_weight."
+            "optimizer, lr, max_epochs, batch_size, callbacks and iterator_train. Remove them; weights go to "
+            "class_weight or sample_weight."
         )
     optimizer_params = net.get_params_for("optimizer")
     _try_optimizer(net.optimizer, {"lr": net.lr, **optimizer_params}, sorted(optimizer_params), device)
     return Recipe(
         lr=net.lr,
         max_epochs=net.max_epochs,
-        batch_size=net.batch_size,
+        batch_size=batch_size,
         optimizer=net.optimizer,
         optimizer_params=optimizer_params,
         callbacks=_callbacks(net),
+        iterator=iterator,
+        iterator_params=iterator_params,
     )
+
+
+def _iterator(net: NeuralNet) -> tuple[Callable[..., Any] | None, dict[str, Any]]:
+    """Return what makes batches of a net's training rows, None if shuffled rows do, and its parameters."""
+    valid = net.get_params_for("iterator_valid")
+    if net.iterator_valid is not DataLoader or not _MOVES_NO_ROWS.issuperset(valid):
+        raise ValueError(
+            f"The net's iterator_valid is {name_of(net.iterator_valid)} with parameters {sorted(valid)}, and "
+            "held-out rows are evaluated as they are, all of them. Leave it at its default; the network's "
+            "forward pass can change rows."
+        )
+    params = net.get_params_for("iterator_train")
+    if of_rows := sorted({"sampler", "batch_sampler"} & set(params)):
+        raise ValueError(
+            f"The net's iterator_train has {of_rows}, made for certain rows, and each phase of a fit has "
+            "others. Give iterator_train a class that makes its sampler of the data set that it is given, "
+            "whose X and y are the rows and labels of the phase."
+        )
+    if params.get("num_workers"):
+        raise ValueError(
+            f"The net's iterator_train has num_workers={params['num_workers']!r}, and rows are in memory, "
+            "where one process is faster. Remove it."
+        )
+    plain = net.iterator_train is DataLoader and params.get("shuffle", True)
+    if plain and _MOVES_NO_ROWS.union(("shuffle",)).issuperset(params):
+        return None, {name: params[name] for name in ("batch_size",) if name in params}
+    return net.iterator_train, params
 
 
 def _changed(kind: type) -> list[str]:

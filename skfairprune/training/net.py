@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skfairprune.pruning.gates import BudgetedGates
 from skfairprune.training.batches import EVALUATION_ROWS, Batch, Batches, Rows
 from skfairprune.training.hypergradient import Hypergradient, Loss, Parameters, hypergradient
+from skfairprune.training.iterated import IteratedBatches, OwnIterator
 from skfairprune.training.replay import ReplayedGradient, can_replay
 
 __all__ = [
@@ -68,6 +69,8 @@ class PhaseNet(NeuralNet):
         Shuffles the training rows.
     stoppers : sequence of Callback
         The callbacks that may end the phase, by a ``KeyboardInterrupt`` at the end of an epoch.
+    own_iterator : OwnIterator or None
+        What makes the batches of the training rows; None shuffles them.
     **kwargs
         As for :class:`skorch.NeuralNet`.
     """
@@ -80,9 +83,11 @@ class PhaseNet(NeuralNet):
         held_out: Rows | None,
         generator: torch.Generator,
         stoppers: Sequence[Callback] = (),
+        own_iterator: OwnIterator | None = None,
         **kwargs: Any,
     ) -> None:
         self.held_out = held_out
+        self.own_iterator = own_iterator
         self.generator = generator
         self.stoppers = stoppers
         super().__init__(module, criterion, **kwargs)
@@ -125,11 +130,13 @@ class PhaseNet(NeuralNet):
         """Return the training rows and the held-out rows."""
         return X, self.held_out
 
-    def get_iterator(self, dataset: Rows, training: bool = False) -> Batches:
-        """Return shuffled batches to train on, or large ones in order to evaluate."""
-        if training:
-            return Batches(dataset, self.batch_size, self.generator)
-        return Batches(dataset, EVALUATION_ROWS)
+    def get_iterator(self, dataset: Rows, training: bool = False) -> Batches | IteratedBatches:
+        """Return batches to train on, shuffled or of the user's iterator, or large ones to evaluate."""
+        if not training:
+            return Batches(dataset, EVALUATION_ROWS)
+        if self.own_iterator is not None:
+            return self.own_iterator.batches(dataset, self.batch_size)
+        return Batches(dataset, self.batch_size, self.generator)
 
     def batch_loss(self, batch: Batch, training: bool) -> Tensor:
         """Compute the loss of a batch."""

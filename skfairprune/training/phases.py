@@ -13,6 +13,7 @@ from torch import nn
 
 from skfairprune.training.batches import Batches, Rows
 from skfairprune.training.best_epoch import BestEpoch
+from skfairprune.training.iterated import OwnIterator
 from skfairprune.training.net import Interrupted, PhaseNet
 from skfairprune.training.objective import Objective
 from skfairprune.training.progress import ProgressBar
@@ -45,6 +46,8 @@ class PhaseRunner:
     callbacks : sequence of (str, Callback)
         Called in every phase, beside its own. One that sets the rate takes the place of the one-cycle rate;
         one that stops early, that of early stopping, in the phases that have held-out rows.
+    iterator : OwnIterator or None
+        What makes the batches that weights are trained with; None shuffles the rows.
     progress : ProgressBar or None
         Shown while it trains.
     trial : int or None
@@ -59,12 +62,15 @@ class PhaseRunner:
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
     optimizer_params: Mapping[str, Any] = field(default_factory=dict)
     callbacks: Sequence[tuple[str, Callback]] = ()
+    iterator: OwnIterator | None = None
     progress: ProgressBar | None = None
     trial: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def n_steps(self, rows: Rows, n_epochs: int) -> int:
         """Return the number of updates of a phase."""
+        if self.iterator is not None:
+            return n_epochs * len(self.iterator.batches(rows, self.batch_size))
         return n_epochs * len(Batches(rows, self.batch_size))
 
     def run(
@@ -150,6 +156,7 @@ class PhaseRunner:
             held_out=held_out,
             generator=self.generator,
             stoppers=stoppers,
+            own_iterator=self.iterator,
             optimizer=self.optimizer,
             **{f"optimizer__{name}": value for name, value in self.optimizer_params.items()},
             lr=self.lr,

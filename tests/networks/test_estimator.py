@@ -401,7 +401,7 @@ def test_nested_parameters_are_searched_in_a_pipeline():
         ),
         (NeuralNetClassifier(Net, optimizer__foo=1), r"optimizer SGD cannot be made .*\['foo'\]: .*foo"),
         (NeuralNetClassifier(Net().requires_grad_(False)), "no parameter that is trained"),
-        (NeuralNetClassifier(Net, iterator_train=list), "iterator_train is"),
+        (NeuralNetClassifier(Net, iterator_train=list), "iterator_train list cannot be made"),
         (NeuralNetClassifier(Net, criterion__weight=torch.ones(2)), r"criterion__weight.*class_weight"),
         (NeuralNetClassifier(Net, callbacks=[EpochScoring("accuracy")]), "EpochScoring scores"),
         (NeuralNetClassifier(Net, callbacks=[PassthroughScoring("loss")]), "PassthroughScoring scores"),
