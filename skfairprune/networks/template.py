@@ -25,8 +25,9 @@ from torch.utils.data import DataLoader
 
 from skfairprune.networks.attention import replace_attention
 from skfairprune.networks.contract import check_behaviour, check_modules
-from skfairprune.networks.joint import JointNetwork, check_outputs, widen_outputs
+from skfairprune.networks.joint import JointNetwork
 from skfairprune.networks.trial import copied
+from skfairprune.networks.widening import check_outputs, widen_outputs
 
 __all__ = ["Recipe", "make_module", "make_network", "name_of", "take_over"]
 

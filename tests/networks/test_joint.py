@@ -10,7 +10,8 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from skfairprune.networks.joint import JointNetwork, check_outputs, widen_outputs
+from skfairprune.networks.joint import JointNetwork
+from skfairprune.networks.widening import check_outputs, widen_outputs
 from tests.networks import zoo
 
 N_FEATURES = 6
