@@ -13,7 +13,7 @@ from skfairprune._data import FitData, concatenate
 from skfairprune._network import DenseNetwork, make_dense_network
 from skfairprune._parameters import gate_schedule, resolve_lengths
 from skfairprune._targets import Targets, encode_targets, share_rows
-from skfairprune.networks.template import Recipe, take_over
+from skfairprune.networks.recipe import Recipe, take_over
 from skfairprune.training.batches import Rows
 from skfairprune.training.iterated import OwnIterator
 from skfairprune.training.lagrangian import Lagrangian

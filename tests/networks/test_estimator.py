@@ -31,7 +31,7 @@ from torch import nn
 from skfairprune import FairPrunedClassifier
 from skfairprune.datasets import make_biased_classification
 from skfairprune.metrics import gap_with_error
-from skfairprune.networks.template import take_over
+from skfairprune.networks.recipe import take_over
 from tests.networks import zoo
 
 DATA = make_biased_classification(2500, base_rates=(0.6, 0.2), random_state=0)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, WeightedRandomSampler, default_collate
 
 from skfairprune import FairPrunedClassifier
 from skfairprune.datasets import make_biased_classification
-from skfairprune.networks.template import take_over
+from skfairprune.networks.recipe import take_over
 from skfairprune.training.batches import Batches, Rows
 from skfairprune.training.iterated import OwnIterator
 
