@@ -27,6 +27,7 @@ LAWS: dict[str, dict[str, Any]] = {
         "group_probs": (0.45, 0.3, 0.1, 0.07, 0.05, 0.03),
         "base_rates": (0.5, 0.3, 0.4, 0.25, 0.45, 0.35),
     },
+    "fifty groups, none": {"group_probs": (0.02,) * 50, "base_rates": (0.4,) * 50},
 }
 CONSTRAINTS = ("demographic_parity", "equalized_odds")
 BOUND = 0.02
