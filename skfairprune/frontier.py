@@ -55,10 +55,19 @@ class FrontierRule(NamedTuple):
         """The largest of the gaps."""
         return largest_gap(self.event_gaps)
 
-    def dominates(self, other: "FrontierRule") -> bool:
-        """Tell whether accuracy or gap is better than another rule's and the other no worse."""
-        mine, theirs = (self.accuracy, -self.gap.value), (other.accuracy, -other.gap.value)
+    def dominates(self, other: "FrontierRule", driven: NDArray[np.bool_]) -> bool:
+        """Tell whether accuracy or gap is better than another rule's and the other no worse.
+
+        The gap is that of the cells ``driven``, of shape (n_events, n_groups): of others, which no rule is
+        fitted for, it is noise.
+        """
+        mine, theirs = ((rule.accuracy, -rule._gap_of(driven)) for rule in (self, other))
         return mine != theirs and all(one >= two for one, two in zip(mine, theirs, strict=True))
+
+    def _gap_of(self, cells: NDArray[np.bool_]) -> float:
+        """Return the gap of some cells."""
+        assert self.cells is not None
+        return largest_gap(self.cells._replace(included=self.cells.included & cells).event_gaps()).value
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ def fit_frontier(
     rules = held_out.rules()
     chosen: list[int] = []
     for number in range(len(bounds)):
-        chosen.append(_settle(number, rules, chosen))
+        chosen.append(_settle(number, rules, chosen, problem.included))
     frontier = RuleFrontier(bounds, [rules[number] for number in chosen], held_out.majority)
     return frontier, held_out.shares(chosen[frontier.position(bound)])
 
@@ -202,7 +211,7 @@ class _HeldOut:
         """Return the rule for the bound of that number, and what it reaches."""
         problem, fit, weight = self.problem, self.fits[number], self.weight
         shares = self.shares(number)
-        cells = self.rows.counts(problem.constraint, shares).cell_rates(problem.constraint, problem.included)
+        cells = self.rows.counts(problem.constraint, shares).cell_rates(problem.constraint, problem.reported)
         right = shares[np.arange(len(self.label)), self.label]
         accuracy = float(weight @ right)
         error = float(np.sqrt(weight**2 @ (right - accuracy) ** 2))
@@ -272,14 +281,18 @@ def _aims_alike(problem: RuleProblem, fit: RuleFit, bound: float, smaller: float
     return not fit.raised and bool(np.array_equal(target(bound), target(smaller)))
 
 
-def _settle(number: int, rules: list[FrontierRule], smaller: list[int]) -> int:
+def _settle(number: int, rules: list[FrontierRule], smaller: list[int], driven: NDArray[np.bool_]) -> int:
     """Return the number of the rule itself, or of one of a smaller bound that dominates it on held-out rows.
 
     Of several the most accurate is taken. None takes the place of the unconstrained rule, nor does one that
-    decides alike for all rows. The choice is by held-out figures, which it then makes look a little too good.
+    decides alike for all rows; but that one, the last, takes the place of any that it dominates: where noise
+    drove a rule, it is neither more accurate nor nearer to the bound on other rows. The choice is by held-out
+    figures, which it then makes look a little too good.
     """
     own = rules[number]
     if not own.fit.multipliers.any():
         return number
-    better = [k for k in smaller if not rules[k].fit.constant and rules[k].dominates(own)]
+    better = [k for k in smaller if not rules[k].fit.constant and rules[k].dominates(own, driven)]
+    if not better and rules[-1].dominates(own, driven):
+        return len(rules) - 1
     return max(better, key=lambda k: rules[k].accuracy, default=number)

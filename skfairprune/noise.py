@@ -1,7 +1,9 @@
 """The noise of observed gaps: how far from a bound a rule has to aim, and which gaps are those of chance.
 
 Chance alone gives gaps up to about the margin, which is the standard error of the observed gap, times
-:func:`extremeness`: the extremes of many rates lie apart by chance.
+:func:`extremeness`: the extremes of many rates lie apart by chance. The groups that count there for a pair
+are those about as well known as the less known of the two, or better: many groups of few rows hide no gap
+between two large ones.
 
 - The observed gap of each event is to be clear of the bound by the margin, but no less than half the bound
   is aimed at: where the error is near the bound, noise costs no more accuracy than that.
@@ -11,6 +13,9 @@ Chance alone gives gaps up to about the margin, which is the standard error of t
   the nonnegative garrote", 1995). Of several such pairs of an event the one counts of which least is left,
   so that a group of few rows hides no gap between larger ones. Where no pair is beyond its margin, the event
   may keep its gap.
+- A group whose margin to every other is larger than the largest gap beyond a margin, and that is part of no
+  such gap, drives nothing either: to hold its rate, of which nothing is known at that scale, near the others'
+  would cost accuracy for chance.
 """
 
 from functools import cache
@@ -28,6 +33,8 @@ __all__ = ["Noise", "extremeness"]
 # The least share of the bound that is aimed at: below that, on very small data, accuracy would be paid for
 # noise.
 _LEAST_TARGET = 0.5
+# Groups are about as well known if their standard error is at most so many times as large.
+_AS_KNOWN = 2.0
 # The share of a gap's standard error from which on what is left to chance is worth a training of its own: of
 # a gap of more than three standard errors less is left.
 _WORTH = 1 / 3
@@ -38,6 +45,8 @@ class Noise(NamedTuple):
 
     Attributes
     ----------
+    driven : ndarray of shape (n_events, n_groups) of bool
+        The cells that a rule can be fitted for; gaps, errors and margins are of them.
     gap : ndarray of shape (n_events,)
         The gaps.
     error : ndarray of shape (n_events,)
@@ -48,6 +57,7 @@ class Noise(NamedTuple):
         The least gap that is aimed at: what chance alone may have given the unconstrained one.
     """
 
+    driven: NDArray[np.bool_]
     gap: Floats
     error: Floats
     margin: Floats
@@ -65,12 +75,12 @@ class Noise(NamedTuple):
             The cells under the constraint.
         """
         there = included & np.isfinite(rates)
-        width = extremeness(tuple(there.sum(axis=1).tolist()))
-        found = [
-            _measure(rate[cells], error[cells], width)
-            for rate, error, cells in zip(rates, errors, there, strict=True)
-        ]
-        return cls(*np.array(found).reshape(-1, 4).T)
+        n_groups, driven, found = there.sum(axis=1), included.copy(), []
+        for event, cells in enumerate(there):
+            counts, *measured = _measure(rates[event, cells], errors[event, cells], n_groups)
+            driven[event, cells] = counts
+            found.append(measured)
+        return cls(driven, *np.array(found).reshape(-1, 4).T)
 
     def clear(self, bound: float) -> Floats:
         """Return the gap of each event that is clear of the bound by its margin, or half the bound."""
@@ -124,13 +134,36 @@ def extremeness(n_groups: tuple[int, ...]) -> float:
     return float(max(simpson(1 - within, x=r) * np.sqrt(np.pi) / 2, 1.0))
 
 
-def _measure(rates: Floats, errors: Floats, width: float) -> tuple[float, float, float, float]:
-    """Return gap, error, margin and floor of the rates of one event."""
+def _widths(errors: Floats, n_groups: NDArray[np.intp]) -> Floats:
+    """Return for each group how extreme chance makes those that are about as well known, in all events."""
+    n_known = (errors <= _AS_KNOWN * errors[:, None]).sum(axis=1)
+    return np.array([extremeness(tuple(np.minimum(n, n_groups).tolist())) for n in n_known])
+
+
+def _measure(
+    rates: Floats, errors: Floats, n_groups: NDArray[np.intp]
+) -> tuple[NDArray[np.bool_], float, float, float, float]:
+    """Return which groups of an event drive something, and gap, error, margin and floor of their rates.
+
+    ``n_groups`` are the groups of each event.
+    """
+    driven = np.ones(len(rates), bool)
+    if len(rates) < 2:
+        return driven, 0.0, 0.0, 0.0, 0.0
     first, second = np.triu_indices(len(rates), 1)
-    if not len(first):
-        return 0.0, 0.0, 0.0, 0.0
-    gaps, margins = np.abs(rates[first] - rates[second]), np.hypot(errors[first], errors[second]) * width
-    widest, beyond = gaps.argmax(), gaps > margins
+    gaps, spread = np.abs(rates[first] - rates[second]), np.hypot(errors[first], errors[second])
+    width = _widths(errors, n_groups)
+    margins = spread * np.where(errors[first] > errors[second], width[first], width[second])
+    beyond = gaps > margins
+    if beyond.any():
+        shown = np.isin(np.arange(len(rates)), [first[beyond], second[beyond]])
+        least = np.full(len(rates), np.inf)
+        for group in (first, second):
+            np.minimum.at(least, group, margins)
+        driven = shown | (least <= gaps[beyond].max())
+        kept = driven[first] & driven[second]
+        gaps, spread, margins, beyond = gaps[kept], spread[kept], margins[kept], beyond[kept]
+    widest = gaps.argmax()
     chance = max(gaps[widest], margins.min())
     floor = np.min(margins[beyond] ** 2 / gaps[beyond]) if beyond.any() else chance
-    return gaps[widest], margins[widest] / width, margins[widest], floor
+    return driven, gaps[widest], spread[widest], margins[widest], floor

@@ -134,14 +134,18 @@ class RuleProblem:
         self.rows, self.constraint, self.class_weight = rows, constraint, class_weight
         self.priced: Constraint = _leaning(constraint, rows) if whole is None else whole.priced
         self.dual = DualProblem(true_rows, self.priced, included, gain)
-        self.included = self.dual.included
+        self.reported = self.included = self.dual.included
         self.label = constraint.labels[rows.kind]
         correct = class_weight[self.label] * rows.weight
         self.value = correct / correct.sum()
-        self.constants = self._measure_constants()
-        self.safe: int | None = self._find_safe() if whole is None else whole.safe
         self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
         self.noise: Noise = self._measure_noise() if whole is None else whole.noise
+        if np.any(self.included & ~self.noise.driven):
+            self.dual = DualProblem(true_rows, self.priced, self.included & self.noise.driven, gain)
+            self.included = self.dual.included
+            self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
+        self.constants = self._measure_constants()
+        self.safe: int | None = self._find_safe() if whole is None else whole.safe
 
     def part(self, rows: NDArray) -> "RuleProblem":
         """Return the problem on the rows of that index or mask, with the prices and targets of this one.
@@ -150,7 +154,7 @@ class RuleProblem:
         not be those that they stand for.
         """
         part = self.rows.take(rows)
-        return RuleProblem(part, self.constraint, self.included, self.class_weight, self)
+        return RuleProblem(part, self.constraint, self.reported, self.class_weight, self)
 
     def evaluate(self, multipliers: Floats, shift: Floats, odds: float = 1.0) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""

@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score
 from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
 from skfairprune.frontier import FrontierRule, RuleFrontier, _settle, fit_frontier
-from skfairprune.gaps import Gap, largest_gap
+from skfairprune.gaps import CellRates, largest_gap
 from skfairprune.rulefit import RuleProblem
 from skfairprune.scored import ScoredRows
 from tests.draws import easier_group
@@ -181,8 +181,14 @@ def test_with_balanced_classes_the_safe_label_is_the_commonest():
     assert problem.part(rows.kind == 1).safe == 0
 
 
-def _rule(fit, gap, accuracy):
-    return FrontierRule(fit, [Gap(gap, 0.01, 0, 0, 1)], accuracy, 0.01)
+def _rule(fit, gap, accuracy, of_noise=0.9):
+    """Return a rule with that gap between two groups; the rate of a third is of noise."""
+    cells = CellRates(np.array([[0.2, 0.2 + gap, of_noise]]), np.full((1, 3), 0.01), np.ones((1, 3), bool))
+    return FrontierRule(fit, cells.event_gaps(), accuracy, 0.01, cells=cells)
+
+
+def _settled(number, rules):
+    return _settle(number, rules, list(range(number)), np.array([[True, True, False]]))
 
 
 def test_a_rule_gives_way_to_one_of_a_smaller_bound_as_good_in_both():
@@ -191,11 +197,21 @@ def test_a_rule_gives_way_to_one_of_a_smaller_bound_as_good_in_both():
     assert fit.multipliers.any()
     rules = [_rule(fit, 0.01, 0.8), _rule(fit, 0.015, 0.79), _rule(fit, 0.04, 0.8), _rule(fit, 0.02, 0.81)]
     rules.append(_rule(fit, 0.02, 0.81))
-    assert [_settle(k, rules, list(range(k))) for k in range(5)] == [0, 0, 0, 3, 4]
-    assert _settle(1, [_rule(fit, 0.01, 0.8), _rule(free, 0.02, 0.79)], [0]) == 1
+    assert [_settled(k, rules) for k in range(5)] == [0, 0, 0, 3, 4]
+    assert _settled(1, [_rule(fit, 0.01, 0.8), _rule(free, 0.02, 0.79)]) == 1
     alike = _rule(replace(fit, constant=True), 0.0, 0.8)
-    assert _settle(1, [alike, _rule(fit, 0.02, 0.79)], [0]) == 1
-    assert _settle(2, [_rule(fit, 0.01, 0.8), _rule(fit, 0.01, 0.82), _rule(fit, 0.02, 0.79)], [0, 1]) == 1
+    assert _settled(1, [alike, _rule(fit, 0.02, 0.79)]) == 1
+    assert _settled(2, [_rule(fit, 0.01, 0.8), _rule(fit, 0.01, 0.82), _rule(fit, 0.02, 0.79)]) == 1
+
+
+def test_a_rule_that_noise_drove_gives_way_to_the_unconstrained_one():
+    fits = _fits(_frontier(_rows(500)))
+    fit, free = fits[0], fits[-1]
+    for gap, accuracy, settled in ((0.06, 0.83, 1), (0.04, 0.83, 0), (0.06, 0.87, 0)):
+        rules = [_rule(fit, gap, accuracy, of_noise=0.7), _rule(free, 0.05, 0.86)]
+        assert _settled(0, rules) == settled
+    rules = [_rule(fit, 0.03, 0.83), _rule(fit, 0.06, 0.83), _rule(free, 0.05, 0.86)]
+    assert _settled(1, rules) == 0  # the rule of a smaller bound that is as good comes first
 
 
 def _with_copies(rows, lean, seed=0):

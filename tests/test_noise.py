@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from skfairprune.noise import Noise, extremeness
 
@@ -55,9 +55,29 @@ def test_what_is_left_of_a_gap_is_what_chance_may_have_given_it(gap, floor):
 def test_a_small_group_hides_no_gap_between_large_ones():
     large, small = 0.01, 0.13
     noise = _noise([0.3, 0.4, 0.25], [large, large, small])
-    margin = 1.5 * np.hypot(large, large)
-    assert noise.margin > 0.15  # of the extremes, one of which is the small group
-    assert_allclose(noise.floor, margin**2 / 0.1)
+    alone = _noise([0.3, 0.4], [large, large])
+    assert_array_equal(noise.driven, [[True, True, False]])
+    assert_array_equal(noise[1:], alone[1:])
+
+
+def test_many_small_groups_hide_no_gap_either():
+    rng = np.random.default_rng(0)
+    rates = np.r_[0.3, 0.4, rng.normal(0.35, 0.13, 40)]
+    noise = _noise(rates, [0.01, 0.01] + [0.13] * 40)
+    assert_array_equal(np.flatnonzero(noise.driven), [0, 1])
+    assert_allclose(noise.margin, 0.01 * np.sqrt(2))
+
+
+def test_a_small_group_with_a_gap_of_its_own_stays():
+    noise = _noise([0.3, 0.4, 0.9], [0.01, 0.01, 0.13])
+    assert noise.driven.all()
+    assert_allclose(noise.gap, 0.6)
+
+
+def test_groups_about_as_well_known_all_stay():
+    noise = _noise([0.3, 0.34, 0.42, 0.37], [0.01, 0.02, 0.018, 0.015])
+    assert noise.driven.all()
+    assert_allclose(noise.margin, extremeness((4,)) * np.hypot(0.01, 0.018))
 
 
 def test_where_no_pair_is_beyond_chance_the_gap_may_stay():

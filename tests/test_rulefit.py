@@ -295,7 +295,8 @@ def test_weights_count_like_repeated_rows(name):
     weighted = ScoredRows(rows.proba, rows.kind, rows.group, times.astype(float))
     repeated = rows.take(np.repeat(np.arange(3000), times))
     # Sampling errors differ (weights are not rows), and with them the tolerance, but not the targets here.
-    none = Noise(*np.zeros((4, get_constraint(name).n_events)))
+    n_events = get_constraint(name).n_events
+    none = Noise(np.ones((n_events, 2), bool), *np.zeros((4, n_events)))
     problems = [_problem(r, name) for r in (weighted, repeated)]
     for problem in problems:
         problem.noise = none
