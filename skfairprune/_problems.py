@@ -66,7 +66,11 @@ def _of_the_decisions(result: Result, bound: float) -> str | None:
     outcome, targets, split = result.outcome, result.targets, result.split
     n_rows, n_epochs = len(split.upper), len(result.history)
     gap = largest_gap(outcome.event_gaps)
-    if targets.task is not None and outcome.event_gaps and not is_within(outcome.event_gaps, bound):
+    if (
+        targets.task is not None
+        and outcome.event_gaps
+        and not is_within(outcome.event_gaps, bound, outcome.cells)
+    ):
         return (
             f"{targets.task.constraint.name} is not within difference_bound={bound}: on held-out "
             f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, after "
@@ -106,7 +110,7 @@ def rule_problems(frontier: RuleFrontier, constraint: str, bound: float, fitted:
     """
     rule, free = frontier.rules[frontier.position(bound)], frontier.rules[-1]
     problems = []
-    if not is_within(rule.event_gaps, bound):
+    if not is_within(rule.event_gaps, bound, rule.cells):
         problems.append(
             f"The rule for difference_bound={bound} does not keep it on held-out rows: its "
             f"gap there is {rule.gap.value:.3f}, with a standard error of {rule.gap.standard_error:.3f}. "

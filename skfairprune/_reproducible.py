@@ -1,6 +1,7 @@
 """What makes a fit give the same bits again: own seeds, a GPU's algorithms that do not race, plain modes."""
 
 import os
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ _MEMORY: Any = torch.utils.deterministic  # its setting is a property that type 
 
 @contextmanager
 def reproducible(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators of the CPU and of the device, and leave them in the end as they were.
+    """Seed the global generators of torch, numpy and Python, and leave them in the end as they were.
 
     On a GPU torch is told to take deterministic algorithms, and warns of an operation that has none (of a
     network of the user's: those of this package have one).
@@ -32,7 +33,7 @@ def reproducible(seed: int, device: torch.device) -> Iterator[None]:
         Where the fit runs.
     """
     on_gpu = device.type == "cuda"
-    with _ONE_FIT, torch.random.fork_rng(devices=[device] if on_gpu else []):
+    with _ONE_FIT, _other_generators(seed), torch.random.fork_rng(devices=[device] if on_gpu else []):
         torch.default_generator.manual_seed(seed)
         if on_gpu:
             with torch.cuda.device(device), _deterministic():
@@ -42,6 +43,19 @@ def reproducible(seed: int, device: torch.device) -> Iterator[None]:
             if device.type != "cpu":
                 torch.get_device_module(device).manual_seed(seed)
             yield
+
+
+@contextmanager
+def _other_generators(seed: int) -> Iterator[None]:
+    """Seed the global generators of numpy and Python, which iterators and networks of the user's may read."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
 
 
 @contextmanager

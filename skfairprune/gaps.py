@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skfairprune.constraints import Constraint, Floats
+from skfairprune.noise import compare_groups
 
 __all__ = ["NORMAL_95", "CellRates", "Gap", "GroupCounts", "is_within", "largest_gap", "utility_range"]
 
@@ -46,13 +47,28 @@ def largest_gap(event_gaps: Sequence[Gap]) -> Gap:
     return max(defined, key=lambda gap: gap.value, default=_UNDEFINED)
 
 
-def is_within(event_gaps: Sequence[Gap], bound: Floats | float) -> bool:
-    """Tell whether no event's gap is above the bound by more than its standard error.
+def is_within(event_gaps: Sequence[Gap], bound: float, cells: "CellRates | None" = None) -> bool:
+    """Tell whether no gap is above the bound by more than chance makes of it.
 
-    The bound is one for all events, or one for each. An event without a gap breaks no bound.
+    That is a standard error between two groups, and more between the extremes of many: see
+    :func:`skfairprune.noise.extremeness`. An event without a gap breaks no bound.
+
+    Parameters
+    ----------
+    event_gaps : sequence of Gap
+        The gap of each event.
+    bound : float
+        The bound.
+    cells : CellRates, default=None
+        The rates behind the gaps; without them groups are not counted.
     """
-    below = np.array([gap.value - gap.standard_error for gap in event_gaps])
-    return not np.any(below > bound)
+    if cells is None:
+        return not np.any(np.array([gap.value - gap.standard_error for gap in event_gaps]) > bound)
+    for _, rates, errors in cells._events():
+        pairs = compare_groups(rates, errors, np.array([len(rates)]))
+        if np.any(pairs.gaps - pairs.margins > bound):
+            return False
+    return True
 
 
 def utility_range(constraint: Constraint) -> tuple[Floats, Floats]:

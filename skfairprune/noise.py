@@ -28,7 +28,7 @@ from scipy.special import ndtr
 
 from skfairprune.constraints import Floats
 
-__all__ = ["Noise", "extremeness"]
+__all__ = ["Noise", "Pairs", "compare_groups", "extremeness"]
 
 # The least share of the bound that is aimed at: below that, on very small data, accuracy would be paid for
 # noise.
@@ -134,10 +134,44 @@ def extremeness(n_groups: tuple[int, ...]) -> float:
     return float(max(simpson(1 - within, x=r) * np.sqrt(np.pi) / 2, 1.0))
 
 
-def _widths(errors: Floats, n_groups: NDArray[np.intp]) -> Floats:
-    """Return for each group how extreme chance makes those that are about as well known, in all events."""
+class Pairs(NamedTuple):
+    """The pairs of groups of an event.
+
+    Attributes
+    ----------
+    first, second : ndarray of shape (n_pairs,)
+        The groups.
+    gaps : ndarray of shape (n_pairs,)
+        The differences of their rates, not negative.
+    errors : ndarray of shape (n_pairs,)
+        Their sampling standard errors.
+    margins : ndarray of shape (n_pairs,)
+        The gaps that chance alone may give.
+    """
+
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+    gaps: Floats
+    errors: Floats
+    margins: Floats
+
+
+def compare_groups(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) -> Pairs:
+    """Compare the groups of an event with each other.
+
+    Parameters
+    ----------
+    rates, errors : ndarray of shape (n_groups,)
+        The rates of the groups and their standard errors.
+    n_groups : ndarray of shape (n_events,)
+        The groups of each event that is compared beside it.
+    """
     n_known = (errors <= _AS_KNOWN * errors[:, None]).sum(axis=1)
-    return np.array([extremeness(tuple(np.minimum(n, n_groups).tolist())) for n in n_known])
+    width = np.array([extremeness(tuple(np.minimum(n, n_groups).tolist())) for n in n_known])
+    first, second = np.triu_indices(len(rates), 1)
+    spread = np.hypot(errors[first], errors[second])
+    margins = spread * np.where(errors[first] > errors[second], width[first], width[second])
+    return Pairs(first, second, np.abs(rates[first] - rates[second]), spread, margins)
 
 
 def _measure(
@@ -150,10 +184,7 @@ def _measure(
     driven = np.ones(len(rates), bool)
     if len(rates) < 2:
         return driven, 0.0, 0.0, 0.0, 0.0
-    first, second = np.triu_indices(len(rates), 1)
-    gaps, spread = np.abs(rates[first] - rates[second]), np.hypot(errors[first], errors[second])
-    width = _widths(errors, n_groups)
-    margins = spread * np.where(errors[first] > errors[second], width[first], width[second])
+    first, second, gaps, spread, margins = compare_groups(rates, errors, n_groups)
     beyond = gaps > margins
     if beyond.any():
         shown = np.isin(np.arange(len(rates)), [first[beyond], second[beyond]])

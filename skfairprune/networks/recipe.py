@@ -19,6 +19,7 @@ from skorch.callbacks import (
     TrainEndCheckpoint,
 )
 from skorch.callbacks.scoring import ScoringBase
+from skorch.dataset import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -129,6 +130,12 @@ def take_over(net: NeuralNet, device: torch.device) -> Recipe:
             f"The net's class {type(net).__name__} has {changed} of its own, which a fit here does not call: "
             "it minimises the log loss, under a constraint. Use a net that leaves them, such as "
             "skorch.NeuralNetClassifier, and a callback for what is to happen within an epoch."
+        )
+    if net.dataset is not Dataset or net.compile:
+        given = f"dataset is {name_of(net.dataset)}" if net.dataset is not Dataset else "compile is True"
+        raise ValueError(
+            f"The net's {given}, which has no part in a fit: rows are in memory, and networks of several "
+            "sizes are trained. Leave it at its default; a collate_fn of iterator_train can change rows."
         )
     iterator, iterator_params = _iterator(net)
     batch_size = iterator_params.pop("batch_size", net.batch_size)

@@ -5,10 +5,12 @@ labels. What else a step needs of a row (its group, its weight, the fold it is i
 data set notes which rows it is asked for, and a batch is of those rows, in that order.
 """
 
+import copy
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -28,8 +30,12 @@ class _NotingDataset(Dataset):
         self.asked: list[int] = []
 
     def __getitem__(self, i: int) -> tuple[Any, Any]:
-        item = super().__getitem__(i)
-        self.asked.append(range(len(self))[i])  # of a negative number the row that it means
+        try:
+            number = operator.index(i)
+        except TypeError:
+            raise TypeError(f"rows are read one by one, by a whole number; got {type(i).__name__}") from None
+        item = super().__getitem__(number)
+        self.asked.append(range(len(self))[number])  # of a negative number the row that it means
         return item
 
 
@@ -72,10 +78,12 @@ class OwnIterator:
         ValueError
             If the iterator cannot be made, or has no length.
         """
-        position = rows.position.cpu()
-        data = _NotingDataset(rows.x[rows.position].cpu().numpy(), self.label[position.numpy()])
+        label = self.label[rows.position.cpu().numpy()]
+        data = _NotingDataset(rows.x[rows.position].cpu().numpy(), label.copy())
+        batch_size = len(label) if batch_size == -1 else batch_size
         try:
-            iterator = self.make(data, batch_size=batch_size, **self.params)
+            # Of a copy, whose generators start in every phase of every fit where the user's are.
+            iterator = self.make(data, batch_size=batch_size, **copy.deepcopy(dict(self.params)))
             length = len(iterator)
         except Exception as error:
             raise ValueError(
@@ -88,7 +96,7 @@ class OwnIterator:
                 f"The net's iterator_train {self.name} has no batch of the {len(data)} rows of a phase: "
                 "leave drop_last, or choose a smaller batch_size."
             )
-        return IteratedBatches(self.name, iterator, length, data, rows)
+        return IteratedBatches(self.name, iterator, length, data, label, rows)
 
 
 @dataclass
@@ -105,6 +113,8 @@ class IteratedBatches:
         The number of pairs.
     data : _NotingDataset
         What it reads.
+    label : ndarray of shape (n_samples,)
+        The labels of the rows.
     rows : Rows
         The rows of the data set.
     """
@@ -113,6 +123,7 @@ class IteratedBatches:
     iterator: Any
     length: int
     data: _NotingDataset
+    label: NDArray[np.int64]
     rows: Rows
 
     def __len__(self) -> int:
@@ -148,19 +159,36 @@ class IteratedBatches:
         asked = np.array(self.data.asked, np.intp)
         if not (isinstance(found, tuple | list) and len(found) == 2):
             self._refuse("gave something else than a pair of inputs and labels")
-        x, label = (torch.as_tensor(part) for part in found)
+        try:
+            x, label = (torch.as_tensor(part).detach().cpu() for part in found)
+        except (RuntimeError, TypeError, ValueError) as error:
+            kinds = " and ".join(type(part).__name__ for part in found)
+            self._refuse(f"gave inputs and labels of types {kinds}, no tensors or arrays of numbers: {error}")
         shape = (len(asked), *self.rows.x.shape[1:])
+        if label.shape == (len(asked), 1):
+            label = label[:, 0]
         if x.shape != shape or label.shape != shape[:1]:
             self._refuse(
                 f"gave inputs of shape {tuple(x.shape)} and labels of shape {tuple(label.shape)} for "
                 f"{len(asked)} rows that it had asked its data set for, of {shape[1]} columns. Rows have to "
                 "be read one by one, as data_set[i], in this process, and no sooner than their batch"
             )
-        if not np.array_equal(label.cpu().numpy(), self.data.y[asked]):
-            self._refuse("gave labels that are not those of the rows in the order that it had asked for them")
+        if not len(asked):
+            self._refuse("gave a batch of no rows")
         position = self.rows.position[torch.from_numpy(asked).to(self.rows.position.device)]
-        target, weight = self.rows.target[position], self.rows.weight[position]
-        return Batch(x.to(self.rows.x), target, weight, position)
+        given, x = self.rows.x[position], x.to(self.rows.x)
+        if not np.array_equal(label.numpy(), self.label[asked]) or _is_other_order(x, given):
+            self._refuse("gave rows in another order, or with other labels, than it had asked for them")
+        if not bool(x.isfinite().all()):
+            self._refuse("gave inputs that are not finite")
+        return Batch(x, self.rows.target[position], self.rows.weight[position], position)
 
-    def _refuse(self, what: str) -> None:
+    def _refuse(self, what: str) -> NoReturn:
         raise ValueError(f"The net's iterator_train {self.name} {what}.")
+
+
+def _is_other_order(x: torch.Tensor, given: torch.Tensor) -> bool:
+    """Tell whether rows are those that were given, and in another order."""
+    if torch.equal(x, given):
+        return False
+    return sorted(map(bytes, x.cpu().numpy())) == sorted(map(bytes, given.cpu().numpy()))

@@ -173,6 +173,13 @@ class PhaseRunner:
             net.partial_fit(rows)
         except Interrupted:
             raise KeyboardInterrupt from None
+        except ValueError as error:
+            if self.iterator is None or "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"The net's iterator_train {self.iterator.name} gave a batch of one row in the {phase} "
+                "phase, of which a batch norm has no variance. Give it drop_last=True or another batch_size."
+            ) from error
         module.eval()
         if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
             raise ValueError(

@@ -9,6 +9,7 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.metrics import recall_score
 from skorch import NeuralNetClassifier
+from skorch.dataset import Dataset
 from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler, default_collate
 
@@ -148,6 +149,67 @@ def test_a_plain_loader_is_slices_of_shuffled_rows(params):
     assert take_over(_net(**params), CPU).iterator is None
 
 
+def test_all_rows_may_be_one_batch():
+    rows, label = _rows()
+    (batch,) = OwnIterator(DataLoader, {"drop_last": True}, label).batches(rows, -1)
+    assert len(batch.x) == 60
+
+
+def test_labels_may_be_columns():
+    rows, label = _rows()
+    net = OwnIterator(DataLoader, {"collate_fn": _to_columns}, label)
+    assert_array_equal(next(iter(net.batches(rows, 7))).position, rows.position[:7])
+
+
+def _to_columns(batch):
+    x, y = default_collate(batch)
+    return x, y[:, None].double()
+
+
+class Shuffled(DataLoader):
+    """Shuffles by numpy's global generator."""
+
+    def __iter__(self):
+        order = np.random.permutation(len(self.dataset))  # noqa: NPY002 (as users do)
+        for rows in np.array_split(order, len(self)):
+            yield default_collate([self.dataset[i] for i in rows])
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        _net(Shuffled),
+        _net(iterator_train__generator=torch.Generator().manual_seed(3), iterator_train__shuffle=True),
+    ],
+)
+def test_generators_of_the_iterator_start_where_they_did(net):
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second = (_fit(net) for _ in range(2))
+    assert_array_equal(first.predict_proba(DATA.X), second.predict_proba(DATA.X))
+    assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_a_batch_of_one_row_and_a_batch_norm_is_an_error_that_says_so():
+    module = nn.Sequential(nn.Linear(DATA.X.shape[1], 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    net = NeuralNetClassifier(
+        module, criterion=nn.CrossEntropyLoss, max_epochs=6, batch_size=107, iterator_train__shuffle=False
+    )  # 750 rows of the dense phase are seven batches and a row
+    with pytest.raises(ValueError, match=r"DataLoader gave a batch of one row in the \w+ phase.*drop_last"):
+        _fit(net)
+
+
+@pytest.mark.parametrize(
+    ("params", "match"),
+    [
+        ({"dataset": functools.partial(Dataset, length=5)}, "dataset is Dataset"),
+        ({"compile": True}, "compile is"),
+    ],
+)
+def test_what_has_no_part_in_a_fit_is_refused(params, match):
+    with pytest.raises(ValueError, match=match):
+        take_over(_net(**params), CPU)
+
+
 def test_a_loader_that_is_told_not_to_shuffle_keeps_the_order():
     recipe = take_over(_net(iterator_train__shuffle=False), CPU)
     assert (recipe.iterator, recipe.iterator_params) == (DataLoader, {"shuffle": False})
@@ -176,8 +238,18 @@ def _twice(data):
     yield from _pair(data)
 
 
+def _other_targets(data):
+    data.y[:] = 1 - data.y
+    return _pair(data)
+
+
 def _other_labels(data):
     return _pair(data, labels=[int(np.argmax(data.y != data.y[i])) for i in range(3)])
+
+
+def _turned(data):
+    ones = np.flatnonzero(data.y)[:2]
+    return [(x[[1, 0]], y) for x, y in _pair(data, ones, ones)]
 
 
 def _mixed_labels(data):
@@ -197,8 +269,20 @@ def _mixed_labels(data):
         (lambda data: [], "gave 0 batches where its length is 1"),
         (lambda data: [_pair(data)[0][0]], "something else than a pair"),
         (lambda data: _pair(data, labels=(0, 1, 2, 2)), r"labels of shape \(4,\)"),
-        (_other_labels, "labels that are not those"),
-        (_mixed_labels, "labels that are not those"),
+        (_other_labels, "another order, or with other labels"),
+        (_mixed_labels, "another order, or with other labels"),
+        (
+            lambda data: [(x[[1, 0]], y) for x, y in _pair(data, *[np.flatnonzero(data.y)[:2]] * 2)],
+            "other order",
+        ),
+        (_other_targets, "other labels"),
+        (lambda data: [({"x": x}, y) for x, y in _pair(data)], "types dict and Tensor, no tensors"),
+        (lambda data: [(x, None) for x, _ in _pair(data)], "types Tensor and NoneType, no tensors"),
+        (lambda data: [(x, ["a"] * 3) for x, _ in _pair(data)], "types Tensor and list, no tensors"),
+        (lambda data: [(x * np.nan, y) for x, y in _pair(data)], "inputs that are not finite"),
+        (lambda data: [(torch.zeros(0, 3), torch.zeros(0))], "a batch of no rows"),
+        (lambda data: [data[0:3]], "TypeError: rows are read one by one, by a whole number; got slice"),
+        (lambda data: [data[[1, 2]]], "TypeError: rows are read one by one.* got list"),
         (lambda data: [(x[:, :2], y) for x, y in _pair(data)], r"inputs of shape \(3, 2\)"),
         (lambda data: data[1_000_000], "failed: IndexError"),
         (lambda data: 1 / 0, "failed: ZeroDivisionError"),
