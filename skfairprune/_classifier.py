@@ -287,7 +287,8 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
 
     group_rates_ : DataFrame or None
         The held-out rate of each cell, its standard_error and n_samples, the rows behind it, one row for each
-        event and group; covered tells whether the constraint holds for it. Groups that are left out of all
+        event and group; covered tells whether the constraint holds for it: not for groups of too few rows,
+        which are left out, or take no part in the rule, as a warning says. Groups that are left out of all
         events, for having fewer than `min_cell_size` rows, share a row of each event, "left out: ...". None
         also if the model was loaded from a file of a format before 5.
 

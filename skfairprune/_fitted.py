@@ -143,7 +143,11 @@ class FittedMixin:
             multipliers = None if outcome.rule is None else outcome.rule.multipliers
             covered = targets.group_labels or []
             left_out = [label for label, code in targets.group_codes.items() if code >= len(covered)]
-            self.group_rates_ = group_rate_table(task, result.split.upper, self._events, covered, left_out)
+            counted = task.included
+            if outcome.frontier is not None and outcome.frontier.driven is not None:
+                counted = counted & outcome.frontier.driven
+            rows = result.split.upper
+            self.group_rates_ = group_rate_table(task, rows, counted, self._events, covered, left_out)
             self._describe(task.bound, multipliers, outcome.event_gaps, outcome.cells)
         self._frontier, self.frontier_, self._aware = outcome.frontier, None, None
         if outcome.frontier is not None:

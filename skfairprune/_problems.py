@@ -3,8 +3,9 @@
 import numpy as np
 
 from skfairprune._assembly import Result
+from skfairprune._labels import show_labels
 from skfairprune.frontier import FrontierRule, RuleFrontier
-from skfairprune.gaps import is_within, largest_gap
+from skfairprune.gaps import CellRates, is_within, largest_gap
 
 __all__ = ["find_problems", "rule_problems"]
 
@@ -36,6 +37,7 @@ def find_problems(result: Result, bound: float, max_accuracy_drop: float) -> lis
     problems = (
         search,
         _of_the_decisions(result, bound),
+        _of_the_groups(result),
         _of_the_accuracy(result, bound),
         _of_the_agreement(result, bound),
     )
@@ -66,15 +68,12 @@ def _of_the_decisions(result: Result, bound: float) -> str | None:
     outcome, targets, split = result.outcome, result.targets, result.split
     n_rows, n_epochs = len(split.upper), len(result.history)
     gap = largest_gap(outcome.event_gaps)
-    if (
-        targets.task is not None
-        and outcome.event_gaps
-        and not is_within(outcome.event_gaps, bound, outcome.cells)
-    ):
+    if targets.task is not None and outcome.event_gaps and not is_within(outcome.event_gaps, bound):
         return (
             f"{targets.task.constraint.name} is not within difference_bound={bound}: on held-out "
             f"rows the gap is {gap.value:.3f}, with a standard error of {gap.standard_error:.3f}, after "
-            f"{n_epochs} epochs. Allow a larger bound, more epochs, or give more rows."
+            f"{n_epochs} epochs. {_of_chance(outcome.cells, bound)}Allow a larger bound, more epochs, or "
+            "give more rows."
         )
     task, frontier = targets.task, outcome.frontier
     if outcome.constant and task is not None and frontier is not None and not frontier.is_constant:
@@ -94,6 +93,31 @@ def _of_the_decisions(result: Result, bound: float) -> str | None:
     return None
 
 
+def _of_chance(cells: CellRates | None, bound: float) -> str:
+    """Return what to say of a gap above the bound that is no larger than chance makes it of many groups."""
+    if cells is None or not cells.may_be_chance(bound):
+        return ""
+    return "Between so many groups of so few rows chance alone may make it, and no rule closes that. "
+
+
+def _of_the_groups(result: Result) -> str | None:
+    """Return which groups take no part in the rule."""
+    frontier, labels, task = result.outcome.frontier, result.targets.group_labels, result.targets.task
+    if frontier is None or frontier.driven is None or labels is None or task is None:
+        return None
+    numbers = np.flatnonzero(task.included.any(axis=0) & ~frontier.driven.any(axis=0))
+    if not len(numbers):
+        return None
+    n_rows = np.isin(task.group[result.split.upper], numbers).sum()
+    return (
+        f"{len(numbers)} of {len(labels)} groups, with {n_rows} of the held-out rows, take no part in the "
+        "rule, since their rates are known less well than the gaps between the others are large: "
+        f"{show_labels([labels[number] for number in numbers])}. They may keep the gaps that they have "
+        "(covered in group_rates_). Give more rows of them, merge groups, or leave them out, by "
+        "min_cell_size."
+    )
+
+
 def rule_problems(frontier: RuleFrontier, constraint: str, bound: float, fitted: bool) -> list[str]:
     """Return what is wrong with the rule of a bound, by its held-out figures.
 
@@ -110,12 +134,12 @@ def rule_problems(frontier: RuleFrontier, constraint: str, bound: float, fitted:
     """
     rule, free = frontier.rules[frontier.position(bound)], frontier.rules[-1]
     problems = []
-    if not is_within(rule.event_gaps, bound, rule.cells):
+    if not is_within(rule.event_gaps, bound):
         problems.append(
             f"The rule for difference_bound={bound} does not keep it on held-out rows: its "
             f"gap there is {rule.gap.value:.3f}, with a standard error of {rule.gap.standard_error:.3f}. "
-            f"frontier_ shows the others; {'' if fitted else 'fit with this bound, '}train longer, or give "
-            "more rows."
+            f"{_of_chance(rule.cells, bound)}frontier_ shows the others; "
+            f"{'' if fitted else 'fit with this bound, '}train longer, or give more rows."
         )
     elif rule.fit.constant and not frontier.is_constant:
         problems.append(_only_constant(constraint, bound))

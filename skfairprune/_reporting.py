@@ -128,9 +128,14 @@ def event_gap_table(event_gaps: Sequence[Gap], events: tuple[str, ...], labels: 
 
 
 def group_rate_table(
-    task: FairTask, rows: NDArray[np.intp], events: tuple[str, ...], labels: list[Any], left_out: list[Any]
+    task: FairTask,
+    rows: NDArray[np.intp],
+    counted: NDArray[np.bool_],
+    events: tuple[str, ...],
+    labels: list[Any],
+    left_out: list[Any],
 ) -> pd.DataFrame:
-    """Tabulate the cells of some rows: the rates to be filled in, the number of rows, if it is covered.
+    """Tabulate the cells of some rows: the rates to be filled in, the number of rows, if it is counted.
 
     Groups that are left out of every event share a row of each.
     """
@@ -146,7 +151,7 @@ def group_rate_table(
             "rate": np.nan,
             "standard_error": np.nan,
             "n_samples": constraint.cell_sums(counts)[:, : len(labels)].ravel().astype(np.int64),
-            "covered": task.included[:, : len(labels)].ravel(),
+            "covered": counted[:, : len(labels)].ravel(),
         }
     )
 

@@ -61,13 +61,18 @@ class FrontierRule(NamedTuple):
         The gap is that of the cells ``driven``, of shape (n_events, n_groups): of others, which no rule is
         fitted for, it is noise.
         """
-        mine, theirs = ((rule.accuracy, -rule._gap_of(driven)) for rule in (self, other))
+        mine, theirs = ((rule.accuracy, -largest_gap(rule._gaps_of(driven)).value) for rule in (self, other))
         return mine != theirs and all(one >= two for one, two in zip(mine, theirs, strict=True))
 
-    def _gap_of(self, cells: NDArray[np.bool_]) -> float:
-        """Return the gap of some cells."""
+    def replaces(self, other: "FrontierRule", driven: NDArray[np.bool_]) -> bool:
+        """Tell whether it dominates another rule, with no larger gap in any event."""
+        pairs = zip(self._gaps_of(driven), other._gaps_of(driven), strict=True)
+        return self.dominates(other, driven) and not any(one.value > two.value for one, two in pairs)
+
+    def _gaps_of(self, cells: NDArray[np.bool_]) -> list[Gap]:
+        """Return the gaps of some cells."""
         assert self.cells is not None
-        return largest_gap(self.cells._replace(included=self.cells.included & cells).event_gaps()).value
+        return self.cells._replace(included=self.cells.included & cells).event_gaps()
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,14 @@ class RuleFrontier:
     majority : float
         The accuracy of one class for all held-out rows; NaN with class weights, where accuracy is not what
         was asked for, and in a file of a format before 6.
+    driven : ndarray of shape (n_events, n_groups) of bool or None
+        The cells that the rules were fitted for (:class:`skfairprune.noise.Noise`); None in a file.
     """
 
     bounds: Floats
     rules: list[FrontierRule]
     majority: float = np.nan
+    driven: NDArray[np.bool_] | None = None
 
     @property
     def is_constant(self) -> bool:
@@ -146,7 +154,7 @@ def fit_frontier(
     chosen: list[int] = []
     for number in range(len(bounds)):
         chosen.append(_settle(number, rules, chosen, problem.included))
-    frontier = RuleFrontier(bounds, [rules[number] for number in chosen], held_out.majority)
+    frontier = RuleFrontier(bounds, [rules[number] for number in chosen], held_out.majority, problem.included)
     return frontier, held_out.shares(chosen[frontier.position(bound)])
 
 
@@ -293,6 +301,6 @@ def _settle(number: int, rules: list[FrontierRule], smaller: list[int], driven: 
     if not own.fit.multipliers.any():
         return number
     better = [k for k in smaller if not rules[k].fit.constant and rules[k].dominates(own, driven)]
-    if not better and rules[-1].dominates(own, driven):
+    if not better and rules[-1].replaces(own, driven):
         return len(rules) - 1
     return max(better, key=lambda k: rules[k].accuracy, default=number)

@@ -47,28 +47,13 @@ def largest_gap(event_gaps: Sequence[Gap]) -> Gap:
     return max(defined, key=lambda gap: gap.value, default=_UNDEFINED)
 
 
-def is_within(event_gaps: Sequence[Gap], bound: float, cells: "CellRates | None" = None) -> bool:
-    """Tell whether no gap is above the bound by more than chance makes of it.
+def is_within(event_gaps: Sequence[Gap], bound: float) -> bool:
+    """Tell whether no event's gap is above the bound by more than its standard error.
 
-    That is a standard error between two groups, and more between the extremes of many: see
-    :func:`skfairprune.noise.extremeness`. An event without a gap breaks no bound.
-
-    Parameters
-    ----------
-    event_gaps : sequence of Gap
-        The gap of each event.
-    bound : float
-        The bound.
-    cells : CellRates, default=None
-        The rates behind the gaps; without them groups are not counted.
+    An event without a gap breaks no bound.
     """
-    if cells is None:
-        return not np.any(np.array([gap.value - gap.standard_error for gap in event_gaps]) > bound)
-    for _, rates, errors in cells._events():
-        pairs = compare_groups(rates, errors, np.array([len(rates)]))
-        if np.any(pairs.gaps - pairs.margins > bound):
-            return False
-    return True
+    below = np.array([gap.value - gap.standard_error for gap in event_gaps])
+    return not np.any(below > bound)
 
 
 def utility_range(constraint: Constraint) -> tuple[Floats, Floats]:
@@ -116,6 +101,14 @@ class CellRates(NamedTuple):
             where = (event, int(groups[low]), int(groups[high]))
             gaps.append(Gap(float(rates[high] - rates[low]), error, *where))
         return gaps
+
+    def may_be_chance(self, bound: float) -> bool:
+        """Tell whether chance may make what is above a bound (:func:`skfairprune.noise.compare_groups`)."""
+        for _, rates, errors in self._events():
+            pairs = compare_groups(rates, errors, np.array([len(rates)]))
+            if np.any(pairs.gaps - pairs.margins > bound):
+                return False
+        return True
 
     def upper_limit(self) -> float:
         """Return the largest one-sided 95 % limit of the difference between two groups, over all events.

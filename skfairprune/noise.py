@@ -13,11 +13,12 @@ between two large ones.
   the nonnegative garrote", 1995). Of several such pairs of an event the one counts of which least is left,
   so that a group of few rows hides no gap between larger ones. Where no pair is beyond its margin, the event
   may keep its gap.
-- A group whose margin to every other is larger than the largest gap beyond a margin, and that is part of no
-  such gap, drives nothing either: to hold its rate, of which nothing is known at that scale, near the others'
-  would cost accuracy for chance.
+- A group whose margin to every other is more than half the gap between much better known ones drives nothing
+  either, in no event, unless it has a gap of twice its margin: to hold its rate, of which little is known at
+  that scale, near the others' would cost accuracy for chance.
 """
 
+from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
@@ -35,6 +36,12 @@ __all__ = ["Noise", "Pairs", "compare_groups", "extremeness"]
 _LEAST_TARGET = 0.5
 # Groups are about as well known if their standard error is at most so many times as large.
 _AS_KNOWN = 2.0
+# By how many margins a gap has to be shown for a group of which else nothing is known to drive a rule.
+_CLEARLY = 2.0
+# What the margin of a group may be of the gap between better known ones.
+_SCALE = 0.5
+# Ranges of normal samples, in their standard deviations.
+_RANGES = np.linspace(0, 18, 361)
 # The share of a gap's standard error from which on what is left to chance is worth a training of its own: of
 # a gap of more than three standard errors less is left.
 _WORTH = 1 / 3
@@ -75,12 +82,15 @@ class Noise(NamedTuple):
             The cells under the constraint.
         """
         there = included & np.isfinite(rates)
-        n_groups, driven, found = there.sum(axis=1), included.copy(), []
+        unknown = np.zeros(included.shape[1], bool)
         for event, cells in enumerate(there):
-            counts, *measured = _measure(rates[event, cells], errors[event, cells], n_groups)
-            driven[event, cells] = counts
-            found.append(measured)
-        return cls(driven, *np.array(found).reshape(-1, 4).T)
+            unknown[cells] |= ~_is_known(rates[event, cells], errors[event, cells], there.sum(axis=1))
+        there &= ~unknown
+        found = [
+            _measure(rates[event, cells], errors[event, cells], there.sum(axis=1))
+            for event, cells in enumerate(there)
+        ]
+        return cls(included & ~unknown, *np.array(found).reshape(-1, 4).T)
 
     def clear(self, bound: float) -> Floats:
         """Return the gap of each event that is clear of the bound by its margin, or half the bound."""
@@ -102,7 +112,6 @@ class Noise(NamedTuple):
         return bool(np.any((left > bound) & (self.floor > _WORTH * self.error)))
 
 
-@cache
 def extremeness(n_groups: tuple[int, ...]) -> float:
     r"""Return how many times as far apart chance puts the extremes of some groups as it does two.
 
@@ -124,14 +133,19 @@ def extremeness(n_groups: tuple[int, ...]) -> float:
     float
         At least 1; 1 if no event counts.
     """
-    x, r = np.linspace(-9, 9, 361), np.linspace(0, 18, 361)
-    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
-    between = ndtr(x + r[:, None]) - ndtr(x)
-    within = np.ones(len(r))
-    for n in n_groups:
+    within = np.ones(len(_RANGES))
+    for n, times in Counter(n_groups).items():
         if n > 1:
-            within *= n * simpson(density * between ** (n - 1), x=x, axis=1)
-    return float(max(simpson(1 - within, x=r) * np.sqrt(np.pi) / 2, 1.0))
+            within *= _range_distribution(n) ** times
+    return float(max(simpson(1 - within, x=_RANGES) * np.sqrt(np.pi) / 2, 1.0))
+
+
+@cache
+def _range_distribution(n: int) -> Floats:
+    """Return the probability that the range of n normal numbers is at most each of some ranges."""
+    x = np.linspace(-9, 9, 361)
+    between = ndtr(x + _RANGES[:, None]) - ndtr(x)
+    return n * simpson(np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi) * between ** (n - 1), x=x, axis=1)
 
 
 class Pairs(NamedTuple):
@@ -174,27 +188,41 @@ def compare_groups(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) ->
     return Pairs(first, second, np.abs(rates[first] - rates[second]), spread, margins)
 
 
-def _measure(
-    rates: Floats, errors: Floats, n_groups: NDArray[np.intp]
-) -> tuple[NDArray[np.bool_], float, float, float, float]:
-    """Return which groups of an event drive something, and gap, error, margin and floor of their rates.
+def _is_known(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Tell which groups of an event are known well enough for its gaps, of shape (n_groups,).
 
-    ``n_groups`` are the groups of each event.
+    The gap that counts is the largest beyond its margin of the best known groups that have one. Those that
+    are about as well known are, and others whose margin to some group is at most half of it, or who have a
+    gap that is clearly theirs.
     """
-    driven = np.ones(len(rates), bool)
+    if len(rates) < 3:
+        return np.ones(len(rates), bool)
+    pairs = compare_groups(rates, errors, n_groups)
+    beyond = pairs.gaps > pairs.margins
+    if not beyond.any():
+        return np.ones(len(rates), bool)
+    least = np.full(len(rates), np.inf)
+    clearly = np.zeros(len(rates), bool)
+    for group in pairs[:2]:
+        np.minimum.at(least, group, pairs.margins)
+        np.logical_or.at(clearly, group, pairs.gaps > _CLEARLY * pairs.margins)
+    less_known = np.maximum(errors[pairs.first], errors[pairs.second])
+    as_known = errors <= _AS_KNOWN * less_known[beyond].min()
+    known, scale = as_known, 0.0
+    while True:
+        among = beyond & known[pairs.first] & known[pairs.second]
+        if (largest := pairs.gaps[among].max()) <= scale:
+            return known
+        scale = largest
+        known = known | clearly | (least <= _SCALE * scale)
+
+
+def _measure(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) -> tuple[float, float, float, float]:
+    """Return gap, error, margin and floor of the rates of one event; ``n_groups`` are those of each event."""
     if len(rates) < 2:
-        return driven, 0.0, 0.0, 0.0, 0.0
-    first, second, gaps, spread, margins = compare_groups(rates, errors, n_groups)
-    beyond = gaps > margins
-    if beyond.any():
-        shown = np.isin(np.arange(len(rates)), [first[beyond], second[beyond]])
-        least = np.full(len(rates), np.inf)
-        for group in (first, second):
-            np.minimum.at(least, group, margins)
-        driven = shown | (least <= gaps[beyond].max())
-        kept = driven[first] & driven[second]
-        gaps, spread, margins, beyond = gaps[kept], spread[kept], margins[kept], beyond[kept]
-    widest = gaps.argmax()
+        return 0.0, 0.0, 0.0, 0.0
+    _, _, gaps, spread, margins = compare_groups(rates, errors, n_groups)
+    widest, beyond = gaps.argmax(), gaps > margins
     chance = max(gaps[widest], margins.min())
     floor = np.min(margins[beyond] ** 2 / gaps[beyond]) if beyond.any() else chance
-    return driven, gaps[widest], spread[widest], margins[widest], floor
+    return gaps[widest], spread[widest], margins[widest], floor

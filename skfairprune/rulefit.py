@@ -79,6 +79,9 @@ class RuleFit:
         Whether all rows get the same decision.
     raised : bool
         Whether it aims higher than it was asked to, since that would leave too many rows to noise.
+    beside : ndarray of shape (2, n_events), default=None
+        Where groups take no part in the rule, the gap of all groups, and that which they may have: of the
+        unconstrained rule, and its standard error.
     odds : float
         How many times as much an error on the safe label, which all rows could get without any gap, costs: in
         [1, 8].
@@ -92,11 +95,17 @@ class RuleFit:
     constant: bool
     raised: bool = False
     odds: float = 1.0
+    beside: Floats | None = None
 
     def excess(self, limit: Floats | float) -> float:
-        """Return by how much the gap of the worst event is above the limit, one for all or for each."""
-        values = np.array([gap.value for gap in self.event_gaps])
-        return float(np.nan_to_num(values - limit, nan=-np.inf).max())
+        """Return by how much the gap of the worst event is above the limit, one for all or for each.
+
+        Groups that take no part may keep a gap that they have, and not get a larger one.
+        """
+        above = np.array([gap.value for gap in self.event_gaps]) - limit
+        if self.beside is not None:
+            above = np.fmax(above, self.beside[0] - np.maximum(self.beside[1], limit))
+        return float(np.nan_to_num(above, nan=-np.inf).max())
 
 
 class RuleProblem:
@@ -135,14 +144,17 @@ class RuleProblem:
         self.priced: Constraint = _leaning(constraint, rows) if whole is None else whole.priced
         self.dual = DualProblem(true_rows, self.priced, included, gain)
         self.reported = self.included = self.dual.included
+        self.allowed: Floats | None = None
         self.label = constraint.labels[rows.kind]
         correct = class_weight[self.label] * rows.weight
         self.value = correct / correct.sum()
         self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
         self.noise: Noise = self._measure_noise() if whole is None else whole.noise
         if np.any(self.included & ~self.noise.driven):
+            free = self.unconstrained.event_gaps
             self.dual = DualProblem(true_rows, self.priced, self.included & self.noise.driven, gain)
             self.included = self.dual.included
+            self.allowed = np.array([gap.value + gap.standard_error for gap in free])
             self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
         self.constants = self._measure_constants()
         self.safe: int | None = self._find_safe() if whole is None else whole.safe
@@ -163,6 +175,10 @@ class RuleProblem:
         decisions = self.rows.decisions(rule)
         shares = decision_shares(decisions, self.rows.blind, self.constraint.n_decisions)
         counts = self.rows.counts(self.constraint, shares)
+        beside = None
+        if self.allowed is not None:
+            gaps = counts.event_gaps(self.constraint, self.reported)
+            beside = np.array([[gap.value for gap in gaps], self.allowed])
         fit = RuleFit(
             rule,
             multipliers,
@@ -171,6 +187,7 @@ class RuleProblem:
             float(self.value @ shares[np.arange(len(shares)), self.label]),
             bool(np.ptp(decisions[0]) == 0),
             odds=odds,
+            beside=beside,
         )
         implied = dual.rates(dual.margins(multipliers))
         return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)

@@ -17,7 +17,11 @@ EQUAL = np.ones(2)
 
 
 def _rows(n_samples=6000, seed=0, base_rates=(0.6, 0.2)):
-    data = make_biased_classification(n_samples, base_rates=base_rates, random_state=seed)
+    return _drawn(n_samples, seed, {"base_rates": base_rates})
+
+
+def _drawn(n_samples, seed, law):
+    data = make_biased_classification(n_samples, **law, random_state=seed)
     group = np.unique(data.sensitive_features, return_inverse=True)[1].astype(np.intp)
     proba = data.distribution.joint_proba(data.X)
     return ScoredRows(proba, data.y.astype(np.intp), group, np.ones(n_samples))
@@ -285,6 +289,30 @@ def test_bounds_below_what_noise_leaves_have_one_rule():
     for number in np.flatnonzero(same):
         raised = _fits(frontier)[number + 1].raised
         assert raised or _fits(frontier)[number] is _fits(frontier)[number + 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "n_small"), [("demographic_parity", 40), ("equalized_odds", 40), ("equalized_odds", 8)]
+)
+def test_small_groups_are_not_used_up_for_the_gap_of_large_ones(name, n_small):
+    law = {
+        "group_probs": (0.35, 0.35, *[0.3 / n_small] * n_small),
+        "base_rates": (0.55, 0.25, *[0.4] * n_small),
+    }
+    rows, new = (_drawn(n_samples, seed, law) for n_samples, seed in ((5000, 1), (100_000, 999)))
+    constraint = get_constraint(name)
+    included = np.ones((constraint.n_events, 2 + n_small), bool)
+    frontier, _ = fit_frontier(rows, np.arange(5000) % 2, constraint, included, 0.05, EQUAL)
+    free, rule = frontier.rules[-1], frontier.rules[frontier.position(0.05)]
+    before, after = (
+        new.counts(constraint, new.decide(one.fit.rule)).rates(constraint) for one in (free, rule)
+    )
+    assert np.ptp(before[:, :2], axis=1).max() > 0.12
+    assert np.ptp(after[:, :2], axis=1).max() < 0.07
+    assert np.abs(after - before)[:, 2:].max() < 0.12
+    assert np.ptp(after, axis=1).max() < np.ptp(before, axis=1).max()
+    assert rule.accuracy > free.accuracy - 0.05
+    assert not frontier.driven[:, 2:].any()
 
 
 @pytest.mark.parametrize("name", ["demographic_parity", "equalized_odds"])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skfairprune.noise import Noise, extremeness
+from skfairprune.noise import Noise, compare_groups, extremeness
 
 
 def _noise(rates, errors, included=None):
@@ -68,10 +68,24 @@ def test_many_small_groups_hide_no_gap_either():
     assert_allclose(noise.margin, 0.01 * np.sqrt(2))
 
 
-def test_a_small_group_with_a_gap_of_its_own_stays():
-    noise = _noise([0.3, 0.4, 0.9], [0.01, 0.01, 0.13])
-    assert noise.driven.all()
-    assert_allclose(noise.gap, 0.6)
+def test_a_small_group_with_a_gap_that_is_clearly_its_own_stays():
+    assert _noise([0.3, 0.4, 0.9], [0.01, 0.01, 0.13]).driven.all()  # three times its margin
+    assert_array_equal(_noise([0.3, 0.4, 0.55], [0.01, 0.01, 0.13]).driven, [[True, True, False]])
+
+
+def test_groups_as_little_known_are_all_in_or_out():
+    """One of forty is beyond its margin by chance; the others are not, and none of them drives a rule."""
+    rates = np.r_[0.3, 0.4, np.full(39, 0.35), 0.97]
+    errors = np.r_[0.01, 0.01, np.full(40, 0.13)]
+    pairs = compare_groups(rates, errors, np.array([42]))
+    assert np.sum(pairs.gaps > pairs.margins) == 3  # it against the two large ones, and these
+    assert_array_equal(np.flatnonzero(_noise(rates, errors).driven), [0, 1])
+
+
+def test_a_group_that_is_not_known_in_one_event_is_left_out_of_all():
+    noise = _noise([[0.3, 0.4, 0.25], [0.3, 0.4, 0.35]], [[0.01, 0.01, 0.13], [0.01, 0.01, 0.01]])
+    assert_array_equal(noise.driven, [[True, True, False]] * 2)
+    assert_array_equal(noise[1:], _noise([[0.3, 0.4]] * 2, [[0.01, 0.01]] * 2)[1:])
 
 
 def test_groups_about_as_well_known_all_stay():

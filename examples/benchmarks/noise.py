@@ -28,6 +28,10 @@ LAWS: dict[str, dict[str, Any]] = {
         "base_rates": (0.5, 0.3, 0.4, 0.25, 0.45, 0.35),
     },
     "fifty groups, none": {"group_probs": (0.02,) * 50, "base_rates": (0.4,) * 50},
+    "two and forty": {
+        "group_probs": (0.35, 0.35, *[0.0075] * 40),
+        "base_rates": (0.5, 0.25, *[0.4] * 40),
+    },
 }
 CONSTRAINTS = ("demographic_parity", "equalized_odds")
 BOUND = 0.02

@@ -187,7 +187,7 @@ class Trainer:
                 missed.append("variation")
             if self.lagrangian.task is not None and dense.gap is not None:
                 limit = max(self.lagrangian.task.bound, dense.gap.value)
-                if not is_within(found.outcome.event_gaps, limit, found.outcome.cells):
+                if not is_within(found.outcome.event_gaps, limit):
                     missed.append("gap")
             small = layout.resized([int(mask.sum()) for mask in pruned.masks])
             error = float(np.std(dense.correct - found.correct) * np.sqrt(len(dense.correct)))
