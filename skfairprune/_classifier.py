@@ -54,7 +54,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         logarithm of the softmax or sigmoid. A ``torch.nn.Module`` is a template: a copy of it is trained,
         from the weights that it has. A callable ``(n_features_in_, n_outputs) -> nn.Module``, such as a
         class, makes one with the outputs asked for. Of an unfitted skorch ``NeuralNet`` the module,
-        optimizer, lr, max_epochs, batch_size and callbacks are taken over.
+        optimizer, lr, max_epochs, batch_size, callbacks and iterator_train are taken over.
 
     hidden_layer_sizes : tuple of int, default=(256, 256)
         The units of each hidden layer of the dense network, each at least 1.

@@ -286,9 +286,9 @@ def test_bounds_below_what_noise_leaves_have_one_rule():
     targets = np.array([problem.noise.target(bound) for bound in frontier.bounds])
     same = np.all(targets[1:] == targets[:-1], axis=1) & (frontier.bounds[1:] != 0.2)
     assert 0 < same.sum() < len(same)
-    for number in np.flatnonzero(same):
-        raised = _fits(frontier)[number + 1].raised
-        assert raised or _fits(frontier)[number] is _fits(frontier)[number + 1]
+    pairs = [(_fits(frontier)[number], _fits(frontier)[number + 1]) for number in np.flatnonzero(same)]
+    assert not all(larger.raised for _, larger in pairs)
+    assert all(smaller is larger for smaller, larger in pairs if not larger.raised)
 
 
 @pytest.mark.parametrize(
