@@ -173,7 +173,7 @@ class Pairs(NamedTuple):
 def compare_groups(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) -> Pairs:
     """Compare the groups of an event with each other.
 
-    The margin of a group beside much better known ones is somewhat wide, a quarter with ten such groups: the
+    The margin of a group beside much better known ones is wide by a fifth with ten such groups: the
     range is of rates that all move by chance, and there but one end does.
 
     Parameters
