@@ -8,8 +8,8 @@ between two large ones.
 - The observed gap of each event is to be clear of the bound by the margin, but no less than half the bound
   is aimed at: where the error is near the bound, noise costs no more accuracy than that.
 - A gap that chance alone may give drives nothing: to close it is to open one on other rows. Of a gap
-  :math:`G` between two groups that is beyond its margin :math:`m`, what is aimed at is no less than
-  :math:`m^2 / G`, which the non-negative garrote leaves as noise (Breiman, "Better subset regression using
+  :math:`G` between two groups that is beyond its margin, what is aimed at is no less than
+  :math:`l^2 / G`, which the non-negative garrote leaves as noise (Breiman, "Better subset regression using
   the nonnegative garrote", 1995). Of several such pairs of an event the one counts of which least is left,
   so that a group of few rows hides no gap between larger ones. Where no pair is beyond its margin, the event
   may keep its gap.
@@ -149,7 +149,7 @@ def _range_distribution(n: int) -> Floats:
 
 
 class Pairs(NamedTuple):
-    """The pairs of groups of an event.
+    r"""The pairs of groups of an event.
 
     Attributes
     ----------
@@ -161,6 +161,9 @@ class Pairs(NamedTuple):
         Their sampling standard errors.
     margins : ndarray of shape (n_pairs,)
         The gaps that chance alone may give.
+    left : ndarray of shape (n_pairs,)
+        Of a gap beyond its margin, what its square over the gap leaves as noise: the error times the root of
+        :math:`\log_2` of the number of cells that are compared, the margin itself where groups are two.
     """
 
     first: NDArray[np.intp]
@@ -168,6 +171,7 @@ class Pairs(NamedTuple):
     gaps: Floats
     errors: Floats
     margins: Floats
+    left: Floats
 
 
 def compare_groups(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) -> Pairs:
@@ -184,11 +188,14 @@ def compare_groups(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) ->
         The groups of each event that is compared beside it.
     """
     n_known = (errors <= _AS_KNOWN * errors[:, None]).sum(axis=1)
-    width = np.array([extremeness(tuple(np.minimum(n, n_groups).tolist())) for n in n_known])
+    n_compared = [np.minimum(n, n_groups) for n in n_known]
+    width = np.array([extremeness(tuple(sizes.tolist())) for sizes in n_compared])
+    narrow = np.sqrt(np.log2([max(sizes.sum(), 2) for sizes in n_compared]))
     first, second = np.triu_indices(len(rates), 1)
     spread = np.hypot(errors[first], errors[second])
-    margins = spread * np.where(errors[first] > errors[second], width[first], width[second])
-    return Pairs(first, second, np.abs(rates[first] - rates[second]), spread, margins)
+    less_known = np.where(errors[first] > errors[second], first, second)
+    margins, left = spread * width[less_known], spread * narrow[less_known]
+    return Pairs(first, second, np.abs(rates[first] - rates[second]), spread, margins, left)
 
 
 def _is_known(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -224,8 +231,8 @@ def _measure(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) -> tuple
     """Return gap, error, margin and floor of the rates of one event; ``n_groups`` are those of each event."""
     if len(rates) < 2:
         return 0.0, 0.0, 0.0, 0.0
-    _, _, gaps, spread, margins = compare_groups(rates, errors, n_groups)
+    _, _, gaps, spread, margins, left = compare_groups(rates, errors, n_groups)
     widest, beyond = gaps.argmax(), gaps > margins
     chance = max(gaps[widest], margins.min())
-    floor = np.min(margins[beyond] ** 2 / gaps[beyond]) if beyond.any() else chance
+    floor = np.min(left[beyond] ** 2 / gaps[beyond]) if beyond.any() else chance
     return gaps[widest], spread[widest], margins[widest], floor
