@@ -103,7 +103,10 @@ def _of_chance(cells: CellRates | None, bound: float) -> str:
 def _of_the_groups(result: Result) -> str | None:
     """Return which groups take no part in the rule."""
     frontier, labels, task = result.outcome.frontier, result.targets.group_labels, result.targets.task
-    if frontier is None or frontier.driven is None or labels is None or task is None:
+    rule = result.outcome.rule
+    if frontier is None or frontier.driven is None or labels is None or task is None or rule is None:
+        return None
+    if not rule.multipliers.any():
         return None
     numbers = np.flatnonzero(task.included.any(axis=0) & ~frontier.driven.any(axis=0))
     if not len(numbers):
