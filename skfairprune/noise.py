@@ -9,10 +9,10 @@ between two large ones.
   is aimed at: where the error is near the bound, noise costs no more accuracy than that.
 - A gap that chance alone may give drives nothing: to close it is to open one on other rows. Of a gap
   :math:`G` between two groups that is beyond its margin, what is aimed at is no less than
-  :math:`l^2 / G`, which the non-negative garrote leaves as noise (Breiman, "Better subset regression using
-  the nonnegative garrote", 1995). Of several such pairs of an event the one counts of which least is left,
-  so that a group of few rows hides no gap between larger ones. Where no pair is beyond its margin, the event
-  may keep its gap.
+  :math:`l^2 / G`, with :math:`l` the ``left`` of :class:`Pairs`, which the non-negative garrote leaves as
+  noise (Breiman, "Better subset regression using the nonnegative garrote", 1995). Of several such pairs of an
+  event the one counts of which least is left, so that a group of few rows hides no gap between larger ones.
+  Where no pair is beyond its margin, the event may keep its gap.
 - A group whose margin to every other is more than half the gap between much better known ones drives nothing
   either, in no event, unless it has a gap of twice its margin: to hold its rate, of which little is known at
   that scale, near the others' would cost accuracy for chance.
