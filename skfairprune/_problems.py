@@ -84,11 +84,16 @@ def _of_the_decisions(result: Result, bound: float) -> str | None:
         # Without a rule it may be the most accurate; under one its gap of 0 would look like a success.
         if frontier is None and (not split.disjoint or shares.max() > _MOSTLY_ONE * shares.sum()):
             return None
+        weighted = task is not None and np.ptp(task.class_weight) > 0
         return (
             f"The network gives all of the {n_rows} held-out rows the same class, after {n_epochs} epochs. "
             "Train longer, ask for less sparsity, "
-            f"{'allow a larger bound, ' if task is not None and frontier is None else ''}or, where one class "
-            "is rare, set class_weight='balanced'."
+            f"{'allow a larger bound, ' if task is not None and frontier is None else ''}or, "
+            + (
+                "where an iterator of your own balances the classes, too, leave out that or class_weight."
+                if weighted
+                else "where one class is rare, set class_weight='balanced'."
+            )
         )
     return None
 
@@ -187,8 +192,10 @@ def _leaves_little(
     rule: FrontierRule, free: FrontierRule, accuracy: float, unbound: float, majority: float
 ) -> bool:
     """Tell whether a rule has little of what the free one gains over one class for all rows, or none."""
-    if rule.fit.constant or rule.fit is free.fit:  # the one is told already, the other no bound's fault
+    if rule.fit.constant:  # told already
         return False
+    if rule.fit is free.fit:
+        return bool(unbound + _BEHIND * free.accuracy_error < majority)
     gains = unbound - _BEHIND * free.accuracy_error > majority
     little = gains and accuracy - majority < _LITTLE * (unbound - majority)
     return bool(little or accuracy + _BEHIND * rule.accuracy_error < majority)
@@ -197,6 +204,13 @@ def _leaves_little(
 def _little(
     where: str, rule: FrontierRule, bound: float, accuracy: float, unbound: float, majority: float
 ) -> str:
+    if unbound + _BEHIND * rule.accuracy_error < majority:
+        return (
+            f"On {where} the network is right on a share of {unbound:.3f} without a bound, with a standard "
+            f"error of {rule.accuracy_error:.3f}; one class for all rows would have {majority:.3f}. Train "
+            "longer, or ask for less sparsity. Where an iterator or weights of your own balance the classes, use "
+            "class_weight instead, which the decision rule reckons with."
+        )
     return (
         f"Within difference_bound={bound} the accuracy on {where} is {accuracy:.3f}, with a standard "
         f"error of {rule.accuracy_error:.3f}; one class for all rows would have {majority:.3f}, the "

@@ -93,16 +93,30 @@ class DualProblem:
         own = constraint.members[:, :: constraint.n_dense] @ mean
         self.score_weights = np.maximum(own, _LEAST_SCORES * self.cell_weights)
         self.first_rates = constraint.rates(counts)
+        self._set_gain(gain)
+
+    @cached_property
+    def _slopes(self) -> Floats:
+        """What a unit of score adds to a cell's rate, (n_cells, n_decisions - 1, n_joint)."""
         units = np.eye(self.cell_weights.size).reshape(-1, *self.cell_weights.shape)
         costs = self._costs(units)
-        # By cell, decision from 1 on, and joint class: what a unit of score adds to the cell's rate.
         difference = (costs - costs[..., :1])[..., 1:]
-        self.slopes: Floats = np.moveaxis(difference, -1, 1).reshape(len(units), -1, self.scores.shape[1])
-        self._set_gain(gain)
-        # Multipliers are basis @ z; a unit of z is a unit of accuracy per row, in cells of any size.
-        self.scale = np.where(self.included, self.cell_weights, 1.0).ravel()
-        self.basis = _zero_sum_basis(self.included, self.scale)
-        self.loadings = np.tensordot(self.basis, self.slopes, (0, 0))
+        return np.moveaxis(difference, -1, 1).reshape(len(units), -1, self.scores.shape[1])
+
+    @cached_property
+    def _scale(self) -> Floats:
+        """The weights of the cells: a unit of z is a unit of accuracy per row, in cells of any size."""
+        return np.where(self.included, self.cell_weights, 1.0).ravel()
+
+    @cached_property
+    def _basis(self) -> Floats:
+        """Multipliers are basis @ z."""
+        return _zero_sum_basis(self.included, self._scale)
+
+    @cached_property
+    def _loadings(self) -> Floats:
+        """What a unit of score adds to the margins by unit of z, (n_z, n_decisions - 1, n_joint)."""
+        return np.tensordot(self._basis, self._slopes, (0, 0))
 
     @cached_property
     def _numbers(self) -> tuple[Floats, Floats]:
@@ -110,10 +124,10 @@ class DualProblem:
 
         Where few multipliers move one margin, these are what a unit of each moves it by, and else the scores.
         """
-        n_numbers = self.basis.shape[1]
+        n_numbers = self._basis.shape[1]
         if self.constraint.n_decisions > 2 or n_numbers >= self.scores.shape[1]:
-            return self.scores, self.loadings
-        return self.scores @ self.loadings[:, 0].T, np.eye(n_numbers)[:, None]
+            return self.scores, self._loadings
+        return self.scores @ self._loadings[:, 0].T, np.eye(n_numbers)[:, None]
 
     def _set_gain(self, gain: Floats) -> None:
         self.gain = gain
@@ -122,6 +136,7 @@ class DualProblem:
 
     def with_gain(self, gain: Floats) -> "DualProblem":
         """Return the problem on the same rows with another gain."""
+        _ = self._numbers  # made once, for all gains
         other = copy(self)
         other._set_gain(gain)
         return other
@@ -136,7 +151,7 @@ class DualProblem:
 
     def margins(self, multipliers: Floats) -> Floats:
         """Return the margins under multipliers of shape (n_events, n_groups)."""
-        return self.base - self.scores @ np.tensordot(self.slopes, multipliers.ravel(), (0, 0)).T
+        return self.base - self.scores @ np.tensordot(self._slopes, multipliers.ravel(), (0, 0)).T
 
     def stakes(self, multipliers: Floats) -> Floats:
         """Return what is at stake on each row, of shape (n_samples,), in accuracy.
@@ -167,7 +182,7 @@ class DualProblem:
         """Return the rates that the scores imply for the smoothed decisions, which the dual equates."""
         soft, _ = _softmax(margins / _SMOOTHING[-1])
         moments = (self.weight[:, None] * soft).T @ self.scores
-        return self.first_rates + np.tensordot(self.slopes, moments, 2).reshape(self.first_rates.shape)
+        return self.first_rates + np.tensordot(self._slopes, moments, 2).reshape(self.first_rates.shape)
 
     def solve(
         self, bound: Floats | float, rate_shift: Floats | None = None, start: Floats | None = None
@@ -193,16 +208,16 @@ class DualProblem:
             The multipliers, in accuracy per unit of rate; they sum to 0 over the groups of an event.
         """
         shift = 0.0 if rate_shift is None else rate_shift
-        offset = self.basis.T @ np.where(self.included, self.first_rates + shift, 0.0).ravel()
+        offset = self._basis.T @ np.where(self.included, self.first_rates + shift, 0.0).ravel()
         n_events, n_groups = self.included.shape
         half_bound = np.repeat(np.broadcast_to(bound, n_events), n_groups) / 2
-        z = np.zeros(self.basis.shape[1])
+        z = np.zeros(self._basis.shape[1])
         if start is not None:
-            z = self.basis.T @ (start.ravel() / self.scale**2)
+            z = self._basis.T @ (start.ravel() / self._scale**2)
         max_steps = _MAX_STEPS if start is None else _MAX_WARM_STEPS
         for width in _SMOOTHING if start is None else _SMOOTHING[-1:]:
             z = self._newton(z, width, offset, half_bound, max_steps)
-        return (self.basis @ z).reshape(self.included.shape)
+        return (self._basis @ z).reshape(self.included.shape)
 
     def _newton(self, z: Floats, width: float, offset: Floats, half_bound: Floats, max_steps: int) -> Floats:
         """Minimise the dual smoothed at one width, from z.
@@ -213,11 +228,11 @@ class DualProblem:
         own, so that kinks cost few steps (a third fewer with 50 groups).
         """
         features, loadings = self._numbers
-        rounding = width * self.scale
-        tolerance = _TOLERANCE * np.sqrt(np.mean(self.scale**2))
+        rounding = width * self._scale
+        tolerance = _TOLERANCE * np.sqrt(np.mean(self._scale**2))
 
         def evaluate(z: Floats) -> tuple[float, Floats, Floats, Floats]:
-            multipliers = self.basis @ z
+            multipliers = self._basis @ z
             magnitude = np.hypot(multipliers, rounding)
             along = np.tensordot(loadings, z, (0, 0)).T
             decision, height = _softmax((self.base - features @ along) / width)
@@ -228,12 +243,12 @@ class DualProblem:
         slope, damping = half_bound * multipliers / magnitude, 1e-3
         for _ in range(max_steps):
             moments = (self.weight[:, None] * decision).T @ features
-            gradient = self.basis.T @ (half_bound * multipliers / magnitude) - offset
+            gradient = self._basis.T @ (half_bound * multipliers / magnitude) - offset
             gradient -= np.tensordot(loadings, moments, 2)
             if np.linalg.norm(gradient) <= tolerance:
                 break
             bend = (half_bound - slope * multipliers / magnitude) / magnitude
-            hessian = self._curvature(decision, width) + (self.basis.T * bend) @ self.basis
+            hessian = self._curvature(decision, width) + (self._basis.T * bend) @ self._basis
             diagonal = np.diag(np.diag(hessian) + 1e-6 * np.mean(np.diag(hessian)) + 1e-12)
             gain = 0.0
             while gain < 1e-4 and damping < 1e8:
@@ -244,7 +259,7 @@ class DualProblem:
             if gain < 1e-4:
                 break  # at the limit of rounding
             damping = max(damping, 1e-7)
-            moved = self.basis @ step
+            moved = self._basis @ step
             slope = (half_bound * (multipliers + moved) - slope * multipliers * moved / magnitude) / magnitude
             slope = np.clip(slope, -half_bound, half_bound)
             z = z + step
@@ -264,7 +279,7 @@ class DualProblem:
             root = np.sqrt(-weight * share * share + weight * share)[:, None] * features
             return loadings[:, 0] @ (root.T @ root) @ loadings[:, 0].T
         # By row and decision, what a unit of z adds to the margin: covariances of it under the shares.
-        hessian = np.zeros((self.basis.shape[1],) * 2)
+        hessian = np.zeros((self._basis.shape[1],) * 2)
         per_row = math.prod(loadings.shape[:2])
         # With many classes an event concerns few of them.
         by_row = sparse.csr_array(loadings.reshape(per_row, -1))

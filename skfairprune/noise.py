@@ -19,7 +19,7 @@ between two large ones.
 """
 
 from collections import Counter
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -112,6 +112,7 @@ class Noise(NamedTuple):
         return bool(np.any((left > bound) & (self.floor > _WORTH * self.error)))
 
 
+@lru_cache(maxsize=4096)
 def extremeness(n_groups: tuple[int, ...]) -> float:
     r"""Return how many times as far apart chance puts the extremes of some groups as it does two.
 

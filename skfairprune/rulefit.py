@@ -148,14 +148,14 @@ class RuleProblem:
         self.label = constraint.labels[rows.kind]
         correct = class_weight[self.label] * rows.weight
         self.value = correct / correct.sum()
-        self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
+        self.unconstrained = self._measure_unconstrained()
         self.noise: Noise = self._measure_noise() if whole is None else whole.noise
         if np.any(self.included & ~self.noise.driven):
             free = self.unconstrained.event_gaps
             self.dual = DualProblem(true_rows, self.priced, self.included & self.noise.driven, gain)
             self.included = self.dual.included
             self.allowed = np.array([gap.value + gap.standard_error for gap in free])
-            self.unconstrained, _ = self.evaluate(np.zeros(included.shape), np.zeros(included.shape))
+            self.unconstrained = self._measure_unconstrained()
         self.constants = self._measure_constants()
         self.safe: int | None = self._find_safe() if whole is None else whole.safe
 
@@ -171,7 +171,20 @@ class RuleProblem:
     def evaluate(self, multipliers: Floats, shift: Floats, odds: float = 1.0) -> tuple[RuleFit, Floats]:
         """Return the rule of these multipliers and its observed less its implied rates."""
         dual = self._at(odds)
-        rule = DecisionRule(dual.coefficients(multipliers) / self.tilt[:, None, None])
+        fit, rates = self._judge(dual.coefficients(multipliers), multipliers, shift, odds)
+        implied = dual.rates(dual.margins(multipliers))
+        return fit, np.where(self.included, rates - implied, 0.0)
+
+    def _measure_unconstrained(self) -> RuleFit:
+        """Return the rule without multipliers."""
+        zeros = np.zeros(self.included.shape)
+        return self._judge(self.dual.coefficients(zeros), zeros, zeros)[0]
+
+    def _judge(
+        self, coefficients: Floats, multipliers: Floats, shift: Floats, odds: float = 1.0
+    ) -> tuple[RuleFit, Floats]:
+        """Return the rule of these coefficients and its observed rates."""
+        rule = DecisionRule(coefficients / self.tilt[:, None, None])
         decisions = self.rows.decisions(rule)
         shares = decision_shares(decisions, self.rows.blind, self.constraint.n_decisions)
         counts = self.rows.counts(self.constraint, shares)
@@ -189,8 +202,7 @@ class RuleProblem:
             odds=odds,
             beside=beside,
         )
-        implied = dual.rates(dual.margins(multipliers))
-        return fit, np.where(self.included, counts.rates(self.constraint) - implied, 0.0)
+        return fit, counts.rates(self.constraint)
 
     def _at(self, odds: float) -> DualProblem:
         """Return the dual in which errors on the safe label are so much dearer."""

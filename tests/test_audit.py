@@ -300,6 +300,20 @@ def test_many_rows_tell(rates, verdict):
     assert (found.lower > 0.1) == (verdict == "above")
 
 
+def test_a_small_group_without_a_row_of_the_event_is_named():
+    y, decided, group = _draw((0.3, 0.31, 0.5), 2000, 0, (0.5, 0.49, 0.01))
+    y[::2], y[group == 2] = True, False
+    ask = {"sensitive_features": group, "constraint": "true_positive_rate_parity", "difference_bound": 0.3}
+    found = audit(y, decided, **ask)
+    assert found.rates.loc[("true_positive_rate_parity", "y=1"), "n_samples"].loc[2] == 0
+    assert "**Groups left out, for fewer than 30 rows:** 2." in found.to_markdown()
+    # with enough rows, and none of the event, it is not left out: the rate is wanting
+    every = audit(y, decided, **ask, min_cell_size=5)
+    assert every.not_compared == [("y=1", 2)]
+    assert every.verdict == "undecided"
+    assert "true positive rate of 2" in every.to_markdown()
+
+
 def test_as_many_rows_as_are_said_to_be_needed_do_in_most_samples():
     rates = (0.3, 0.35)
     group = np.repeat([0, 1], 300)

@@ -357,6 +357,18 @@ def test_preprocessor_makes_finite_float32():
     np.testing.assert_array_equal(clone(transformer).fit(X).transform(X), Z)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.float64, "Int64"])
+def test_preprocessor_keeps_what_float32_cannot_tell_apart(dtype):
+    seconds = pd.Series(1_600_000_000 + np.arange(200) % 100).astype(dtype)
+    X = pd.DataFrame({"seconds": seconds, "town": ["a", "b"] * 100})
+    Z = make_preprocessor(X).fit_transform(X)
+    assert Z.dtype == np.float64
+    np.testing.assert_array_equal(Z[:, 0], np.asarray(seconds, float))
+    wide = X.assign(seconds=1_600_000_000 + 10_000 * (X["seconds"] - 1_600_000_000))  # twelve days
+    for plain in (X.drop(columns="seconds"), wide, wide.iloc[:1]):
+        assert make_preprocessor(plain).fit_transform(plain).dtype == np.float32
+
+
 def test_preprocessor_ignores_unknown_and_merges_rare_categories():
     X = pd.DataFrame({"city": ["a"] * 60 + ["b"] * 39 + ["c", "d"]})
     transformer = make_preprocessor(X, min_frequency=5).fit(X)

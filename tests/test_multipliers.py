@@ -307,16 +307,16 @@ def test_the_rates_of_one_decision_for_all_rows_are_the_observed_ones(name, n_cl
 def test_curvature_is_the_derivative_of_the_rates(n_classes):
     rows = _rows(3, n_classes=n_classes, n_samples=300)
     problem, width, rng = _problem(rows, "equalized_odds"), 0.5, np.random.default_rng(0)
-    n = problem.basis.shape[1]
+    n = problem._basis.shape[1]
     point = 0.3 * rng.normal(size=n)
 
     def soft(z):
-        margins = problem.margins((problem.basis @ z).reshape(problem.included.shape)) / width
+        margins = problem.margins((problem._basis @ z).reshape(problem.included.shape)) / width
         return softmax(np.column_stack([np.zeros(len(margins)), margins]), axis=1)[:, 1:]
 
     def gradient(z, row):
         moments = (problem.weight[:, None] * soft(z)).T @ problem.scores
-        return -np.tensordot(problem.loadings, moments, 2)[row]
+        return -np.tensordot(problem._loadings, moments, 2)[row]
 
     hessian = problem._curvature(soft(point), width)
     assert_allclose(hessian, hessian.T, atol=1e-14)

@@ -49,9 +49,17 @@ def test_without_a_majority_little_accuracy_is_not_told():
 
 
 def test_the_unconstrained_rule_is_not_told_to_have_little():
-    free = _rule(0.2, 0.6)
+    free = _rule(0.2, 0.695)
     frontier = replace(_frontier(free), rules=[free, free])
     assert rule_problems(frontier, "demographic_parity", 0.2, fitted=False) == []
+
+
+@pytest.mark.parametrize("bound", [0.05, 0.2])
+def test_a_network_behind_one_class_is_told_whatever_the_bound(bound):
+    free = _rule(0.2, 0.6)
+    frontier = replace(_frontier(free), rules=[_rule(0.05, 0.59), free])
+    (problem,) = rule_problems(frontier, "demographic_parity", bound, fitted=False)
+    assert re.search("network is right on a share of 0.600 without a bound, .* have 0.700", problem)
 
 
 @pytest.mark.parametrize("fitted", [False, True])

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from skfairprune._measured import Measured
 from skfairprune.audit.limits import Difference, RateLimits, rate_limits
@@ -216,5 +217,13 @@ class Comparison:
 
     def compared(self) -> set[tuple[str, Hashable]]:
         """Return event and group of what is compared."""
-        included = np.concatenate([cells.included for cells in self._cells])
-        return {(self.event_names[event], self.groups[group]) for event, group in np.argwhere(included)}
+        return self._named([cells.included for cells in self._cells])
+
+    def too_few(self) -> set[tuple[str, Hashable]]:
+        """Return event and group of the rates with too few rows, of groups that have enough."""
+        return self._named(self._too_few)
+
+    def _named(self, cells: list[NDArray[np.bool_]]) -> set[tuple[str, Hashable]]:
+        """Return event and group of some cells of each stratum."""
+        found = np.argwhere(np.concatenate(cells))
+        return {(self.event_names[event], self.groups[group]) for event, group in found}

@@ -70,7 +70,8 @@ class Audit:
     pos_label : object
         The positive one of two; None of more.
     not_compared : list of tuple
-        Event and group of the rates that the model's bound is for and that have too few rows, or none.
+        Event and group of the rates that keep the verdict from "within": with too few rows, of a group that
+        has enough, and those that the model's bound is for and that have too few rows, or none.
     overall : Series
         ``accuracy`` and its ``standard_error``, ``balanced_accuracy`` (the mean over the classes of the share
         of a class that is decided rightly), ``majority``, the share of the commonest class,
@@ -79,7 +80,9 @@ class Audit:
     gaps : DataFrame
         Of the constraint, demographic parity, equalized odds, error rate parity and, where the dense
         network's decisions are given, degradation parity, for each event (and stratum): gap, standard_error,
-        lower, upper, and the groups with the lowest and the highest rate.
+        lower, upper, and the groups with the lowest and the highest rate. ``lower`` and ``upper`` are the
+        one-sided limits of two verdicts, and no interval: at a confidence of 95 % some difference of any
+        event of the constraint is at least the largest ``lower``, and none of the event is above ``upper``.
     rates : DataFrame
         The rate of each cell as in :func:`skfairprune.metrics.group_rates`, its standard_error and n_samples,
         and status: "compared"; "left out", of a group that has fewer than ``min_cell_size`` rows with weight
@@ -207,9 +210,11 @@ def _not_compared(audit: Audit) -> list[tuple[str, str]]:
     too_few = f"for fewer than {audit.min_cell_size} rows"
     own = audit.rates.loc[[audit.constraint]]
     promised = set(audit.not_compared)
+    every = audit.rates.loc[["error_rate_parity"]]  # of all rows
+    n_rows = {key[2:]: n_samples for key, n_samples in every["n_samples"].items()}
     wanting: dict[str, str] = {}  # rates and their groups
     left_out, alone = [], []
-    for key, status, n_samples in zip(own.index, own["status"], own["n_samples"], strict=True):
+    for key, status in own["status"].items():
         stratum, group = _split(audit, key[2:])
         event = key[1] if stratum is None else f"{key[1]} | {stratum!r}"
         name = show_label(group) if stratum is None else f"{show_label(group)} in {show_label(stratum)}"
@@ -218,7 +223,7 @@ def _not_compared(audit: Audit) -> list[tuple[str, str]]:
             promised.discard((event, group))
         elif status == "alone":
             alone.append(f"{_rate(audit, *key[:2])} of {name}")
-        elif status == "left out" and n_samples:
+        elif status == "left out" and n_rows[key[2:]]:
             left_out.append(name)
     for event, group in sorted(promised, key=str):  # of groups or strata that no row is of
         rate, _, stratum = event.rpartition(" | ") if _has_strata(audit) else (event, "", "")

@@ -164,7 +164,7 @@ def audit(
         min_cell_size=size,
         classes=labels,
         pos_label=1 if pos_label is None and len(labels) == 1 else pos_label,
-        not_compared=missing,
+        not_compared=sorted({*missing, *own.too_few()}, key=str),
         overall=_overall(y, decision, weight, len(labels)),
         gaps=pd.concat({name: part.gap_table() for name, part in compared.items()}, names=["constraint"]),
         rates=pd.concat({name: part.rate_table() for name, part in compared.items()}, names=["constraint"]),

@@ -12,11 +12,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["make_preprocessor", "source_columns"]
+__all__ = ["make_preprocessor", "needs_double", "source_columns"]
+
+_MOST_ROWS, _MOST_DISTINCT = 10_000, 1000
 
 
 def _to_float32(X: pd.DataFrame) -> pd.DataFrame:
     return X.astype(np.float32)
+
+
+def _to_float64(X: pd.DataFrame) -> pd.DataFrame:
+    return X.astype(np.float64)
 
 
 def _to_strings(X: pd.DataFrame) -> pd.DataFrame:
@@ -25,7 +31,9 @@ def _to_strings(X: pd.DataFrame) -> pd.DataFrame:
 
 
 def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> ColumnTransformer:
-    """Make an unfitted transformer of mixed columns into a float32 matrix without missing values.
+    """Make an unfitted transformer of mixed columns into a matrix of floats without missing values.
+
+    It is of float32, or of float64 if float32 cannot tell a column's values apart, as seconds since 1970.
 
     Numeric columns get their median where missing and stay otherwise as they are: networks of
     this package encode them themselves. Categorical columns (category, string, object, bool) get
@@ -74,8 +82,9 @@ def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> 
     numeric = [column for column, kind in kinds.items() if kind in "iuf"]
     categorical = [column for column in X.columns if column not in numeric]
     _warn_of_rare(X[categorical], min_frequency)
+    to_float = _to_float64 if needs_double(X[numeric]) else _to_float32
     to_numeric = make_pipeline(
-        FunctionTransformer(_to_float32, feature_names_out="one-to-one"),
+        FunctionTransformer(to_float, feature_names_out="one-to-one"),
         SimpleImputer(strategy="median", keep_empty_features=True),
     )
     to_categories = make_pipeline(
@@ -94,6 +103,21 @@ def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> 
         ],
         verbose_feature_names_out=False,
     )
+
+
+def needs_double(X: pd.DataFrame) -> list[Hashable]:
+    """Return the numeric columns of which float32 keeps no more than half of the distinct values.
+
+    They are counted on up to 10,000 rows; of more than 1,000 distinct values 500 are enough.
+    """
+    found = []
+    for column, values in X.iloc[:: -(-len(X) // _MOST_ROWS) or 1].items():
+        distinct = np.unique(values.dropna().to_numpy(np.float64))
+        with np.errstate(over="ignore"):
+            kept = len(np.unique(distinct.astype(np.float32)))
+        if len(distinct) > 1 and kept <= min(len(distinct), _MOST_DISTINCT) / 2:
+            found.append(column)
+    return found
 
 
 def _warn_of_rare(X: pd.DataFrame, min_frequency: Any) -> None:

@@ -1,16 +1,19 @@
 """Pipelines as ONNX: the converters for skl2onnx, and the inputs that such a model takes."""
 
+import re
+from collections.abc import Hashable
 from typing import Any
 
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.preprocessing import FunctionTransformer
 
-from skfairprune.datasets._preprocessing import _to_float32, _to_strings
+from skfairprune.datasets._preprocessing import _to_float32, _to_float64, _to_strings, needs_double
 from skfairprune.deployment.onnx import load_extra, onnx_model
 
 __all__ = ["onnx_inputs", "onnx_types", "register_onnx_converter"]
 
+_OUTPUTS = ("label", "probabilities")
 _FUNCTION = "FairPrunedFunctionTransformer"  # skl2onnx's name of the functions in make_preprocessor
 
 
@@ -29,7 +32,13 @@ def onnx_inputs(X: pd.DataFrame) -> dict[str, NDArray]:
     Returns
     -------
     dict of ndarray of shape (n_samples, 1)
-        The inputs by name.
+        The inputs, by the names that skl2onnx gives them: those of the columns, with an underscore for every
+        character that is no letter, digit, underscore or plus, and before a digit at the start.
+
+    Raises
+    ------
+    ValueError
+        If names are no strings, or those of outputs, or two columns have the same in the model.
 
     Examples
     --------
@@ -40,8 +49,8 @@ def onnx_inputs(X: pd.DataFrame) -> dict[str, NDArray]:
     (array([30., 40.], dtype=float32), array(['clerk', 'missing'], dtype=object))
     """
     return {
-        name: (_to_float32 if _is_numeric(X[name]) else _to_strings)(X[[name]]).to_numpy()
-        for name in X.columns
+        name: (_to_float32 if _is_numeric(X[column]) else _to_strings)(X[[column]]).to_numpy()
+        for name, column in _input_names(X).items()
     }
 
 
@@ -51,7 +60,7 @@ def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
     Parameters
     ----------
     X : DataFrame of shape (n_samples, n_features)
-        The columns that the pipeline was fitted on; only the dtypes are read.
+        The columns that the pipeline was fitted on.
 
     Returns
     -------
@@ -62,12 +71,44 @@ def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
     ------
     ImportError
         If the extra ``onnx`` is not installed.
+    ValueError
+        As :func:`onnx_inputs`, and if float32 cannot tell the values of a column apart.
     """
+    _input_names(X)
+    if lost := needs_double(X[[name for name in X.columns if _is_numeric(X[name])]]):
+        raise ValueError(
+            f"A pipeline's ONNX model takes numbers as float32, which cannot tell the values of {lost} apart. "
+            "Subtract a constant from them, such as their least value, before the pipeline is fitted."
+        )
     (types,) = load_extra("skl2onnx.common.data_types")
     return [
         (name, (types.FloatTensorType if _is_numeric(X[name]) else types.StringTensorType)([None, 1]))
         for name in X.columns
     ]
+
+
+def _input_names(X: pd.DataFrame) -> dict[str, Hashable]:
+    """Return the columns by the names that skl2onnx makes of theirs."""
+    found: dict[str, Hashable] = {}
+    for column in X.columns:
+        if not isinstance(column, str) or not column:
+            raise ValueError(
+                f"The inputs of an ONNX model have names that are strings; X has the column {column!r}. "
+                "Rename its columns, as by X.add_prefix('column_'), before the pipeline is fitted."
+            )
+        name = re.sub(r"^(?=[0-9])", "_", re.sub(r"[^\w+]", "_", column))
+        if name in _OUTPUTS:
+            raise ValueError(
+                f"The ONNX model of a classifier has an output {name!r}: rename the column {column!r} before "
+                "the pipeline is fitted."
+            )
+        if name in found:
+            raise ValueError(
+                f"The columns {found[name]!r} and {column!r} would both be {name!r} in an ONNX model: rename "
+                "one before the pipeline is fitted."
+            )
+        found[name] = column
+    return found
 
 
 def _is_numeric(column: pd.Series) -> bool:
@@ -145,6 +186,11 @@ def _parse_function(scope: Any, model: Any, inputs: list[Any], custom_parsers: A
     skl2onnx merges rare categories where the columns are apart, and refuses to where they are one matrix.
     """
     parse, types = load_extra("skl2onnx._parse", "skl2onnx.common.data_types")
+    if model.func is _to_float64:
+        raise NotImplementedError(
+            "The pipeline keeps numbers as float64, since float32 cannot tell the values of a column apart, "
+            "and its ONNX model would take float32: onnx_types names the column, and says what to do."
+        )
     if model.func not in (_to_float32, _to_strings):
         return parse._parse_sklearn_simple_model(scope, model, inputs, alias="SklearnFunctionTransformer")
     operator = scope.declare_local_operator(_FUNCTION, model)

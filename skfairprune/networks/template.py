@@ -103,8 +103,8 @@ def make_module(template: Any, n_features: int, n_outputs: int) -> nn.Module:
     except TypeError as error:
         raise TypeError(
             f"module(n_features_in={n_features}, n_outputs={n_outputs}) failed: {error}. Give a callable "
-            "that takes these two, such as lambda n_features_in, n_outputs: MyNetwork(...), or an instance "
-            "of a network."
+            "that takes these two, such as lambda n_features_in, n_outputs: MyNetwork(...), an instance of a "
+            "network, or a skorch net around its class."
         ) from error
     if not isinstance(made, nn.Module):
         raise TypeError(

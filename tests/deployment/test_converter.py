@@ -1,4 +1,5 @@
 import os
+import re
 
 import numpy as np
 import onnxruntime
@@ -64,6 +65,43 @@ def test_a_pipeline_of_mixed_columns_decides_alike(small, mixed, classes):
     assert_allclose(proba, model.predict_proba(mixed.X), atol=1e-5)
     unknown = mixed.X.iloc[:1].assign(more="never seen")
     assert_allclose(session.run(None, onnx_inputs(unknown))[1], model.predict_proba(unknown), atol=1e-5)
+
+
+def test_columns_keep_their_values_under_any_names(small, mixed):
+    names = ["hours-per-week", "capital gain", "job.type", "1st (€)", "a+b", "größe", "_"]
+    X = mixed.X.rename(columns=dict(zip(mixed.X.columns, names, strict=False)))
+    assert set(names) < set(X.columns)
+    model = make_pipeline(make_preprocessor(X), small(max_epochs=3)).fit(X, mixed.y)
+    session = _convert(model, onnx_types(X))
+    inputs = onnx_inputs(X[X.columns[::-1]])
+    assert {value.name for value in session.get_inputs()} == set(inputs)
+    assert_array_equal(session.run(None, inputs)[0], model.predict(X))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a b", "a.b"], "'a b' and 'a.b' would both be 'a_b'"),
+        ([0, 1], "names that are strings; X has the column 0. Rename"),
+        (["", "a"], "X has the column ''"),
+        (["a", "label"], "has an output 'label': rename the column 'label'"),
+    ],
+)
+def test_names_that_a_model_cannot_have_are_refused(names, message):
+    X = pd.DataFrame(np.zeros((3, 2)), columns=names)
+    for function in (onnx_types, onnx_inputs):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            function(X)
+
+
+def test_values_that_float32_cannot_tell_apart_are_refused(small, mixed):
+    seconds = 1_600_000_000 + np.arange(len(mixed.X)) % 100
+    X = mixed.X.assign(seconds=seconds)
+    model = make_pipeline(make_preprocessor(X), small(max_epochs=3)).fit(X, mixed.y)
+    with pytest.raises(ValueError, match=re.escape("the values of ['seconds'] apart. Subtract a constant")):
+        onnx_types(X)
+    with pytest.raises(NotImplementedError, match="keeps numbers as float64"):
+        _convert(model, onnx_types(X.iloc[:1]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
