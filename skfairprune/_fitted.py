@@ -144,8 +144,8 @@ class FittedMixin:
             covered = targets.group_labels or []
             left_out = [label for label, code in targets.group_codes.items() if code >= len(covered)]
             counted = task.included
-            if outcome.frontier is not None and outcome.frontier.driven is not None:
-                counted = counted & outcome.frontier.driven
+            if outcome.driven is not None:
+                counted = counted & outcome.driven
             rows = result.split.upper
             self.group_rates_ = group_rate_table(task, rows, counted, self._events, covered, left_out)
             self._describe(task.bound, multipliers, outcome.event_gaps, outcome.cells)

@@ -3,7 +3,6 @@
 import numpy as np
 
 from skfairprune._assembly import Result
-from skfairprune._labels import show_labels
 from skfairprune.frontier import FrontierRule, RuleFrontier
 from skfairprune.gaps import CellRates, is_within, largest_gap
 
@@ -17,6 +16,8 @@ _MOSTLY_ONE = 0.9
 _BEHIND = 2
 # The share of the network's gain over one class for all rows that a bound is to leave.
 _LITTLE = 0.2
+# Groups that are named.
+_MOST_NAMED = 5
 # The share of the rows on which rules fitted without a part of them are to decide as the rule does.
 _ALIKE = 0.9
 
@@ -37,7 +38,7 @@ def find_problems(result: Result, bound: float, max_accuracy_drop: float) -> lis
     problems = (
         search,
         _of_the_decisions(result, bound),
-        _of_the_groups(result),
+        _of_the_groups(result, bound),
         _of_the_accuracy(result, bound),
         _of_the_agreement(result, bound),
     )
@@ -105,24 +106,27 @@ def _of_chance(cells: CellRates | None, bound: float) -> str:
     return "Between so many groups of so few rows chance alone may make it, and no rule closes that. "
 
 
-def _of_the_groups(result: Result) -> str | None:
-    """Return which groups take no part in the rule."""
-    frontier, labels, task = result.outcome.frontier, result.targets.group_labels, result.targets.task
-    rule = result.outcome.rule
-    if frontier is None or frontier.driven is None or labels is None or task is None or rule is None:
+def _of_the_groups(result: Result, bound: float) -> str | None:
+    """Return which groups take no part in what keeps the bound."""
+    outcome, labels, task = result.outcome, result.targets.group_labels, result.targets.task
+    if task is None or outcome.driven is None or labels is None:
         return None
-    if not rule.multipliers.any():
+    out = task.included & ~outcome.driven
+    kept = outcome.rule is not None and not outcome.rule.multipliers.any()
+    if not out.any() or (kept and not largest_gap(outcome.event_gaps).value > bound):
         return None
-    numbers = np.flatnonzero(task.included.any(axis=0) & ~frontier.driven.any(axis=0))
-    if not len(numbers):
-        return None
-    n_rows = np.isin(task.group[result.split.upper], numbers).sum()
+    names = []
+    for number in np.flatnonzero(out.any(axis=0)):
+        events = [task.constraint.events[event] for event in np.flatnonzero(out[:, number])]
+        everywhere = np.array_equal(out[:, number], task.included[:, number])
+        names.append(f"{labels[number]!r}" + ("" if everywhere else f" in {', '.join(events)}"))
+    what = "rule" if task.with_rule else "constraint"
     return (
-        f"{len(numbers)} of {len(labels)} groups, with {n_rows} of the held-out rows, take no part in the "
-        "rule, since their rates are known less well than the gaps between the others are large: "
-        f"{show_labels([labels[number] for number in numbers])}. They may keep the gaps that they have "
-        "(covered in group_rates_). Give more rows of them, merge groups, or leave them out, by "
-        "min_cell_size."
+        f"{len(names)} of {len(labels)} groups take no part in the {what}, or not in all of its rates, since "
+        "theirs are known less well than the gaps between the others are large: "
+        f"{', '.join(names[:_MOST_NAMED])}{', ...' if len(names) > _MOST_NAMED else ''}. They may keep the "
+        "gaps that they have (covered in group_rates_). Give more rows of them, merge groups, or leave them "
+        "out, by min_cell_size."
     )
 
 
@@ -208,8 +212,8 @@ def _little(
         return (
             f"On {where} the network is right on a share of {unbound:.3f} without a bound, with a standard "
             f"error of {rule.accuracy_error:.3f}; one class for all rows would have {majority:.3f}. Train "
-            "longer, or ask for less sparsity. Where an iterator or weights of your own balance the classes, use "
-            "class_weight instead, which the decision rule reckons with."
+            "longer, or ask for less sparsity. Where an iterator or weights of your own balance the classes, "
+            "use class_weight instead, which the decision rule reckons with."
         )
     return (
         f"Within difference_bound={bound} the accuracy on {where} is {accuracy:.3f}, with a standard "

@@ -235,11 +235,10 @@ class GroupCounts(NamedTuple):
         utility is :math:`U = \sum_d z_d U_d`, and its square
         :math:`\sum_d z_d U_d^2 - \sum_{d < d'} z_d z_{d'} (U_d - U_{d'})^2`.
         """
-        weight = constraint.cell_sums(self.counts.sum(axis=2))
         squares = constraint.cell_sums(self.squares.sum(axis=2))
         low, high = utility_range(constraint)
+        n = self.effective_rows(constraint)
         with np.errstate(invalid="ignore", divide="ignore"):
-            n = weight**2 / squares
             centre = (n * self.rates(constraint) + (low + high) / 2) / (n + 1)
             deviation = (constraint.utilities[:, :, None, :] - centre[:, None, :, None]) ** 2
             spread = np.einsum("ek,ekgd,kgd->eg", constraint.members, deviation, self.squares) / squares
@@ -249,6 +248,12 @@ class GroupCounts(NamedTuple):
                 spread = np.maximum(spread - shared / squares, 0.0)  # below 0 by rounding alone
             ends = ((low - centre) ** 2 + (high - centre) ** 2) / 2
             return np.sqrt((n * spread + ends) / (n + 1) / n)
+
+    def effective_rows(self, constraint: Constraint) -> Floats:
+        """Return how many rows of one weight the cells are worth, of shape (n_events, n_groups) (Kish)."""
+        weight = constraint.cell_sums(self.counts.sum(axis=2))
+        with np.errstate(invalid="ignore"):
+            return weight**2 / constraint.cell_sums(self.squares.sum(axis=2))
 
     def cell_rates(self, constraint: Constraint, included: NDArray[np.bool_] | None = None) -> CellRates:
         """Return the rates of the cells with their standard errors.

@@ -14,8 +14,10 @@ between two large ones.
   event the one counts of which least is left, so that a group of few rows hides no gap between larger ones.
   Where no pair is beyond its margin, the event may keep its gap.
 - A group whose margin to every other is more than half the gap between much better known ones drives nothing
-  either, in no event, unless it has a gap of twice its margin: to hold its rate, of which little is known at
-  that scale, near the others' would cost accuracy for chance.
+  either, in that event, unless it has a gap of twice its margin: to hold its rate, of which little is known
+  at that scale, near the others' would cost accuracy for chance. How well a group is known goes by its rows,
+  by one variance for all groups of the event: by its own, a group of few rows, none of which has the rarer
+  decision, would seem to be known best.
 """
 
 from collections import Counter
@@ -71,20 +73,23 @@ class Noise(NamedTuple):
     floor: Floats
 
     @classmethod
-    def of(cls, rates: Floats, errors: Floats, included: NDArray[np.bool_]) -> "Noise":
+    def of(cls, rates: Floats, errors: Floats, n_rows: Floats, included: NDArray[np.bool_]) -> "Noise":
         """Return the noise of unconstrained rates.
 
         Parameters
         ----------
         rates, errors : ndarray of shape (n_events, n_groups)
             The rates of the cells and their standard errors; NaN where there is no weight.
+        n_rows : ndarray of shape (n_events, n_groups)
+            The effective numbers of their rows.
         included : ndarray of shape (n_events, n_groups) of bool
             The cells under the constraint.
         """
         there = included & np.isfinite(rates)
-        unknown = np.zeros(included.shape[1], bool)
+        unknown = np.zeros_like(there)
         for event, cells in enumerate(there):
-            unknown[cells] |= ~_is_known(rates[event, cells], errors[event, cells], there.sum(axis=1))
+            figures = (rates[event, cells], errors[event, cells], n_rows[event, cells])
+            unknown[event, cells] = ~_is_known(*figures, there.sum(axis=1))
         there &= ~unknown
         found = [
             _measure(rates[event, cells], errors[event, cells], there.sum(axis=1))
@@ -199,15 +204,16 @@ def compare_groups(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) ->
     return Pairs(first, second, np.abs(rates[first] - rates[second]), spread, margins, left)
 
 
-def _is_known(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) -> NDArray[np.bool_]:
+def _is_known(rates: Floats, errors: Floats, n_rows: Floats, n_groups: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Tell which groups of an event are known well enough for its gaps, of shape (n_groups,).
 
-    The gap that counts is the largest beyond its margin of the best known groups that have one. Those that
-    are about as well known are, and others whose margin to some group is at most half of it, or who have a
-    gap that is clearly theirs.
+    Their errors are those by the mean variance of a row. The gap that counts is the largest beyond its margin
+    of the best known groups that have one. Those that are about as well known are, and others whose margin to
+    some group is at most half of it, or who have a gap that is clearly theirs.
     """
     if len(rates) < 3:
         return np.ones(len(rates), bool)
+    errors = np.sqrt(n_rows @ (n_rows * errors**2) / n_rows.sum() / n_rows)
     pairs = compare_groups(rates, errors, n_groups)
     beyond = pairs.gaps > pairs.margins
     if not beyond.any():

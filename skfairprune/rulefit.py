@@ -237,7 +237,7 @@ class RuleProblem:
         """Measure the noise of the unconstrained rates."""
         counts = self.rows.counts(self.constraint, self.rows.decide(self.unconstrained.rule))
         rates, errors = counts.rates(self.constraint), counts.standard_errors(self.constraint)
-        return Noise.of(rates, errors, self.included)
+        return Noise.of(rates, errors, counts.effective_rows(self.constraint), self.included)
 
     @property
     def tolerance(self) -> float:
@@ -282,7 +282,11 @@ class RuleProblem:
         found = self._approach(bound, odds, multipliers, shift, patience)
         best = self.select(found, bound)
         for _ in range(_MAX_MOVES if move and self.safe is not None else 0):
-            if not best.raised or best.excess(bound) <= 0:
+            # Raised all the way, it is the unconstrained rule.
+            gave_up = best is self.unconstrained and any(
+                fit.raised and not fit.multipliers.any() for fit in found
+            )
+            if not (best.raised or gave_up) or best.excess(bound) <= 0:
                 break
             start = best
             for odds in self._larger_odds(bound, start):

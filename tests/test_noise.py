@@ -7,7 +7,8 @@ from skfairprune.noise import Noise, compare_groups, extremeness
 
 def _noise(rates, errors, included=None):
     rates, errors = np.atleast_2d(rates), np.atleast_2d(errors)
-    return Noise.of(rates, errors, np.ones(rates.shape, bool) if included is None else included)
+    n_rows = 0.25 / np.maximum(errors, 1e-9) ** 2  # of one variance
+    return Noise.of(rates, errors, n_rows, np.ones(rates.shape, bool) if included is None else included)
 
 
 def test_of_two_groups_the_margin_is_the_standard_error_and_of_more_cells_more():
@@ -82,10 +83,27 @@ def test_groups_as_little_known_are_all_in_or_out():
     assert_array_equal(np.flatnonzero(_noise(rates, errors).driven), [0, 1])
 
 
-def test_a_group_that_is_not_known_in_one_event_is_left_out_of_all():
+def test_a_group_that_is_not_known_in_one_event_takes_part_in_the_others():
     noise = _noise([[0.3, 0.4, 0.25], [0.3, 0.4, 0.35]], [[0.01, 0.01, 0.13], [0.01, 0.01, 0.01]])
-    assert_array_equal(noise.driven, [[True, True, False]] * 2)
-    assert_array_equal(noise[1:], _noise([[0.3, 0.4]] * 2, [[0.01, 0.01]] * 2)[1:])
+    assert_array_equal(noise.driven, [[True, True, False], [True] * 3])
+    assert_allclose(noise.gap, 0.1)
+    widths = [extremeness((2, 2)), extremeness((2, 3))]
+    assert_allclose(noise.margin, 0.01 * np.sqrt(2) * np.array(widths))
+
+
+def test_events_without_a_group_in_common_both_count():
+    noise = _noise(
+        [[0.3, 0.4, 0.35, 0.3], [0.35, 0.3, 0.3, 0.4]], [[0.01] * 2 + [0.13] * 2, [0.13] * 2 + [0.01] * 2]
+    )
+    assert_array_equal(noise.driven, [[True, True, False, False], [False, False, True, True]])
+    assert_allclose(noise.gap, 0.1)
+
+
+def test_a_group_of_few_rows_is_known_no_better_for_a_rate_of_none():
+    rates, n_rows = np.array([[0.1, 0.2, 0.0]]), np.array([[4000.0, 4000.0, 10.0]])
+    errors = np.array([[0.005, 0.006, 0.023]])  # by its own variance the third is known
+    noise = Noise.of(rates, errors, n_rows, np.ones((1, 3), bool))
+    assert_array_equal(noise.driven, [[True, True, False]])
 
 
 def test_groups_about_as_well_known_all_stay():

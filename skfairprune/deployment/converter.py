@@ -77,8 +77,8 @@ def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
     _input_names(X)
     if lost := needs_double(X[[name for name in X.columns if _is_numeric(X[name])]]):
         raise ValueError(
-            f"A pipeline's ONNX model takes numbers as float32, which cannot tell the values of {lost} apart. "
-            "Subtract a constant from them, such as their least value, before the pipeline is fitted."
+            f"A pipeline's ONNX model takes numbers as float32, which cannot tell the values of {lost} "
+            "apart. Subtract a constant from them, such as their least value, before the pipeline is fitted."
         )
     (types,) = load_extra("skl2onnx.common.data_types")
     return [

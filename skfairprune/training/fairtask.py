@@ -128,6 +128,10 @@ class FairTask:
         problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
         return problem.noise.stops_short(self.bound)
 
+    def driven(self, rows: ScoredRows) -> NDArray[np.bool_]:
+        """Return the cells that are known well enough to be driven by their gaps, (n_events, n_groups)."""
+        return RuleProblem(rows, self.constraint, self.included, self.class_weight).included
+
     def fit_frontier(
         self, rows: ScoredRows, fold: NDArray[np.intp], aware: bool = False
     ) -> tuple[RuleFrontier, Floats]:

@@ -53,6 +53,8 @@ class Outcome(NamedTuple):
         The rules that are told the group of each row, if they were asked for.
     dense : nn.Module or None
         The dense network after its phase, where the constraint compares with it.
+    driven : ndarray of shape (n_events, n_groups) of bool or None
+        The cells that drive rules and multipliers; None without a constraint.
     """
 
     network: nn.Module
@@ -64,6 +66,7 @@ class Outcome(NamedTuple):
     frontier: RuleFrontier | None = None
     aware: RuleFrontier | None = None
     dense: nn.Module | None = None
+    driven: NDArray[np.bool_] | None = None
 
 
 class _Judged(NamedTuple):
@@ -300,14 +303,25 @@ class Trainer:
             constant = bool(np.ptp(task.unconstrained.decide(scored.proba)) == 0)
             shares = scored.decide(task.unconstrained)
             cells = task.cell_rates(scored, shares)
-            outcome = Outcome(network, masks, constant, None, cells.event_gaps(), cells, dense=self._dense)
+            found = (constant, None, cells.event_gaps(), cells)
+            outcome = Outcome(network, masks, *found, dense=self._dense, driven=task.driven(scored))
         else:
             scored, fold = task.scored(scores, index, blind), self.rule_fold[: len(index)]
             frontier, shares = task.fit_frontier(scored, fold)
             asked = frontier.rules[frontier.position(task.bound)]
             aware = task.fit_frontier(scored, fold, aware=True)[0] if self.attribute_aware else None
-            found = (asked.fit.constant, asked.fit, asked.event_gaps, asked.cells)
-            outcome = Outcome(network, masks, *found, frontier, aware, self._dense)
+            outcome = Outcome(
+                network,
+                masks,
+                asked.fit.constant,
+                asked.fit,
+                asked.event_gaps,
+                asked.cells,
+                frontier,
+                aware,
+                self._dense,
+                frontier.driven,
+            )
         where = upper.position.cpu().numpy()
         label = upper.target[upper.position].cpu().numpy() if task is None else task.labels[where]
         weight = upper.weight[upper.position].double().cpu().numpy()
