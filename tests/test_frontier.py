@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import balanced_accuracy_score
 
+from skfairprune import frontier as module
 from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
 from skfairprune.frontier import FrontierRule, RuleFrontier, _settle, fit_frontier
@@ -313,6 +314,39 @@ def test_small_groups_are_not_used_up_for_the_gap_of_large_ones(name, n_small):
     assert np.ptp(after, axis=1).max() < np.ptp(before, axis=1).max()
     assert rule.accuracy > free.accuracy - 0.05
     assert not frontier.driven[:, 2:].any()
+
+
+def test_a_group_of_which_one_rate_is_known_keeps_to_the_bound_in_that_one():
+    """Of the third group 1 % are positive: its true positive rate is not known, its false one is."""
+    law = {"group_probs": (0.4, 0.4, 0.2), "base_rates": (0.5, 0.35, 0.01)}
+    rows, new = (_drawn(n_samples, seed, law) for n_samples, seed in ((6000, 1), (100_000, 999)))
+    constraint, included = get_constraint("equalized_odds"), np.ones((2, 3), bool)
+    frontier, _ = fit_frontier(rows, np.arange(6000) % 2, constraint, included, 0.05, EQUAL)
+    free, rule = frontier.rules[-1], frontier.rules[frontier.position(0.05)]
+    before, after = (
+        np.ptp(new.counts(constraint, new.decide(one.fit.rule)).rates(constraint), axis=1)
+        for one in (free, rule)
+    )
+    assert_array_equal(frontier.driven, [[True, True, True], [True, True, False]])
+    assert before[0] > 0.1
+    assert after[0] < 0.05
+    assert after[1] < before[1] + 0.1
+
+
+@pytest.mark.parametrize("settles", [True, False])
+def test_no_rule_of_a_smaller_bound_is_more_accurate_held_out_at_no_larger_gap(settles, monkeypatch):
+    if not settles:
+        monkeypatch.setattr(module, "_settle", lambda number, *others: number)
+    n_better = 0
+    for seed in range(4):
+        frontier = _frontier(_rows(700, seed), "equalized_odds")
+        for number, rule in enumerate(frontier.rules):
+            smaller = [one for one in frontier.rules[:number] if not one.fit.constant]
+            better = any(
+                one.accuracy > rule.accuracy and one.dominates(rule, frontier.driven) for one in smaller
+            )
+            n_better += better and bool(rule.fit.multipliers.any())
+    assert (n_better == 0) == settles
 
 
 @pytest.mark.parametrize("name", ["demographic_parity", "equalized_odds"])

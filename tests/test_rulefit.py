@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -397,6 +398,14 @@ def _candidate(value, accuracy, constant=False):
 def test_selection(candidates, chosen):
     fits = [_candidate(*arguments) for arguments in candidates]
     assert _select(fits, np.array([0.03]), 0.05, 0.55) is fits[chosen]
+
+
+def test_a_gap_of_groups_without_a_part_may_stay_and_not_grow():
+    fit = replace(_candidate(0.02, 0.8), beside=np.array([[0.3], [0.25]]))
+    assert_allclose(fit.excess(0.05), 0.05)
+    assert_allclose(fit.excess(0.28), 0.02)
+    assert_allclose(replace(fit, beside=np.array([[0.2], [0.25]])).excess(0.05), -0.03)
+    assert_allclose(replace(fit, beside=np.array([[np.nan], [np.nan]])).excess(0.05), -0.03)
 
 
 def test_excess_is_of_the_worst_defined_event():

@@ -157,7 +157,7 @@ class FairTask:
         """Measure the rates of decisions with those shares, (n_samples, n_decisions), on rows."""
         return rows.counts(self.constraint, shares).cell_rates(self.constraint, self.included)
 
-    def violation(self, joint: Floats, index: NDArray[np.intp]) -> Floats:
+    def violation(self, joint: Floats, index: NDArray[np.intp]) -> tuple[Floats, NDArray[np.bool_]]:
         """Return how far the rates of the network's own decisions lie outside the band that is allowed.
 
         Of each event the band of the width that is clear of the bound by the sampling error is laid to the
@@ -165,8 +165,10 @@ class FairTask:
 
         Returns
         -------
-        ndarray of shape (n_events, n_groups)
-            Positive above the band, negative below, 0 inside and where a cell is not under the constraint.
+        outside : ndarray of shape (n_events, n_groups)
+            Positive above the band, negative below, 0 inside and where a cell does not take part.
+        driven : ndarray of shape (n_events, n_groups) of bool
+            The cells that take part.
         """
         rows = self._scored(joint, index)
         problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
@@ -177,7 +179,7 @@ class FairTask:
         high = np.where(problem.included, rates, -np.inf).max(axis=1)
         slack = np.maximum(high - low - problem.noise.clear(self.bound), 0)[:, None] / 2
         outside = rates - np.clip(rates, low[:, None] + slack, high[:, None] - slack)
-        return np.nan_to_num(outside)
+        return np.nan_to_num(outside), problem.included
 
     def merit(self, joint: Floats, index: NDArray[np.intp]) -> float:
         """Return the accuracy of the network's own decisions less the price of a gap not clear of the bound.

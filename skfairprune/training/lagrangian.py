@@ -43,9 +43,9 @@ class Lagrangian:
 
     so that soft surrogates give the gradients and strict rates the multipliers (Cotter et al., "Two-player
     games for efficient non-convex constrained optimization", 2019). The step is one in the price of a single
-    row, :math:`\lambda_{e,g} / P(e, g)`, of the smallest group. A gap within its sampling error moves
-    nothing, and prices are bounded: where they grow without end a network collapses to a constant. Of the
-    last phase the epoch of most :meth:`merit` stays.
+    row, :math:`\lambda_{e,g} / P(e, g)`, of the smallest group that takes part in the event. A gap within its
+    sampling error moves nothing, and prices are bounded: where they grow without end a network collapses to a
+    constant. Of the last phase the epoch of most :meth:`merit` stays.
 
     Parameters
     ----------
@@ -133,9 +133,10 @@ class Lagrangian:
             weights = rule.output_weights().T
             return weights, self._level_up(rule) if self.task.constraint.prices_errors else weights
         cells = self.task.cell_weights(index)
-        least = np.where(cells > 0, cells, 1.0).min(axis=1, keepdims=True)
+        violation, driven = self.task.violation(joint, index)
+        least = np.where(driven & (cells > 0), cells, 1.0).min(axis=1, keepdims=True)
         start = np.zeros_like(cells) if self._ascended is None else self._ascended
-        multipliers = start + _STEP * least * self.task.violation(joint, index)
+        multipliers = start + _STEP * least * violation
         price = np.abs(multipliers / np.maximum(cells, np.finfo(float).tiny)).max()
         self._ascended = multipliers * min(1.0, _LIMIT / max(price, _LIMIT))
         values = self.task.values(self._ascended, cells)

@@ -72,7 +72,8 @@ def test_multipliers_of_the_ascent_are_bounded():
 def test_violations_are_what_lies_outside_the_nearest_band():
     joint, lagrangian = _problem("demographic_parity", 0.1, with_rule=False)
     task, index = lagrangian.task, np.arange(N_ROWS)
-    found = task.violation(joint, index)
+    found, driven = task.violation(joint, index)
+    assert driven.all()
     rows = task.scored([joint], index, None)
     gap = largest_gap(task.cell_rates(rows, rows.decide(task.unconstrained)).event_gaps())
     outside = (gap.value - (0.1 - gap.standard_error)) / 2
@@ -88,8 +89,23 @@ def test_an_event_that_left_the_constraint_moves_nothing():
         _, values = lagrangian.tables(joint)
     assert np.all(lagrangian._ascended[0] != 0)
     assert np.all(lagrangian._ascended[1] == 0)
-    assert_allclose(lagrangian.task.violation(joint, index)[0], whole.violation(joint, index)[0])
+    assert_allclose(lagrangian.task.violation(joint, index)[0][0], whole.violation(joint, index)[0][0])
     assert_allclose(values[2:], [[0, 1], [0, 1]])  # y=1: a right decision is worth 1, whatever the group
+
+
+def test_a_group_that_takes_no_part_makes_no_step_smaller():
+    """Ten rows of a third group, of which nothing is known beside the gap of the others."""
+    joint, lagrangian = _problem("demographic_parity", 0.0, with_rule=False)
+    whole = lagrangian.task
+    lagrangian.tables(joint)
+    alone = lagrangian._ascended
+    lagrangian.restart()
+    group = np.where(np.arange(N_ROWS) < 10, 2, whole.group)
+    lagrangian.task = replace(whole, group=group, included=np.ones((1, 3), bool))
+    wider = np.insert(joint.reshape(N_ROWS, 2, 2), 2, 1e-3, axis=2)
+    lagrangian.tables(wider.reshape(N_ROWS, 6) / wider.sum(axis=(1, 2))[:, None])
+    assert_allclose(lagrangian._ascended[:, :2], alone, rtol=0.05)
+    assert lagrangian._ascended[0, 2] == 0
 
 
 def test_values_of_degradation_are_those_of_errors_on_every_label():
