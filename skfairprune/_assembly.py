@@ -131,7 +131,8 @@ def run_fit(
     iterator = None
     if recipe.iterator is not None:
         iterator = OwnIterator(recipe.iterator, recipe.iterator_params, label)
-    trainer = _make_trainer(params, recipe, iterator, levels, split, targets, n_train, tiny, seed)
+    prunes = bool(dense.structure.layers)
+    trainer = _make_trainer(params, recipe, iterator, levels, split, targets, n_train, tiny, seed, prunes)
     outcome, trials = _train(params, trainer, dense, budget, device)
     return Result(targets, split, trainer.plan, dense, outcome, trials, trainer.runner.history)
 
@@ -154,10 +155,12 @@ def _make_trainer(
     n_train: int,
     tiny: bool,
     seed: int,
+    prunes: bool,
 ) -> Trainer:
     """Make the trainer and its parts."""
     batch_size, max_epochs = resolve_lengths(n_train, tiny, recipe.batch_size, recipe.max_epochs)
-    plan = make_plan(max_epochs, params.criterion, params.order, params.constrain, params.granularity)
+    choices = (params.criterion, params.order, params.constrain, params.granularity)
+    plan = make_plan(max_epochs, *choices, prunes)
     runner = PhaseRunner(
         batch_size=batch_size,
         lr=recipe.lr,

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skfairprune._assembly import Result
 from skfairprune._data import check_inputs
 from skfairprune._network import unread_columns
-from skfairprune._problems import rule_problems
+from skfairprune._problems import aware_problem, rule_problems
 from skfairprune._reporting import (
     ValidationGap,
     describe_rows,
@@ -221,8 +221,10 @@ class FittedMixin:
         rule = self._frontier.rules[self.module_.set_bound(float(difference_bound))]
         self._describe(float(difference_bound), rule.fit.multipliers, rule.event_gaps, rule.cells)
         assert self.constraint_ is not None
-        same = difference_bound == self.difference_bound
-        for problem in rule_problems(self._frontier, self.constraint_, float(difference_bound), fitted=same):
+        bound, same = float(difference_bound), difference_bound == self.difference_bound
+        problems = rule_problems(self._frontier, self.constraint_, bound, fitted=same)
+        aware = aware_problem(None if self._aware is None else self._aware.frontier, bound)
+        for problem in problems if aware is None else [*problems, aware]:
             warnings.warn(problem, ConvergenceWarning, stacklevel=2)
         return self
 

@@ -6,7 +6,7 @@ from skfairprune._assembly import Result
 from skfairprune.frontier import FrontierRule, RuleFrontier
 from skfairprune.gaps import CellRates, is_within, largest_gap
 
-__all__ = ["find_problems", "rule_problems"]
+__all__ = ["aware_problem", "find_problems", "rule_problems"]
 
 # How many times as large as the drop allowed its standard error may be.
 _UNTOLD = 3
@@ -41,6 +41,7 @@ def find_problems(result: Result, bound: float, max_accuracy_drop: float) -> lis
         _of_the_groups(result, bound),
         _of_the_accuracy(result, bound),
         _of_the_agreement(result, bound),
+        aware_problem(result.outcome.aware, bound),
     )
     return [problem for problem in problems if problem is not None]
 
@@ -162,6 +163,29 @@ def rule_problems(frontier: RuleFrontier, constraint: str, bound: float, fitted:
     if rule.agreement < _ALIKE:
         problems.append(_other_decisions(rule, bound))
     return problems
+
+
+def aware_problem(frontier: RuleFrontier | None, bound: float) -> str | None:
+    """Return whether the rule that is told the group of each row misses a bound.
+
+    Parameters
+    ----------
+    frontier : RuleFrontier or None
+        The rules that are told; None if there are none.
+    bound : float
+        The bound.
+    """
+    if frontier is None:
+        return None
+    rule = frontier.rules[frontier.position(bound)]
+    if is_within(rule.event_gaps, bound):
+        return None
+    return (
+        f"The rule that is told the group of each row does not keep difference_bound={bound} on held-out "
+        f"rows: its gap there is {rule.gap.value:.3f}, with a standard error of "
+        f"{rule.gap.standard_error:.3f}. {_of_chance(rule.cells, bound)}Predict without sensitive_features, "
+        "allow a larger bound, or give more rows."
+    )
 
 
 def _only_constant(constraint: str, bound: float) -> str:

@@ -83,6 +83,7 @@ def describe_rows(split: LevelSplit, plan: Plan, with_rule: bool, searched: bool
         *(["the choice of the size"] if searched else []),
         *(["the choice of the units"] if plan.bilevel else []),
         *(["the multipliers of the training"] if plan.constrained else []),
+        *(["the choice of which bounds share a rule"] if with_rule else []),
         "the choice of the epoch",
     ]
     return f"{rows}; {', '.join(saw) + ' and ' if saw else ''}{last} saw them"

@@ -110,7 +110,8 @@ class RuleFrontier:
         bound : float
             At least 0.
         """
-        return int(np.searchsorted(self.bounds, bound, side="right")) - 1
+        # As of a network, whose bounds are in single precision (DecisionNetwork.position).
+        return int(np.searchsorted(self.bounds, bound * (1 + 1e-6), side="right")) - 1
 
 
 def fit_frontier(

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from skfairprune._problems import rule_problems
+from skfairprune._problems import aware_problem, rule_problems
 from skfairprune.decision import DecisionRule
 from skfairprune.frontier import FrontierRule, RuleFrontier
 from skfairprune.gaps import Gap
@@ -60,6 +60,12 @@ def test_a_network_behind_one_class_is_told_whatever_the_bound(bound):
     frontier = replace(_frontier(free), rules=[_rule(0.05, 0.59), free])
     (problem,) = rule_problems(frontier, "demographic_parity", bound, fitted=False)
     assert re.search("network is right on a share of 0.600 without a bound, .* have 0.700", problem)
+
+
+def test_a_rule_that_is_told_the_group_and_misses_the_bound_is_told_of():
+    assert aware_problem(None, 0.05) is None
+    assert aware_problem(_frontier(_rule(0.054, 0.75)), 0.05) is None
+    assert "does not keep difference_bound=0.05" in aware_problem(_frontier(_rule(0.07, 0.75)), 0.05)
 
 
 @pytest.mark.parametrize("fitted", [False, True])

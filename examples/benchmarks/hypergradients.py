@@ -129,6 +129,8 @@ def compare(problem: Problem, flat: Tensor, exact: Tensor) -> tuple[list[str], l
             scores.append(score(method, batch, damping, IN_TRAINING))
         cosine, ratio = np.mean(scores, axis=0)
         batched.append(f"{cosine:.2f} ± {np.std(scores, axis=0)[0]:.2f} × {ratio:.2f}")
+    few = score("implicit", problem.lower, problem.ridge, IN_TRAINING)
+    whole.append("{:.2f} × {:.2f}".format(*few))
     return whole, batched
 
 
@@ -156,7 +158,12 @@ def run_exact() -> None:
         solvers += solver_errors(problem, flat)
     columns = [f"{name}, γ = {f:g} ρ" for name, f in product(("closed form", "implicit"), FACTORS)]
     print("Cosine with the exact hypergradient × ratio of the norms; ρ is the lower level's ridge.\n")
-    print(to_markdown(["problem, ρ", "first order", *columns], whole))
+    print(
+        f"The implicit one has {TO_CONVERGENCE} products, and in the last column {IN_TRAINING} as in a fit.\n"
+    )
+    print(
+        to_markdown(["problem, ρ", "first order", *columns, f"{columns[-2]}, {IN_TRAINING} products"], whole)
+    )
     print(f"\nThe same with the lower loss on {BATCH} of {N_ROWS} rows and {IN_TRAINING} products, as in")
     print(f"training: means over {N_BATCHES} batches ± standard deviation of the cosine.\n")
     print(to_markdown(["problem, ρ", *columns], batched))

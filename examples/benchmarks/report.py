@@ -21,11 +21,12 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 def tell_origin(rows: pd.DataFrame, name: str, smoke: bool) -> str:
     """Return the seeds, the date, the machine, the versions and the command of some rows."""
-    seeds = rows.groupby("dataset")["seed"].nunique()
+    cells = rows.groupby(["dataset", "method", "constraint", "sparsity"], dropna=False)
+    seeds = cells["seed"].nunique()
     of_seeds = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     dates = sorted(rows["date"].unique())
     parts = [
-        f"{of_seeds} resampled 70/30 splits",
+        f"{of_seeds} resampled 70/30 splits of a method",
         dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
         *("; ".join(sorted(rows[column].unique())) for column in ("machine", "versions")),
         "commit " + ", ".join(sorted(rows["commit"].unique())),

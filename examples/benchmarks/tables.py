@@ -20,6 +20,7 @@ _TITLES = {
     "none": "unconstrained",
 }
 _PUBLISHED = "_published"
+_SOME = 5  # splits, below which their standard error says little
 _MARKS = "† reads the group to predict; ‡ decides at random, one draw a split."
 
 
@@ -229,11 +230,19 @@ def iterations(frame: pd.DataFrame) -> str:
     )
 
 
+def _difference(ours: pd.DataFrame, other: pd.DataFrame, column: str) -> str:
+    """Write a paired difference, with a star beyond two errors if the splits can tell an error."""
+    mean, error = paired(ours, other, column)
+    n_splits = len(set(ours["seed"]) & set(other["seed"]))
+    return value(mean, error, sign=True) + ("*" if abs(mean) > 2 * error and n_splits >= _SOME else "")
+
+
 def ablation(frame: pd.DataFrame) -> str:
     """Differences of the ablations to the whole method, paired by seed."""
     parts = [
         "Differences to the constraint in both levels, paired by seed, ± standard error; * marks those "
-        "beyond two standard errors. Accuracy: higher is better; gap: lower is better."
+        f"of {_SOME} splits or more that are beyond two standard errors. Accuracy: higher is better; gap: "
+        "lower is better."
     ]
     for rule, end in (("with the decision rule", ""), ("without it", "_raw")):
         names = [f"{name}{end}" for name in ("bilevel", "no_gates", "no_weights", "no_constraint")]
@@ -249,8 +258,7 @@ def ablation(frame: pd.DataFrame) -> str:
             line += [_column(whole, "accuracy"), _column(whole, gap)]
             for name in others:
                 for column in ("accuracy", gap):
-                    mean, error = paired(whole, cell[cell["method"] == name], column)
-                    line.append(value(mean, error, sign=True) + ("*" if abs(mean) > 2 * error else ""))
+                    line.append(_difference(whole, cell[cell["method"] == name], column))
             lines.append(line)
         header = ["set, constraint", "sparsity", "bound", "accuracy, both", "gap, both"]
         for name in others:
@@ -264,8 +272,8 @@ def options(frame: pd.DataFrame) -> str:
     """Differences of other options to the defaults, one change at a time."""
     parts = [
         "Differences to the defaults, paired by seed, ± standard error, over the bounds of "
-        f"{_list(frame['tolerance'])}; * marks those beyond two standard errors. Accuracy: higher is better; "
-        "gap: lower is better."
+        f"{_list(frame['tolerance'])}; * marks those of {_SOME} splits or more that are beyond two standard "
+        "errors. Accuracy: higher is better; gap: lower is better."
     ]
     for (constraint, level), rows in frame.groupby(["constraint", "sparsity"]):
         gap, lines = gap_column(constraint), []
@@ -279,8 +287,7 @@ def options(frame: pd.DataFrame) -> str:
                     if name == "bilevel":
                         line.append(_column(mine, column))
                         continue
-                    mean, error = paired(default[default["dataset"] == dataset], mine, column)
-                    line.append(value(mean, error, sign=True) + ("*" if abs(mean) > 2 * error else ""))
+                    line.append(_difference(default[default["dataset"] == dataset], mine, column))
             lines.append([*line, f"{rows.loc[rows['method'] == name, 'fit_seconds'].mean():.1f}"])
         header = [f"{dataset}, {what}" for dataset in sets for what in ("accuracy", "gap")]
         title = f"## {_TITLES[constraint]}, {level:.0%} removed"
@@ -311,9 +318,18 @@ def bound(frame: pd.DataFrame) -> str:
     for title, rows in parts:
         cells = [rows[(rows["constraint"] == name) & (rows["tolerance"] == level)] for name, level in keys]
         means = rows.groupby(["constraint", "tolerance"])[["gap", "accuracy"]].mean().mean()
-        lines.append([str(title), *map(tell, cells), f"{tell(rows)} ({rows['exceeds'].mean():.1%})"])
+        levels = [rows[rows["tolerance"] == level] for level in sorted(frame["tolerance"].unique())]
+        told = [f"{tell(found)} ({found['exceeds'].mean():.1%})" for found in (*levels, rows)]
+        lines.append([str(title), *map(tell, cells), *told])
         lines[-1] += [f"{rows['above'].mean():.0%}", f"{means['gap']:.3f}", f"{means['accuracy']:.3f}"]
-    header = ["set", *(f"{_TITLES[name]}, {level:g}" for name, level in keys), "all", "above the bound"]
+    every = [f"all, {level:g}" for level in sorted(frame["tolerance"].unique())]
+    header = [
+        "set",
+        *(f"{_TITLES[name]}, {level:g}" for name, level in keys),
+        *every,
+        "all",
+        "above the bound",
+    ]
     return (
         "Splits whose test gap exceeds the bound by more than two sampling standard errors; above the bound "
         "counts every gap above it, however little. Gaps and accuracies are means over the constraints and "

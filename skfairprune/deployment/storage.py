@@ -33,7 +33,9 @@ Estimator = TypeVar("Estimator", bound=BaseEstimator)
 
 _VERSION = 7
 # What building values from a file that was made by someone else can raise.
-_NOT_AS_WRITTEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_NOT_AS_WRITTEN = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
+)
 #: What a fitted estimator consists of; the last three only of some.
 _FITTED = (
     *("classes_", "n_features_in_", "module_", "dense_module_", "masks_", "dropped_columns_", "sparsity_"),

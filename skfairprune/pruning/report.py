@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from skfairprune.pruning.budget import Chain, Layout
 from skfairprune.pruning.layout import NetworkLayout
@@ -15,6 +16,7 @@ __all__ = ["network_report", "pruning_report", "removal_report", "weight_report"
 
 _FREE = "(free parameters)"
 _ZEROS = "zeros are stored: less memory and time only by compression or kernels that skip them"
+_WHOLE = "keeps all weights: called more than once or never, or its weights are shared or not trained"
 
 
 def pruning_report(dense: Chain, small: Chain) -> pd.DataFrame:
@@ -141,12 +143,19 @@ def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) 
     DataFrame
         One row for each module with weights, by its path; then "total", of the modules that lose weights, and
         "network", of all. Columns as in :func:`pruning_report`: units are outputs, of which none leaves,
-        parameters and macs after are those that are not 0; and note, what that is worth.
+        parameters and macs after are those that are not 0; and note, what that is worth, or why a linear
+        layer or convolution keeps all weights.
     """
     numbers = {layer.name: number for number, layer in enumerate(dense.layers)}
     rows: dict[str, list[float]] = {}
+    notes = {"total": _ZEROS, "network": _ZEROS}
+    counted_once: set[nn.Parameter] = set()
     for path, module in network.named_modules():
-        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        fresh = [parameter for parameter in module.parameters(recurse=False) if parameter not in counted_once]
+        counted_once.update(fresh)
+        own = sum(parameter.numel() for parameter in fresh)
+        if path not in numbers and isinstance(module, nn.Linear | _ConvNd):
+            notes[path] = _WHOLE
         if path in numbers:
             number = numbers[path]
             n_outputs = dense.layers[number].shape[0]
@@ -163,9 +172,11 @@ def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) 
     sums = {"total": table.loc[list(numbers)].sum(), "network": table.sum()}
     for name, of_columns in sums.items():
         table.loc[name] = of_columns
+    table["note"] = [notes.get(str(name), "") for name in table.index]
     table.index = pd.Index([str(name).removeprefix("module.") for name in table.index], name="layer")
-    table["sparsity"] = 1 - table[f"{dense.measure}_after"] / table[f"{dense.measure}_before"]
-    table["note"] = [_ZEROS if name in ("total", "network") else "" for name in table.index]
+    table.insert(
+        len(columns), "sparsity", 1 - table[f"{dense.measure}_after"] / table[f"{dense.measure}_before"]
+    )
     return table
 
 

@@ -188,8 +188,8 @@ def find_weights(network: nn.Module, probe: Tensor) -> tuple[WeightLayer, ...]:
     ]
     places = count_places(network, paths, probe)
     layers = []
-    for path, found in places.items():
-        module = modules[path]
+    for path in paths:
+        module, found = modules[path], places.get(path, [])
         weight = module.get_parameter("weight")
         if len(found) == 1 and owners[weight] == 1:
             n_all = sum(parameter.numel() for parameter in module.parameters(recurse=False))

@@ -45,7 +45,12 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    max_epochs: int, criterion: str, order: str, constrain: str | None, granularity: str = "unit"
+    max_epochs: int,
+    criterion: str,
+    order: str,
+    constrain: str | None,
+    granularity: str = "unit",
+    prunes: bool = True,
 ) -> Plan:
     """Share the epochs among the phases that are needed, each getting at least one.
 
@@ -63,6 +68,8 @@ def make_plan(
         Not used in the other orders.
     granularity : {"unit", "weight"}, default="unit"
         What the gates of "bilevel" are on.
+    prunes : bool, default=True
+        Whether there is anything to prune; phases that choose what stays are left out without.
 
     Examples
     --------
@@ -73,9 +80,11 @@ def make_plan(
     ['repair']
     """
     dense = max(1, int((_LOTTERY if criterion == "lottery" else _DENSE) * max_epochs))
-    if criterion == "snip":
+    if criterion == "snip" or (criterion == "lottery" and not prunes):
         dense = 0
-    bilevel = max(1, round(_BILEVEL[granularity] * max_epochs + 1e-9)) if criterion == "bilevel" else 0
+    bilevel = 0
+    if criterion == "bilevel" and prunes:
+        bilevel = max(1, round(_BILEVEL[granularity] * max_epochs + 1e-9))
     rest = max_epochs - dense - bilevel
     repair = rest // 2 if order == "prune_then_fair" else 0
     if order == "prune_then_fair":

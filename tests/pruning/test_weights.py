@@ -10,6 +10,7 @@ from torch import nn
 
 from skfairprune.pruning.criteria import ScoringData
 from skfairprune.pruning.gates import BudgetedGates
+from skfairprune.pruning.report import weight_report
 from skfairprune.pruning.weight_criteria import WEIGHT_CRITERIA
 from skfairprune.pruning.weights import WeightLayer, WeightLayout, WeightStructure, find_weights
 from tests.networks import zoo
@@ -67,9 +68,27 @@ def test_layers_that_are_called_twice_are_left_out():
         def forward(self, x):
             return self.b(self.a(self.a(x)))
 
-    assert [layer.name for layer in find_weights(Twice().double(), _rows())] == ["b"]
+    network = Twice().double()
+    structure = _structure(network)
+    assert [layer.name for layer in structure.layers] == ["b"]
+    report = weight_report(network, structure.layout, structure.layout)
+    assert report.loc["a", "note"].startswith("keeps all weights: called more than once")
+    assert report.loc["b", "note"] == ""
+    assert report.loc["network", "parameters_before"] == 42 + 28
     with pytest.raises(ValueError, match="no linear layer or convolution with weights of its own"):
         find_weights(nn.Sequential(nn.BatchNorm1d(6)).double(), _rows())
+
+
+def test_layers_are_in_the_order_of_the_modules_whatever_calls_them_first():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.first = nn.Linear(6, 4), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.last(self.first(x))
+
+    assert [layer.name for layer in find_weights(Backwards().double(), _rows())] == ["last", "first"]
 
 
 def test_gates_multiply_the_weights():
