@@ -118,6 +118,8 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
         others = _trace(trial, rows, beside=False)
         try_all([candidate for candidate in others if left_out.keys() >= set(candidate[0])])
         layers.sort(key=lambda layer: order[layer.name])
+    if len(layers) > 1:
+        layers = _keep_together(trial, layers, rows, left_out)
     if not layers:
         reasons = (f"{name or 'the network itself'}: {reason}" for name, reason in left_out.items())
         told = "; ".join(reasons) or "it has no linear layer"
@@ -434,10 +436,33 @@ def _check_removal(network: nn.Module, layers: tuple[UnitLayer, ...], rows: Tens
         raise _LeftOutError(f"without some of its outputs the network fails: {told}") from error
     spreads = [float(found.max() - found.min()) for found in masked]
     if max(spreads) == 0:
+        if len(layers) > 1:  # of several layers too few units may be left to tell the rows apart
+            return
         raise _LeftOutError("on the first rows nothing depends on its outputs")
     for found, other, spread in zip(masked, shrunk, spreads, strict=True):
-        if other.shape != found.shape or not float((other - found).abs().max()) <= _TOLERANCE * spread:
+        least = _TOLERANCE * (spread or float(found.abs().max()))
+        if other.shape != found.shape or not float((other - found).abs().max()) <= least:
             raise _LeftOutError("without some of its outputs the network is not the one where they are 0")
+
+
+def _keep_together(
+    network: nn.Module, layers: list[UnitLayer], rows: Tensor, left_out: dict[str, str]
+) -> list[UnitLayer]:
+    """Return the layers whose units can leave beside those of the others, and say which cannot."""
+    try:
+        _check_removal(network, tuple(layers), rows)
+        return layers
+    except _LeftOutError:
+        pass
+    kept: list[UnitLayer] = []
+    for layer in layers:
+        try:
+            _check_removal(network, (*kept, layer), rows)
+        except _LeftOutError as error:
+            left_out[layer.name] = f"beside the units of other layers: {error}"
+        else:
+            kept.append(layer)
+    return kept
 
 
 def _outputs(network: nn.Module, run: Callable[[], Tensor], without: set[str]) -> list[Tensor]:

@@ -255,6 +255,24 @@ class _Sum(nn.Module):
         return self.network(x) + self.network.extra(x)
 
 
+class _OneAtATime(nn.Module):
+    """Doubles what it says if both of two layers have lost units."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(64, 8), nn.Linear(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        scale = 2.0 if self.first.out_features < 8 and self.second.out_features < 6 else 1.0
+        return scale * self.last(self.second(self.first(x).tanh()).tanh())
+
+
+def test_units_that_can_leave_alone_and_not_together_stay_in_one_layer():
+    layers, left_out = find_coupled_units(_OneAtATime(), _rows())
+    assert [layer.name for layer in layers] == ["first"]
+    assert left_out["second"].startswith("beside the units of other layers: without some of its outputs")
+
+
 def test_a_network_without_units_is_refused():
     with pytest.raises(ValueError, match=r"Sequential has no unit that can be removed: 0: .*sparsity=0"):
         find_coupled_units(nn.Sequential(nn.Linear(64, 4)), _rows())

@@ -12,6 +12,7 @@ from skfairprune.pruning.criteria import CRITERIA
 from skfairprune.pruning.shrink import shrink
 from skfairprune.pruning.structure import UnitStructure
 from skfairprune.pruning.units import find_units
+from skfairprune.pruning.weights import WeightLayout, WeightStructure, find_weights
 from skfairprune.training.batches import Rows
 from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
@@ -88,6 +89,34 @@ def test_tickets_start_from_the_initial_weights(criterion):
     expected = shrink(initial, find_units(initial), pruned.masks).state_dict()
     for name, value in pruned.network.state_dict().items():
         assert_allclose(value, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("criterion", ["lottery", "snip"])
+def test_tickets_of_weights_start_from_the_initial_weights(criterion):
+    pruner, network = _pruner(criterion), _network()
+    initial = copy.deepcopy(network)
+    pruner.train_dense(network)
+    layers = find_weights(network, pruner.levels.lower.x)
+    sizes = tuple(layer.n_units for layer in layers)
+    layout = WeightLayout("TabularNetwork", layers, sizes, CHAIN.n_outputs, "parameters")
+    pruned = pruner.prune(network, initial, WeightStructure(layers, layout, None), layout.cost() // 3)
+    assert 0 < sum(mask.sum() for mask in pruned.masks) < sum(mask.size for mask in pruned.masks) / 2
+    for layer, mask in zip(layers, pruned.masks, strict=True):
+        weight = initial.get_submodule(layer.name).weight
+        expected = weight * torch.from_numpy(mask.reshape(weight.shape))
+        assert_allclose(pruned.network.get_submodule(layer.name).weight.detach(), expected.detach())
+
+
+def test_criteria_read_the_rows_in_shuffled_batches():
+    pruner = _pruner("taylor")
+    lower = pruner.levels.lower
+    found = pruner.levels.lower_batches(30, torch.Generator().manual_seed(0))
+    assert [len(x) for x, _, _ in found] == [30, 30]
+    x, target = (torch.cat([batch[part] for batch in found]) for part in (0, 1))
+    order = [int((lower.x == row).all(dim=1).nonzero()[0, 0]) for row in x]
+    assert sorted(order) == lower.position.tolist()
+    assert order != sorted(order)
+    assert torch.equal(target, lower.target[order])
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "taylor", "fpgm", "random", "fairgrape"])
