@@ -15,9 +15,9 @@ between two large ones.
   Where no pair is beyond its margin, the event may keep its gap.
 - A group whose margin to every other is more than half the gap between much better known ones drives nothing
   either, in that event, unless it has a gap of twice its margin: to hold its rate, of which little is known
-  at that scale, near the others' would cost accuracy for chance. How well a group is known goes by its rows,
-  by one variance for all groups of the event: by its own, a group of few rows, none of which has the rarer
-  decision, would seem to be known best.
+  at that scale, near the others' would cost accuracy for chance. No group counts as known better than its
+  rows tell by the mean variance of a row of the event: by its own alone, one of few rows, none of which has
+  the rarer decision, would seem to be known best.
 """
 
 from collections import Counter
@@ -207,13 +207,14 @@ def compare_groups(rates: Floats, errors: Floats, n_groups: NDArray[np.intp]) ->
 def _is_known(rates: Floats, errors: Floats, n_rows: Floats, n_groups: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Tell which groups of an event are known well enough for its gaps, of shape (n_groups,).
 
-    Their errors are those by the mean variance of a row. The gap that counts is the largest beyond its margin
-    of the best known groups that have one. Those that are about as well known are, and others whose margin to
-    some group is at most half of it, or who have a gap that is clearly theirs.
+    Their errors are at least those by the mean variance of a row. The gap that counts is the largest beyond
+    its margin of the best known groups that have one. Those that are about as well known are, and others
+    whose margin to some group is at most half of it, or who have a gap that is clearly theirs.
     """
     if len(rates) < 3:
         return np.ones(len(rates), bool)
-    errors = np.sqrt(n_rows @ (n_rows * errors**2) / n_rows.sum() / n_rows)
+    alike = np.sqrt(n_rows @ (n_rows * errors**2) / n_rows.sum() / n_rows)
+    errors = np.maximum(errors, alike)
     pairs = compare_groups(rates, errors, n_groups)
     beyond = pairs.gaps > pairs.margins
     if not beyond.any():

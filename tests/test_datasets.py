@@ -369,6 +369,14 @@ def test_preprocessor_keeps_what_float32_cannot_tell_apart(dtype):
         assert make_preprocessor(plain).fit_transform(plain).dtype == np.float32
 
 
+def test_preprocessor_tells_of_numbers_too_large_for_any_float():
+    ids = pd.Series(np.arange(500, dtype=np.uint64) + np.uint64(2**63))
+    X = pd.DataFrame({"id": ids, "age": np.arange(500)})
+    with pytest.warns(UserWarning, match=r"float64 cannot tell the values of the columns \['id'\]") as caught:
+        make_preprocessor(X)
+    assert caught[0].filename == __file__
+
+
 def test_preprocessor_ignores_unknown_and_merges_rare_categories():
     X = pd.DataFrame({"city": ["a"] * 60 + ["b"] * 39 + ["c", "d"]})
     transformer = make_preprocessor(X, min_frequency=5).fit(X)

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["make_preprocessor", "needs_double", "source_columns"]
+__all__ = ["make_preprocessor", "source_columns"]
 
 _MOST_ROWS, _MOST_DISTINCT = 10_000, 1000
 
@@ -82,7 +82,7 @@ def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> 
     numeric = [column for column, kind in kinds.items() if kind in "iuf"]
     categorical = [column for column in X.columns if column not in numeric]
     _warn_of_rare(X[categorical], min_frequency)
-    to_float = _to_float64 if needs_double(X[numeric]) else _to_float32
+    to_float = _to_float64 if _needs_double(X[numeric]) else _to_float32
     to_numeric = make_pipeline(
         FunctionTransformer(to_float, feature_names_out="one-to-one"),
         SimpleImputer(strategy="median", keep_empty_features=True),
@@ -105,19 +105,33 @@ def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> 
     )
 
 
-def needs_double(X: pd.DataFrame) -> list[Hashable]:
-    """Return the numeric columns of which float32 keeps no more than half of the distinct values.
+def _needs_double(X: pd.DataFrame) -> bool:
+    """Tell whether float32 keeps no more than half of the distinct values of a numeric column.
 
     They are counted on up to 10,000 rows; of more than 1,000 distinct values 500 are enough.
+
+    Warns
+    -----
+    UserWarning
+        If float64 does not, either.
     """
-    found = []
+    double, lost = False, []
     for column, values in X.iloc[:: -(-len(X) // _MOST_ROWS) or 1].items():
-        distinct = np.unique(values.dropna().to_numpy(np.float64))
+        distinct = values.dropna().unique()
         with np.errstate(over="ignore"):
-            kept = len(np.unique(distinct.astype(np.float32)))
-        if len(distinct) > 1 and kept <= min(len(distinct), _MOST_DISTINCT) / 2:
-            found.append(column)
-    return found
+            kept = [len(np.unique(np.asarray(distinct, dtype))) for dtype in (np.float32, np.float64)]
+        single_fails, double_fails = (n <= min(len(distinct), _MOST_DISTINCT) / 2 for n in kept)
+        double |= len(distinct) > 1 and single_fails
+        if len(distinct) > 1 and double_fails:
+            lost.append(column)
+    if lost:
+        warnings.warn(
+            f"float64 cannot tell the values of the columns {lost} apart: subtract a constant from them, "
+            "such as their least value, or drop them, if they are only names of rows.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return double
 
 
 def _warn_of_rare(X: pd.DataFrame, min_frequency: Any) -> None:

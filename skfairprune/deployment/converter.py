@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.preprocessing import FunctionTransformer
 
-from skfairprune.datasets._preprocessing import _to_float32, _to_float64, _to_strings, needs_double
+from skfairprune.datasets._preprocessing import _to_float32, _to_float64, _to_strings
 from skfairprune.deployment.onnx import load_extra, onnx_model
 
 __all__ = ["onnx_inputs", "onnx_types", "register_onnx_converter"]
@@ -60,7 +60,7 @@ def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
     Parameters
     ----------
     X : DataFrame of shape (n_samples, n_features)
-        The columns that the pipeline was fitted on.
+        The columns that the pipeline was fitted on; only the dtypes are read.
 
     Returns
     -------
@@ -72,14 +72,9 @@ def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
     ImportError
         If the extra ``onnx`` is not installed.
     ValueError
-        As :func:`onnx_inputs`, and if float32 cannot tell the values of a column apart.
+        As :func:`onnx_inputs`.
     """
     _input_names(X)
-    if lost := needs_double(X[[name for name in X.columns if _is_numeric(X[name])]]):
-        raise ValueError(
-            f"A pipeline's ONNX model takes numbers as float32, which cannot tell the values of {lost} "
-            "apart. Subtract a constant from them, such as their least value, before the pipeline is fitted."
-        )
     (types,) = load_extra("skl2onnx.common.data_types")
     return [
         (name, (types.FloatTensorType if _is_numeric(X[name]) else types.StringTensorType)([None, 1]))
@@ -189,7 +184,8 @@ def _parse_function(scope: Any, model: Any, inputs: list[Any], custom_parsers: A
     if model.func is _to_float64:
         raise NotImplementedError(
             "The pipeline keeps numbers as float64, since float32 cannot tell the values of a column apart, "
-            "and its ONNX model would take float32: onnx_types names the column, and says what to do."
+            "and its ONNX model would take float32. Subtract a constant from large numbers, such as their "
+            "least value, before the pipeline is fitted."
         )
     if model.func not in (_to_float32, _to_strings):
         return parse._parse_sklearn_simple_model(scope, model, inputs, alias="SklearnFunctionTransformer")

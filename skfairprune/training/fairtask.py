@@ -161,19 +161,19 @@ class FairTask:
         """Return how far the rates of the network's own decisions lie outside the band that is allowed.
 
         Of each event the band of the width that is clear of the bound by the sampling error is laid to the
-        rates; a gap within it violates nothing.
+        rates that take part; a gap within it violates nothing.
 
         Returns
         -------
         outside : ndarray of shape (n_events, n_groups)
-            Positive above the band, negative below, 0 inside and where a cell does not take part.
+            Positive above the band, negative below, 0 inside and where a cell is not under the constraint.
         driven : ndarray of shape (n_events, n_groups) of bool
             The cells that take part.
         """
         rows = self._scored(joint, index)
         problem = RuleProblem(rows, self.constraint, self.included, self.class_weight)
         counts = problem.rows.counts(self.constraint, problem.rows.decide(self.unconstrained))
-        rates = np.where(problem.included, counts.rates(self.constraint), np.nan)
+        rates = np.where(problem.reported, counts.rates(self.constraint), np.nan)
         # An event that has left the constraint has no rates: its band is empty, and nothing lies outside.
         low = np.where(problem.included, rates, np.inf).min(axis=1)
         high = np.where(problem.included, rates, -np.inf).max(axis=1)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch.callbacks import Callback
 
 from skfairprune.constraints import Floats
@@ -110,6 +111,11 @@ class Lagrangian:
             return MultiplierUpdate(self, objective, max(1, n_batches // _ASCENTS))
         return MultiplierUpdate(self, objective, None if last else n_batches)
 
+    @property
+    def priced(self) -> NDArray[np.bool_] | None:
+        """The cells with a price, of shape (n_events, n_groups); None where multipliers do not ascend."""
+        return None if self._ascended is None else self._ascended != 0
+
     def merit(self, net: PhaseNet) -> float:
         """Return the merit of the network's own decisions on the upper rows, which its weights did not see.
 
@@ -136,7 +142,10 @@ class Lagrangian:
         violation, driven = self.task.violation(joint, index)
         least = np.where(driven & (cells > 0), cells, 1.0).min(axis=1, keepdims=True)
         start = np.zeros_like(cells) if self._ascended is None else self._ascended
-        multipliers = start + _STEP * least * violation
+        # One that takes part no more may go back to 0.
+        returns = ~driven & (start * violation < 0)
+        multipliers = start + _STEP * least * violation * (driven | returns)
+        multipliers[returns & (start * multipliers < 0)] = 0.0
         price = np.abs(multipliers / np.maximum(cells, np.finfo(float).tiny)).max()
         self._ascended = multipliers * min(1.0, _LIMIT / max(price, _LIMIT))
         values = self.task.values(self._ascended, cells)

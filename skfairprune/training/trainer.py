@@ -304,7 +304,9 @@ class Trainer:
             shares = scored.decide(task.unconstrained)
             cells = task.cell_rates(scored, shares)
             found = (constant, None, cells.event_gaps(), cells)
-            outcome = Outcome(network, masks, *found, dense=self._dense, driven=task.driven(scored))
+            driven, priced = task.driven(scored), self.lagrangian.priced
+            driven = driven if priced is None else driven | priced
+            outcome = Outcome(network, masks, *found, dense=self._dense, driven=driven)
         else:
             scored, fold = task.scored(scores, index, blind), self.rule_fold[: len(index)]
             frontier, shares = task.fit_frontier(scored, fold)

@@ -98,10 +98,9 @@ def test_values_that_float32_cannot_tell_apart_are_refused(small, mixed):
     seconds = 1_600_000_000 + np.arange(len(mixed.X)) % 100
     X = mixed.X.assign(seconds=seconds)
     model = make_pipeline(make_preprocessor(X), small(max_epochs=3)).fit(X, mixed.y)
-    with pytest.raises(ValueError, match=re.escape("the values of ['seconds'] apart. Subtract a constant")):
-        onnx_types(X)
-    with pytest.raises(NotImplementedError, match="keeps numbers as float64"):
-        _convert(model, onnx_types(X.iloc[:1]))
+    for frame in (X, X.iloc[:1]):
+        with pytest.raises(NotImplementedError, match=r"keeps numbers as float64.*Subtract a constant"):
+            _convert(model, onnx_types(frame))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
@@ -106,6 +106,27 @@ def test_a_group_that_takes_no_part_makes_no_step_smaller():
     lagrangian.tables(wider.reshape(N_ROWS, 6) / wider.sum(axis=(1, 2))[:, None])
     assert_allclose(lagrangian._ascended[:, :2], alone, rtol=0.05)
     assert lagrangian._ascended[0, 2] == 0
+
+
+def test_a_price_of_a_group_that_takes_part_no_more_may_only_fall():
+    joint, lagrangian = _problem("demographic_parity", 0.0, with_rule=False)
+    whole = lagrangian.task
+    group = np.where(np.arange(N_ROWS) < 10, 2, whole.group)
+    lagrangian.task = replace(whole, group=group, included=np.ones((1, 3), bool))
+    wider = np.insert(joint.reshape(N_ROWS, 2, 2), 2, 1e-3, axis=2)
+    wider = wider.reshape(N_ROWS, 6) / wider.sum(axis=(1, 2))[:, None]
+    violation, driven = lagrangian.task.violation(wider, np.arange(N_ROWS))
+    assert_array_equal(driven, [[True, True, False]])
+    assert violation[0, 2] != 0
+    for sign in (1.0, -1.0):  # towards 0, and away from it
+        start = np.array([[0.0, 0.0, -1e-3 * sign * np.sign(violation[0, 2])]])
+        lagrangian._ascended = start
+        path = [start[0, 2]]
+        for _ in range(1000 if sign > 0 else 10):
+            lagrangian.tables(wider)
+            path.append(lagrangian._ascended[0, 2])
+        assert np.all(np.diff(np.abs(path)) <= 0)
+        assert (path[-1] == 0) == (sign > 0)
 
 
 def test_values_of_degradation_are_those_of_errors_on_every_label():
