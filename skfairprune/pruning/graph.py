@@ -254,7 +254,7 @@ def _layer(graph: Any, group: Any, name: str, paths: dict[nn.Module, str]) -> Un
     for item in group.items:
         module, handler = item.dep.target.module, item.dep.handler
         if isinstance(module, torch_pruning.ops._OutputOp):
-            raise _LeftOutError("its outputs are those of the network")
+            raise _LeftOutError("its outputs are, or scale, those of the network")
         if module not in paths and not isinstance(module, nn.Parameter | Part):
             continue  # an operation without weights
         role = _role(module, graph.is_out_channel_pruning_fn(handler))
