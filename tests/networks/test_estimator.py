@@ -647,3 +647,12 @@ def test_a_layer_that_reads_the_units_it_makes_is_refitted(criterion):
     assert network.block.weight.shape == (network.first.out_features,) * 2
     assert network.first.out_features < 32
     assert clf.score(data.X, data.y) > 0.7
+
+
+@pytest.mark.parametrize("criterion", ["bilevel", "lottery"])
+def test_a_network_that_stays_whole_trains_for_all_epochs(criterion):
+    clf = _fit(
+        lambda n, k: zoo.PlainMLP(n, k), criterion=criterion, sparsity=0, max_epochs=6, n_iter_no_change=None
+    )
+    assert clf.n_iter_ == 6
+    assert set(clf.history_["phase"]) <= {"dense", "fine-tune"}

@@ -45,3 +45,12 @@ def test_the_constraint_is_where_the_ablation_says():
     assert make_plan(20, "bilevel", "joint", None).constrained == set()
     assert make_plan(20, "bilevel", "prune_then_fair", "both").constrained == {"repair"}
     assert make_plan(20, "bilevel", "fair_then_prune", "both").constrained == {"dense"}
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("granularity", ["unit", "weight"])
+def test_without_anything_to_prune_all_epochs_train_weights(criterion, granularity):
+    plan = make_plan(20, criterion, "joint", "both", granularity, prunes=False)
+    assert plan.bilevel == 0
+    assert plan.n_epochs == 20
+    assert plan.fine_tune >= 15
