@@ -301,7 +301,12 @@ def plain_labels(values: Any, name: str) -> Any:
 
 def show_labels(labels: Sequence[Any]) -> str:
     """List the first five labels for a message."""
-    return ", ".join(map(repr, labels[:5])) + (", ..." if len(labels) > 5 else "")
+    return show_some([repr(label) for label in labels])
+
+
+def show_some(words: Sequence[str]) -> str:
+    """List the first five words for a message."""
+    return ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
 
 
 def _columns(values: Any, name: str) -> tuple[list[pd.Series], tuple[Hashable, ...] | None]:

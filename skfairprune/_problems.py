@@ -3,6 +3,7 @@
 import numpy as np
 
 from skfairprune._assembly import Result
+from skfairprune._labels import show_some
 from skfairprune.frontier import FrontierRule, RuleFrontier
 from skfairprune.gaps import CellRates, is_within, largest_gap
 
@@ -16,8 +17,6 @@ _MOSTLY_ONE = 0.9
 _BEHIND = 2
 # The share of the network's gain over one class for all rows that a bound is to leave.
 _LITTLE = 0.2
-# Groups that are named.
-_MOST_NAMED = 5
 # The share of the rows on which rules fitted without a part of them are to decide as the rule does.
 _ALIKE = 0.9
 
@@ -125,9 +124,8 @@ def _of_the_groups(result: Result, bound: float) -> str | None:
     return (
         f"{len(names)} of {len(labels)} groups take no part in the {what}, or not in all of its rates, since "
         "theirs are known less well than the gaps between the others are large: "
-        f"{', '.join(names[:_MOST_NAMED])}{', ...' if len(names) > _MOST_NAMED else ''}. They may keep the "
-        "gaps that they have (covered in group_rates_). Give more rows of them, merge groups, or leave them "
-        "out, by min_cell_size."
+        f"{show_some(names)}. They may keep the gaps that they have (covered in group_rates_). Give more "
+        "rows of them, merge groups, or leave them out, by min_cell_size."
     )
 
 
@@ -156,10 +154,9 @@ def rule_problems(frontier: RuleFrontier, constraint: str, bound: float, fitted:
         )
     elif rule.fit.constant and not frontier.is_constant:
         problems.append(_only_constant(constraint, bound))
-    if _leaves_little(rule, free, rule.accuracy, free.accuracy, frontier.majority):
-        problems.append(
-            _little("held-out rows", rule, bound, rule.accuracy, free.accuracy, frontier.majority)
-        )
+    figures = (rule.accuracy, free.accuracy, frontier.majority)
+    if (little := _little("held-out rows", rule, free, bound, *figures)) is not None:
+        problems.append(little)
     if rule.agreement < _ALIKE:
         problems.append(_other_decisions(rule, bound))
     return problems
@@ -211,34 +208,35 @@ def _of_the_accuracy(result: Result, bound: float) -> str | None:
         ("the rows of the rule", rule.fit.accuracy, free.fit.accuracy, commonest),
     )
     for where, accuracy, unbound, majority in parts:
-        if _leaves_little(rule, free, accuracy, unbound, majority):
-            return _little(where, rule, bound, accuracy, unbound, majority)
+        if (problem := _little(where, rule, free, bound, accuracy, unbound, majority)) is not None:
+            return problem
     return None
 
 
-def _leaves_little(
-    rule: FrontierRule, free: FrontierRule, accuracy: float, unbound: float, majority: float
-) -> bool:
-    """Tell whether a rule has little of what the free one gains over one class for all rows, or none."""
-    if rule.fit.constant:  # told already
-        return False
-    if rule.fit is free.fit:
-        return bool(unbound + _BEHIND * free.accuracy_error < majority)
-    gains = unbound - _BEHIND * free.accuracy_error > majority
-    little = gains and accuracy - majority < _LITTLE * (unbound - majority)
-    return bool(little or accuracy + _BEHIND * rule.accuracy_error < majority)
-
-
 def _little(
-    where: str, rule: FrontierRule, bound: float, accuracy: float, unbound: float, majority: float
-) -> str:
-    if unbound + _BEHIND * rule.accuracy_error < majority:
+    where: str,
+    rule: FrontierRule,
+    free: FrontierRule,
+    bound: float,
+    accuracy: float,
+    unbound: float,
+    majority: float,
+) -> str | None:
+    """Return whether a rule has little of what the free one gains over one class for all rows, or none."""
+    if rule.fit.constant:  # told already
+        return None
+    behind = accuracy + _BEHIND * rule.accuracy_error < majority
+    if behind and unbound + _BEHIND * free.accuracy_error < majority:
         return (
             f"On {where} the network is right on a share of {unbound:.3f} without a bound, with a standard "
-            f"error of {rule.accuracy_error:.3f}; one class for all rows would have {majority:.3f}. Train "
+            f"error of {free.accuracy_error:.3f}; one class for all rows would have {majority:.3f}. Train "
             "longer, or ask for less sparsity. Where an iterator or weights of your own balance the classes, "
             "use class_weight instead, which the decision rule reckons with."
         )
+    gains = unbound - _BEHIND * free.accuracy_error > majority
+    little = gains and accuracy - majority < _LITTLE * (unbound - majority)
+    if rule.fit is free.fit or not (little or behind):  # without a rule it is no bound's fault
+        return None
     return (
         f"Within difference_bound={bound} the accuracy on {where} is {accuracy:.3f}, with a standard "
         f"error of {rule.accuracy_error:.3f}; one class for all rows would have {majority:.3f}, the "

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -14,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 __all__ = ["make_preprocessor", "source_columns"]
 
+# Rows that are looked at, and distinct values that have to be told apart.
 _MOST_ROWS, _MOST_DISTINCT = 10_000, 1000
 
 
@@ -63,7 +65,8 @@ def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> 
     -----
     UserWarning
         If all categories of a column of X are rare, so that nothing is left of it, as of dates or numbers
-        that are stored as text.
+        that are stored as text; or if float64 cannot tell the values of a numeric column apart, as of
+        identifiers of 19 digits.
 
     Examples
     --------
@@ -82,7 +85,8 @@ def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> 
     numeric = [column for column, kind in kinds.items() if kind in "iuf"]
     categorical = [column for column in X.columns if column not in numeric]
     _warn_of_rare(X[categorical], min_frequency)
-    to_float = _to_float64 if _needs_double(X[numeric]) else _to_float32
+    _warn_of_lost(X[numeric])
+    to_float = _to_float32 if _told_apart(X[numeric], np.float32).all() else _to_float64
     to_numeric = make_pipeline(
         FunctionTransformer(to_float, feature_names_out="one-to-one"),
         SimpleImputer(strategy="median", keep_empty_features=True),
@@ -105,25 +109,23 @@ def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> 
     )
 
 
-def _needs_double(X: pd.DataFrame) -> bool:
-    """Tell whether float32 keeps no more than half of the distinct values of a numeric column.
+def _told_apart(X: pd.DataFrame, dtype: type[np.floating]) -> NDArray[np.bool_]:
+    """Tell of which numeric columns a type keeps more than half of the distinct values, (n_columns,).
 
-    They are counted on up to 10,000 rows; of more than 1,000 distinct values 500 are enough.
-
-    Warns
-    -----
-    UserWarning
-        If float64 does not, either.
+    They are counted on up to 10,000 rows; of more than 1,000 distinct values more than 500 are enough.
     """
-    double, lost = False, []
-    for column, values in X.iloc[:: -(-len(X) // _MOST_ROWS) or 1].items():
+    found = []
+    for _, values in X.iloc[:: -(-len(X) // _MOST_ROWS) or 1].items():
         distinct = values.dropna().unique()
         with np.errstate(over="ignore"):
-            kept = [len(np.unique(np.asarray(distinct, dtype))) for dtype in (np.float32, np.float64)]
-        single_fails, double_fails = (n <= min(len(distinct), _MOST_DISTINCT) / 2 for n in kept)
-        double |= len(distinct) > 1 and single_fails
-        if len(distinct) > 1 and double_fails:
-            lost.append(column)
+            kept = len(np.unique(np.asarray(distinct, dtype)))
+        found.append(len(distinct) < 2 or kept > min(len(distinct), _MOST_DISTINCT) / 2)
+    return np.array(found, bool)
+
+
+def _warn_of_lost(X: pd.DataFrame) -> None:
+    """Warn of numeric columns whose values float64 cannot tell apart, either."""
+    lost = X.columns[~_told_apart(X, np.float64)].tolist()
     if lost:
         warnings.warn(
             f"float64 cannot tell the values of the columns {lost} apart: subtract a constant from them, "
@@ -131,7 +133,6 @@ def _needs_double(X: pd.DataFrame) -> bool:
             UserWarning,
             stacklevel=3,
         )
-    return double
 
 
 def _warn_of_rare(X: pd.DataFrame, min_frequency: Any) -> None:

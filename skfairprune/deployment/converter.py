@@ -182,7 +182,7 @@ def _parse_function(scope: Any, model: Any, inputs: list[Any], custom_parsers: A
     """
     parse, types = load_extra("skl2onnx._parse", "skl2onnx.common.data_types")
     if model.func is _to_float64:
-        raise NotImplementedError(
+        raise ValueError(
             "The pipeline keeps numbers as float64, since float32 cannot tell the values of a column apart, "
             "and its ONNX model would take float32. Subtract a constant from large numbers, such as their "
             "least value, before the pipeline is fitted."

@@ -319,10 +319,10 @@ class Trainer:
                 asked.fit,
                 asked.event_gaps,
                 asked.cells,
-                frontier,
-                aware,
-                self._dense,
-                frontier.driven,
+                frontier=frontier,
+                aware=aware,
+                dense=self._dense,
+                driven=frontier.driven,
             )
         where = upper.position.cpu().numpy()
         label = upper.target[upper.position].cpu().numpy() if task is None else task.labels[where]
