@@ -303,7 +303,7 @@ def test_the_rates_of_one_decision_for_all_rows_are_the_observed_ones(name, n_cl
         assert_allclose(problem.rates(margins), observed, atol=1e-12)
 
 
-@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("n_classes", [2, 4, 6])
 def test_curvature_is_the_derivative_of_the_rates(n_classes):
     rows = _rows(3, n_classes=n_classes, n_samples=300)
     problem, width, rng = _problem(rows, "equalized_odds"), 0.5, np.random.default_rng(0)
