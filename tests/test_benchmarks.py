@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "benchmarks"))
     run,
     store,
     summary,
+    tables,
 ) = (
     importlib.import_module(name)
     for name in (
@@ -47,6 +48,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "benchmarks"))
         "run",
         "store",
         "summary",
+        "tables",
     )
 )
 DP, EO = "demographic_parity", "equalized_odds"
@@ -97,6 +99,30 @@ def test_paired_intervals_are_far_narrower_than_the_scatter_of_the_splits():
     assert table.loc["bilevel", "high"] - table.loc["bilevel", "low"] > 0.01
     mean, error = summary.paired(_points("a", 0.0), _points("b", 0.01), "accuracy")
     assert_allclose([mean, error], [0.01, 0], atol=1e-12)
+
+
+def test_methods_are_drawn_on_the_splits_that_all_have():
+    """Of five splits with a setting missing four are whole; a method of two is not drawn beside them."""
+    few = _points("few", 0.0, seeds=2)
+    broken = _points("broken", 0.0, seeds=5).iloc[:-1]
+    frame = pd.concat([_points("bilevel", 0.0), broken, few]).assign(dataset="adult", constraint=DP)
+    drawn = summary.common_seeds(summary.whole_seeds(frame))
+    assert set(drawn["method"]) == {"bilevel", "broken"}
+    assert set(drawn["seed"]) == set(range(4))
+    alone = summary.common_seeds(few.assign(dataset="adult", constraint=DP))
+    assert set(alone["seed"]) == {0, 1}
+
+
+def test_a_frontier_has_the_points_that_none_of_its_others_is_better_than():
+    points = pd.DataFrame({"gap": [0.02, 0.01, 0.03, 0.02, 0.05], "accuracy": [0.7, 0.6, 0.65, 0.71, 0.8]})
+    assert figures._undominated(points)["accuracy"].tolist() == [0.6, 0.71, 0.8]
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [(8, "+4* (8)"), (4, "+4 (4)")])
+def test_the_summary_marks_what_is_beyond_its_interval_on_enough_splits(seeds, expected):
+    frame = pd.concat([_points("bilevel", 0.0, seeds), _points("magnitude", 0.01, seeds)])
+    table = summary.compare(frame, "dp_gap", UNIT._replace(top=0.75))
+    assert f"| magnitude | {expected} |" in tables._summary({"adult": table})
 
 
 def test_figures_are_those_of_fairlearn():

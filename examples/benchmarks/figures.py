@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from methods import METHODS
-from summary import frontier, gap_column, whole_seeds
-from tables import label
+from protocol import SETS
+from summary import common_seeds, frontier, gap_column, whole_seeds
+from tables import ACCURACY_REACHED, GAP_REACHED, MARKS, label
 
 __all__ = ["FIGURES", "STYLE"]
 
@@ -20,10 +21,10 @@ _BLUE, _SKY, _GREEN, _ORANGE, _RED, _PINK = "#0072B2", "#56B4E9", "#009E73", "#E
 _COLOURS = {
     "ours": ["black"],
     "ablation": [_SKY, _ORANGE, _PINK],
-    "pruning": [_BLUE, _SKY, _GREEN, _ORANGE, _PINK],
-    "network": [_RED],
-    "reduction": [_ORANGE, _ORANGE, _ORANGE, _BLUE, _BLUE],
-    "penalty": [_GREEN, _PINK, _PINK, _PINK],
+    "pruning": [_BLUE, _SKY, _GREEN, _ORANGE, _PINK, _RED],
+    "network": ["0.35", "0.6"],
+    "reduction": [_ORANGE, _RED, _PINK, _BLUE, _BLUE],
+    "penalty": [_GREEN, _SKY, _SKY, _GREEN],
     "reference": ["0.45"],
 }
 _TITLES = {"demographic_parity": "demographic parity", "equalized_odds": "equalized odds"}
@@ -43,19 +44,24 @@ STYLE: dict[str, Any] = {
 
 
 def _styles() -> dict[str, dict[str, Any]]:
-    """Return colour, marker and line of every method; without the rule it is its own, dotted."""
+    """Return colour, marker and line of every method; without the rule it is its own, dotted.
+
+    A family with more methods than colours goes through them again with dashes.
+    """
     markers = {family: cycle("os^vDP*X<>pdh") for family in _COLOURS}
-    colours = {family: cycle(choice) for family, choice in _COLOURS.items()}
+    numbers = dict.fromkeys(_COLOURS, 0)
     styles: dict[str, dict[str, Any]] = {}
     for name, method in METHODS.items():
         if base := styles.get(name.removesuffix("_raw")):
             styles[name] = {**base, "linestyle": ":", "linewidth": 1.2, "markerfacecolor": "white"}
             continue
-        ours = name == "bilevel"
+        ours, colours = name == "bilevel", _COLOURS[method.family]
+        again, number = divmod(numbers[method.family], len(colours))
+        numbers[method.family] += 1
         styles[name] = {
-            "color": next(colours[method.family]),
+            "color": colours[number],
             "marker": next(markers[method.family]),
-            "linestyle": "-",
+            "linestyle": "--" if again else "-",
             "linewidth": 2.2 if ours else 1.2,
             "markersize": 5,
             "zorder": 5 if ours else 3,
@@ -93,6 +99,8 @@ def _finish(figure: Figure, axes: list[Axes], n_columns: int) -> Figure:
         loc="outside lower center",
         ncols=_legend_columns(min(len(axes), n_columns)),
         fontsize=8,
+        title=" ".join(mark for mark in MARKS if any(mark[0] in text for text in texts)) or None,
+        title_fontsize=8,
     )
     return figure
 
@@ -111,21 +119,28 @@ def _scale_gap(axis: Axes, which: str) -> None:
     scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
+def _undominated(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the points of a method, by rising gap, that none of its others is better than in both."""
+    points = points.sort_values(["gap", "accuracy"], ascending=[True, False])
+    return points[points["accuracy"] > points["accuracy"].shift().cummax().fillna(-np.inf)]
+
+
 def _draw_frontier(axis: Axes, rows: pd.DataFrame, names: Iterable[str], gap: str) -> None:
+    """Draw the frontier of each method; of ours with the standard errors of accuracy and gap."""
     points = frontier(rows, gap)
     for name in names:
-        mine = points[points["method"] == name].sort_values("tolerance")
+        mine = _undominated(points[points["method"] == name])
         if mine.empty:
             continue
         style = _STYLES[name]
         if mine["tolerance"].isna().all():
             style = {**style, "linestyle": "none"}
+        errors = {"xerr": mine["gap_error"].fillna(0), "yerr": mine["accuracy_error"].fillna(0)}
         axis.errorbar(
             mine["gap"],
             mine["accuracy"],
-            xerr=mine["gap_error"].fillna(0),
-            yerr=mine["accuracy_error"].fillna(0),
-            elinewidth=0.6,
+            **(errors if name == "bilevel" else {}),
+            elinewidth=0.8,
             label=label(name),
             **style,
         )
@@ -145,22 +160,29 @@ def _limit_accuracy(axis: Axes, points: pd.DataFrame, majority: float) -> None:
 
 
 def _frontiers(frame: pd.DataFrame, names: list[str], constraint: str) -> Figure | None:
-    """Accuracy over gap, one panel a set."""
+    """Accuracy over gap, one panel a set, on the splits that all methods of the panel have."""
     gap = gap_column(constraint)
     held = frame["constraint"] == constraint
     # References know no constraint: one point each.
     held |= (frame["constraint"] == "none") & frame["method"].isin(["hgb", "lr"])
-    rows = whole_seeds(frame[held & frame["method"].isin(names)])
+    rows = common_seeds(whole_seeds(frame[held & frame["method"].isin(names) & frame["dataset"].isin(SETS)]))
+    rows = rows[rows.groupby("dataset")["method"].transform("nunique") > 2]
     if rows[rows["constraint"] == constraint].empty:
         return None
     sets = sorted(rows["dataset"].unique())
     figure, axes = _grid(len(sets), 3, rows["method"].nunique())
     for axis, dataset in zip(axes, sets, strict=True):
-        _draw_frontier(axis, rows[rows["dataset"] == dataset], names, gap)
-        axis.set_title(dataset.replace("_", " "))
+        mine = rows[rows["dataset"] == dataset]
+        _draw_frontier(axis, mine, names, gap)
+        axis.set_title(f"{dataset.replace('_', ' ')}, {_count_splits(mine)}")
         axis.set_xlabel(f"{_TITLES[constraint]} gap (test)")
         axis.set_ylabel("accuracy")
     return _finish(figure, axes, 3)
+
+
+def _count_splits(rows: pd.DataFrame) -> str:
+    n = rows["seed"].nunique()
+    return f"{n} split{'s' if n > 1 else ''}"
 
 
 def draw_frontier(frame: pd.DataFrame) -> dict[str, Figure | None]:
@@ -178,14 +200,29 @@ def draw_frontier(frame: pd.DataFrame) -> dict[str, Figure | None]:
 
 
 def _draw_against(
-    rows: pd.DataFrame, constraint: str, key: str, x: str, scale: Callable[[Axes, pd.DataFrame], None]
+    rows: pd.DataFrame,
+    constraint: str,
+    key: str,
+    x: str,
+    scale: Callable[[Axes, pd.DataFrame], None],
+    goal: str | None = None,
 ) -> Figure:
-    """Draw accuracy above and the gap below, against a setting, one column a set."""
+    """Draw accuracy above and the gap below, against a setting, one column a set.
+
+    A column has the methods that were run at all settings, on the splits that they have in common. Dotted
+    are the figures, with their tolerances, of the method ``goal`` at its largest setting.
+    """
+    constraint = "equalized_odds" if constraint == "none" else constraint
     sets, gap = sorted(rows["dataset"].unique()), gap_column(constraint)
     figure, axes = _grid(2 * len(sets), len(sets), rows["method"].nunique())
     for position, dataset in enumerate(sets):
         mine = rows[rows["dataset"] == dataset]
-        for axis, column in ((axes[position], "accuracy"), (axes[position + len(sets)], gap)):
+        settings = mine.groupby("method")[key].transform("nunique")
+        mine = common_seeds(whole_seeds(mine[settings == settings.max()], key))
+        columns = (("accuracy", -ACCURACY_REACHED), (gap, GAP_REACHED))
+        for axis, (column, allowed) in zip(
+            (axes[position], axes[position + len(sets)]), columns, strict=True
+        ):
             for name in [name for name in METHODS if name in set(mine["method"])]:
                 groups = mine[mine["method"] == name].groupby(key)
                 points = pd.DataFrame({"x": groups[x].mean(), "y": groups[column].mean()})
@@ -199,12 +236,16 @@ def _draw_against(
                     label=label(name),
                     **_STYLES[name],
                 )
+                if name == goal:
+                    axis.axhline(points["y"].iloc[-1] + allowed, color="0.3", linestyle=":", label="goal")
             scale(axis, mine)
             axis.set_ylabel("accuracy" if column == "accuracy" else f"{_TITLES[constraint]} gap (test)")
-        axes[position].set_title(dataset.replace("_", " "))
+        axes[position].set_title(f"{dataset.replace('_', ' ')}, {_count_splits(mine)}")
         bounds = mine["tolerance"].dropna().unique()
         for bound in bounds if len(bounds) == 1 else ():
-            axes[position + len(sets)].axhline(bound, color="0.5", linewidth=1, linestyle="--", zorder=1)
+            axes[position + len(sets)].axhline(
+                bound, color="0.5", linewidth=1, linestyle="--", zorder=1, label="bound"
+            )
     return _finish(figure, axes, len(sets))
 
 
@@ -228,9 +269,11 @@ def _scale_epochs(axis: Axes, rows: pd.DataFrame) -> None:
 def draw_sparsity(frame: pd.DataFrame) -> dict[str, Figure | None]:
     """Accuracy and gap against sparsity."""
     return {
-        constraint: _draw_against(rows, constraint, "sparsity", "sparsity", _scale_sparsity)
+        constraint.replace("none", "unconstrained"): _draw_against(
+            rows, constraint, "sparsity", "sparsity", _scale_sparsity
+        )
         for constraint, rows in frame[frame["sparsity"].notna()].groupby("constraint")
-        if constraint in _TITLES and len(rows["sparsity"].unique()) > 1
+        if constraint in ("none", *_TITLES) and len(rows["sparsity"].unique()) > 1
     }
 
 
@@ -238,7 +281,7 @@ def draw_iterations(frame: pd.DataFrame) -> dict[str, Figure | None]:
     """Accuracy and gap against the epochs of a fit."""
     return {
         f"{constraint}-{100 * level:.0f}": _draw_against(
-            rows, constraint, "max_epochs", "n_iter", _scale_epochs
+            rows, constraint, "max_epochs", "n_iter", _scale_epochs, goal="prune_then_fair"
         )
         for (constraint, level), rows in frame[frame["sparsity"].notna()].groupby(["constraint", "sparsity"])
         if constraint in _TITLES and len(rows["max_epochs"].unique()) > 1
@@ -258,9 +301,10 @@ def draw_tradeoff(frame: pd.DataFrame) -> dict[str, Figure | None]:
         cells = [(dataset, level) for dataset in sets for level in levels]
         for axis, (dataset, level) in zip(axes, cells, strict=True):
             part = rows[(rows["dataset"] == dataset) & (rows["sparsity"] == level)]
+            part = common_seeds(whole_seeds(part))
             if len(part):
                 _draw_frontier(axis, part, names, gap_column(constraint))
-            axis.set_title(f"{dataset.replace('_', ' ')}, {level:.0%} removed")
+            axis.set_title(f"{dataset.replace('_', ' ')}, {level:.0%} removed, {_count_splits(part)}")
             axis.set_xlabel(f"{_TITLES[constraint]} gap (test)")
             axis.set_ylabel("accuracy")
         figures[constraint] = _finish(figure, axes, len(levels))

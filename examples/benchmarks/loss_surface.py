@@ -173,6 +173,7 @@ def draw(surface: Surface, solutions: dict[str, Weights], title: str, n_steps: i
     plane, like = span(vectors), solutions["both"]
     margin = 0.35 * np.ptp(plane.points, axis=0).max()
     low, high = plane.points.min(axis=0) - margin, plane.points.max(axis=0) + margin
+    high[0] += margin  # for the names
     xs, ys = (np.linspace(low[i], high[i], n_steps) for i in (0, 1))
     values = np.array(
         [
@@ -180,29 +181,32 @@ def draw(surface: Surface, solutions: dict[str, Weights], title: str, n_steps: i
             for y in ys
         ]
     )
-    figure = Figure(figsize=(12.5, 3.6), layout="constrained")
-    axes = figure.subplots(1, 3)
+    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    axes = figure.subplots(1, 4, width_ratios=[1.25, 1.25, 1, 1])
     for axis, number, text in ((axes[0], 0, "cross-entropy (train)"), (axes[1], 1, "gap (test)")):
         shown = values[..., number]
         # Far corners are steep; the basin is what matters.
         top = np.quantile(shown, 0.9) if number == 0 else shown.max()
         levels = np.linspace(shown.min(), max(top, shown.min() + 1e-6), 16)
         filled = axis.contourf(xs, ys, shown, levels=levels, cmap="cividis", extend="max")
-        figure.colorbar(filled, ax=axis, format="%.4g")
+        figure.colorbar(filled, ax=axis, format="%.3f")
         _mark(axis, plane.points)
         axis.set_title(f"{title}: {text}")
         axis.set_aspect("equal")
         axis.grid(visible=False)
         axis.set_xlabel("distance in the plane")
+        axis.set_ylabel("distance in the plane")
     for level, colour in (("weights", "#0072B2"), ("gates", "#D55E00")):
         path = walk(surface, like, solutions[level])
         place = np.linspace(0, 1, len(path))
         change = path - path[0]
-        axes[2].plot(place, change[:, 0], color=colour, label=f"loss, to {_NAMES[level]}")
-        axes[2].plot(place, change[:, 1], color=colour, linestyle="--", label=f"gap, to {_NAMES[level]}")
-    axes[2].set_title("change along the straight paths")
-    axes[2].set_xlabel("share of the path")
-    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside lower right", ncols=4, fontsize=8)
+        for axis, number in ((axes[2], 0), (axes[3], 1)):
+            axis.plot(place, change[:, number], color=colour, label=f"to {_NAMES[level]}")
+    for axis, text in ((axes[2], "cross-entropy"), (axes[3], "gap")):
+        axis.set_title(f"{text} on the straight way")
+        axis.set_xlabel("share of the way from both levels")
+        axis.set_ylabel(f"change of the {text}")
+    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
     return figure
 
 
@@ -246,7 +250,8 @@ def main(argv: list[str] | None = None) -> int:
                 rows[-1] |= {"gap both": path[0, 1], "gap": path[-1, 1]}
             if seed == 0:
                 with mpl.rc_context(STYLE):
-                    figure = draw(surface, solutions, name.replace("_", " "), args.steps)
+                    title = f"{name.replace('_', ' ')}, split 0"
+                    figure = draw(surface, solutions, title, args.steps)
                     images.append(f"surface-{name.replace('_', '-')}.png")
                     figure.savefig(args.docs / images[-1])
     columns = ["barrier", "loss both", "loss", "gap both", "gap"]

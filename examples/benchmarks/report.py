@@ -17,6 +17,14 @@ from store import Store
 from tables import TABLES
 
 _ROOT = Path(__file__).resolve().parents[2]
+_COLUMNS = (
+    "A row is one method on one 70/30 split (`dataset`, `seed`) under one `constraint` at one bound or "
+    "weight (`tolerance`): the test part's `accuracy`, its gaps and their sampling standard errors (`dp_gap` "
+    "and `dp_se` for demographic parity; `eo` equalized odds, `tpr` true positive rates, `error` error "
+    "rates), the sparsity asked for and reached, the size, the training, and `date`, `machine`, `versions` "
+    "and `commit`. `majority` is the accuracy of the commoner class, `shared_fit` tells that a row is of a "
+    "network that was fitted under another bound, `decided` packs the decisions of dense networks."
+)
 
 
 def tell_origin(rows: pd.DataFrame, name: str, smoke: bool) -> str:
@@ -81,7 +89,10 @@ def write(store: Store, docs: Path, smoke: bool) -> list[Path]:
     frame.to_parquet(docs / "results.parquet", index=False)
     failures.to_parquet(docs / "failures.parquet", index=False)
     index = ["# Benchmark", "", f"{len(frame)} rows in `results.parquet`, {len(failures)} failed fits.", ""]
+    index += [_COLUMNS, ""]
     index += [f"- [{EXPERIMENTS[page.stem].title}]({page.name})" for page in pages]
+    if (docs / "surface.md").is_file():  # of loss_surface.py
+        index.append("- [The loss surface between the solution and its ablations](surface.md)")
     if missing:
         index += ["", f"Not run in this store: {', '.join(missing)}."]
     if len(failures):

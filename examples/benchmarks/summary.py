@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Reference",
+    "common_seeds",
     "compare",
     "find_reference",
     "frontier",
@@ -20,6 +21,8 @@ __all__ = [
 ]
 
 _DRAWS = 2000
+# Splits below which a method is not drawn beside others that have more.
+_DRAWN = 3
 _SHORT = {constraint: name for name, constraint in GAPS.items()}
 
 
@@ -40,14 +43,29 @@ def paired(ours: pd.DataFrame, other: pd.DataFrame, column: str) -> tuple[float,
     return mean_error((both[f"{column}_other"] - both[column]).groupby(both["seed"]).mean())
 
 
-def whole_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+def whole_seeds(frame: pd.DataFrame, setting: str = "tolerance") -> pd.DataFrame:
     """Return the rows of the seeds on which a method has all tolerances that it has on any.
 
-    Points of different splits are no frontier.
+    Points of different splits are no frontier. Another setting than the tolerance is treated alike.
     """
     keys = ["dataset", "constraint", "method"]
-    there = frame.groupby([*keys, "seed"])["tolerance"].transform("nunique")
+    there = frame.groupby([*keys, "seed"])[setting].transform("nunique")
     return frame[there == there.groupby([frame[key] for key in keys]).transform("max")]
+
+
+def common_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return of each set the rows of the splits that all its methods have, to be drawn beside each other.
+
+    Methods with fewer splits than ``_DRAWN``, where others have more, are left out.
+    """
+    parts = []
+    for _, rows in frame.groupby("dataset"):
+        seeds = {name: set(mine["seed"]) for name, mine in rows.groupby("method")}
+        least = min(_DRAWN, max(map(len, seeds.values())))
+        kept = {name: found for name, found in seeds.items() if len(found) >= least}
+        common = set.intersection(*kept.values())
+        parts.append(rows[rows["method"].isin(kept) & rows["seed"].isin(common)])
+    return pd.concat(parts) if parts else frame
 
 
 def frontier(frame: pd.DataFrame, gap: str) -> pd.DataFrame:

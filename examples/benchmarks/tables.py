@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from methods import CRITERIA, METHODS
 from protocol import SETS
-from summary import compare, find_reference, frontier, gap_column, mean_error, paired, whole_seeds
+from summary import Reference, compare, find_reference, frontier, gap_column, mean_error, paired, whole_seeds
 
-__all__ = ["TABLES", "label", "markdown", "value"]
+__all__ = ["ACCURACY_REACHED", "GAP_REACHED", "MARKS", "TABLES", "label", "markdown", "value"]
 
 _TITLES = {
     "demographic_parity": "demographic parity",
@@ -20,8 +20,11 @@ _TITLES = {
     "none": "unconstrained",
 }
 _PUBLISHED = "_published"
+#: How near accuracy and gap have to come to those of a longer training to have reached them.
+ACCURACY_REACHED, GAP_REACHED = 0.002, 0.005
 _SOME = 5  # splits, below which their standard error says little
-_MARKS = "† reads the group to predict; ‡ decides at random, one draw a split."
+#: What the marks of methods say.
+MARKS = ("† reads the group to predict.", "‡ decides at random, one draw a split.")
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -96,33 +99,65 @@ def _as_published(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(method=rows["method"] + _PUBLISHED, tolerance=0.0)
 
 
-def _frontier_table(frame: pd.DataFrame, references: pd.DataFrame, constraint: str) -> str:
-    gap = gap_column(constraint)
-    reference = find_reference(references, gap)
-    # A method of several tolerances that was run at one only has no frontier.
+def _whole_frontiers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the methods that have a frontier, on the splits where it is whole.
+
+    A method of several tolerances that was run at one only has none.
+    """
     n_points = frame.groupby("method")["tolerance"].nunique()
     exact = {name for name, method in METHODS.items() if method.tolerances == "exact"}
     whole = [name for name, n in n_points.items() if n > 1 or name in exact or name.endswith(_PUBLISHED)]
-    frame = whole_seeds(frame[frame["method"].isin(whole)])
+    return whole_seeds(frame[frame["method"].isin(whole)])
+
+
+def _difference_of_volumes(row: pd.Series) -> str:
+    """Return the paired difference to ours in per cent, with its interval if there is one."""
+    low, middle, high = (100 * row[f"difference{end}"] for end in ("_low", "", "_high"))
+    if np.isnan(middle):
+        return "-"
+    return f"{middle:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if row["n_common"] > 1 else "")
+
+
+def _frontier_table(frame: pd.DataFrame, compared: pd.DataFrame, reference: Reference, gap: str) -> str:
     points = frontier(frame[frame["tolerance"].notna()], gap)
     lines = []
-    for name, row in compare(frame, gap, reference).iterrows():
-        mine, scale = points[points["method"] == name], 100
-        volume = f"{scale * row['value']:.1f}"
-        ends = [scale * row[f"difference{end}"] for end in ("", "_low", "_high")]
-        difference = "-" if np.isnan(ends[0]) else f"{ends[0]:+.1f}"
-        # One split has no interval.
-        if row["n_seeds"] > 1:
-            volume += f" [{scale * row['low']:.1f}, {scale * row['high']:.1f}]"
-        if row["n_common"] > 1:
-            difference += f" [{ends[1]:+.1f}, {ends[2]:+.1f}]"
+    for name, row in compared.iterrows():
+        mine = points[points["method"] == name]
+        volume = f"{100 * row['value']:.1f}"
+        if row["n_seeds"] > 1:  # one split has no interval
+            volume += f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
         at = [_accuracy_at(mine, bound) for bound in (0.02, 0.05, 0.1)]
-        lines.append([label(str(name)), volume, difference, *at, f"{row['n_seeds']:.0f}"])
+        lines.append([label(str(name)), volume, _difference_of_volumes(row), *at, f"{row['n_seeds']:.0f}"])
         lines[-1].append(f"{row['seconds']:.1f}")
     header = ["method", "hypervolume %", "difference to ours", "accuracy at gap ≤ .02", "≤ .05", "≤ .1"]
     note = f"Reference: accuracy {reference.accuracy:.4f}, gap {reference.gap:.4f}; "
     note += f"100 % is accuracy {reference.top:.4f} at gap 0."
     return markdown([*header, "seeds", "fit s"], lines) + f"\n\n{note}"
+
+
+def _summary(compared: dict[str, pd.DataFrame]) -> str:
+    """Ours on all its splits, and by method and set the difference to it on the splits that both have."""
+    names = [*METHODS, *(name + _PUBLISHED for name in CRITERIA)]
+    there = {name for table in compared.values() for name in table.index[table["n_common"].notna()]}
+
+    def tell(table: pd.DataFrame, name: str) -> str:
+        if name not in table.index or np.isnan(table.loc[name, "n_common"]):
+            return "-"
+        row = table.loc[name]
+        beyond = row["n_common"] >= _SOME and row["difference_low"] * row["difference_high"] > 0
+        return f"{100 * row['difference']:+.0f}{'*' if beyond else ''} ({row['n_common']:.0f})"
+
+    ours = [
+        f"{100 * table.loc['bilevel', 'value']:.0f} ({table.loc['bilevel', 'n_seeds']:.0f})"
+        if "bilevel" in table.index
+        else "-"
+        for table in compared.values()
+    ]
+    lines = [[f"{label('bilevel')}, hypervolume", *ours]]
+    lines += [
+        [label(name), *(tell(table, name) for table in compared.values())] for name in names if name in there
+    ]
+    return markdown(["method", *compared], lines)
 
 
 def frontiers(frame: pd.DataFrame) -> str:
@@ -132,13 +167,31 @@ def frontiers(frame: pd.DataFrame) -> str:
         "between the reference point and boosting's accuracy at gap 0, with 95 % bootstrap intervals over "
         "the seeds; differences are paired by seed. The reference point is the accuracy of the majority "
         "class and the mean gap of unconstrained boosting. Pruning criteria get the constraint and the rule "
-        "of ours; as published they have neither. " + _MARKS
+        "of ours; as published they have neither. " + " ".join(MARKS),
+        "A panel of a figure has the splits that all its methods have, and of each method the points that "
+        "none of its others is better than in both; with standard errors for ours. Methods with fewer than "
+        "three splits of a set are in its table only.",
     ]
+    compared: dict[str, dict[str, pd.DataFrame]] = {}
+    details = []
     for dataset, rows in frame.groupby("dataset"):
         for constraint in [name for name in _constraints(rows) if name != "none"]:
+            gap = gap_column(constraint)
+            reference = find_reference(rows, gap)
             held = pd.concat([rows[rows["constraint"] == constraint], _as_published(rows)])
-            parts += [f"## {dataset}, {_TITLES[constraint]}", _frontier_table(held, rows, constraint)]
-    return "\n\n".join(parts)
+            held = _whole_frontiers(held)
+            found = compare(held, gap, reference)
+            compared.setdefault(constraint, {})[str(dataset)] = found
+            details += [f"## {dataset}, {_TITLES[constraint]}", _frontier_table(held, found, reference, gap)]
+    for constraint, tables in compared.items():
+        parts.append(f"## All sets, {_TITLES[constraint]}")
+        parts.append(
+            "Hypervolume of ours, and below the paired difference of each method to it on the splits that "
+            f"both have, whose number is in brackets; * marks those of {_SOME} splits or more whose interval "
+            "excludes 0. Below 0 ours is ahead."
+        )
+        parts.append(_summary(tables))
+    return "\n\n".join([*parts, *details])
 
 
 def by_sparsity(frame: pd.DataFrame) -> str:
@@ -205,7 +258,8 @@ def iterations(frame: pd.DataFrame) -> str:
         goal, needed, least = theirs.iloc[-1], {}, {}
         for name in _in_order(rows["method"]):
             mine = table.loc[name].sort_values(cost)
-            reached = (mine["accuracy"] >= goal["accuracy"] - 0.002) & (mine[gap] <= goal[gap] + 0.005)
+            reached = mine["accuracy"] >= goal["accuracy"] - ACCURACY_REACHED
+            reached &= mine[gap] <= goal[gap] + GAP_REACHED
             needed[name] = mine[reached].iloc[0] if reached.any() else None
             least[name] = bool(reached.iloc[0])
         ours, other = needed.get("bilevel"), needed["prune_then_fair"]
@@ -224,9 +278,9 @@ def iterations(frame: pd.DataFrame) -> str:
     header = ["set", "sparsity", "accuracy to reach", "gap to reach", "prune-then-fair", "ours", "saved"]
     return (
         "What prune-then-fair reaches with its longest training is the goal; a training reaches it within "
-        f".002 of accuracy and .005 of gap, in means over the seeds. Cost in {unit} and in seconds; ≤ marks "
-        "the least that was tried: where prune-then-fair needs no more, what is saved cannot be told.\n\n"
-        + markdown(header, lines)
+        f"{ACCURACY_REACHED:g} of accuracy and {GAP_REACHED:g} of gap, in means over the seeds. Cost in "
+        f"{unit} and in seconds; ≤ marks the least that was tried: where prune-then-fair needs no more, what "
+        "is saved cannot be told.\n\n" + markdown(header, lines)
     )
 
 
