@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
 from skfairprune._labels import GroupCodes, encode_sensitive, plain_labels, show_labels
+from skfairprune._row_order import refuse_other_order
 
 __all__ = [
     "FitData",
@@ -21,7 +22,6 @@ __all__ = [
     "check_inputs",
     "concatenate",
     "find_classes",
-    "refuse_other_order",
 ]
 
 _FLOATS = [np.float64, np.float32]
@@ -63,8 +63,13 @@ def check_fit_data(
     """Check training rows; rows of weight 0 are left out."""
     _refuse_masked(X, "X")
     _refuse_masked(y, "y")
-    columns = {"y": y, "sample_weight": sample_weight, "sensitive_features": sensitive_features}
-    refuse_other_order(X, {**columns, "control_features": control_features})
+    refuse_other_order(
+        X=X,
+        y=y,
+        sample_weight=sample_weight,
+        sensitive_features=sensitive_features,
+        control_features=control_features,
+    )
     y = plain_labels(y, "y")
     try:
         rows, classes = validate_data(estimator, X, y, accept_sparse="csr", dtype=_FLOATS)
@@ -164,7 +169,7 @@ def check_held_out_data(
             f'make_pipeline(..., transform_input=["X_val"]). What is wrong with X_val: {error}'
         ) from error
     _refuse_masked(y_val, "y_val")
-    refuse_other_order(X_val, {"y_val": y_val, **given})
+    refuse_other_order(X_val=X_val, y_val=y_val, **given)
     y = column_or_1d(plain_labels(y_val, "y_val"))
     if len(y) != len(X):
         raise ValueError(f"X_val has {len(X)} rows and y_val has {len(y)}; they must be as many.")
@@ -246,31 +251,6 @@ def _without_text(X: Any, columns: Sequence[int]) -> Any:
             X = X.copy(deep=False)
             X.isetitem(position, 0.0)
     return X
-
-
-def refuse_other_order(X: Any, columns: dict[str, Any], name_of_X: str = "X") -> None:
-    """Refuse columns whose index is that of X in another order: rows are taken by position.
-
-    Of several columns in a dict each is looked at. What has no index of pandas is passed over.
-    """
-    index = getattr(X, "index", None)
-    if not isinstance(index, pd.Index) or not index.is_unique:
-        return
-    given = [
-        (name, column)
-        for name, value in columns.items()
-        for column in (value.values() if isinstance(value, dict) else [value])
-    ]
-    for name, column in given:
-        other = getattr(column, "index", None)
-        if not isinstance(other, pd.Index) or len(other) != len(index) or other.equals(index):
-            continue
-        if other.nlevels == index.nlevels and other.is_unique and index.isin(other).all():
-            raise ValueError(
-                f"{name} has the index of {name_of_X} in another order, and rows are taken by their "
-                f"position. Put it in the order of {name_of_X}, {name}.loc[{name_of_X}.index], or, if it is "
-                "in that order, drop its index."
-            )
 
 
 def _refuse_masked(values: Any, name: str) -> None:

@@ -16,6 +16,7 @@ from sklearn.metrics._scorer import _BaseScorer
 
 from skfairprune._labels import align_labels
 from skfairprune._measured import GapWithError, check_size, encode, measure, resolve
+from skfairprune._row_order import refuse_other_order
 from skfairprune.constraints import get_constraint
 
 __all__ = ["GapWithError", "degradation_gap", "gap", "gap_scorer", "gap_with_error", "group_rates"]
@@ -76,10 +77,10 @@ def gap(
     Raises
     ------
     ValueError
-        If the constraint is unknown or not for so many classes, the lengths differ, values are
-        missing, the labels are scores or of different types, ``pos_label`` is not one of two labels,
-        or there is a single one that does not tell whether it is the positive one; or if
-        ``min_cell_size`` is no integer of at least 1.
+        If the constraint is unknown or not for so many classes, the lengths differ, a column has the index
+        of another in another order, values are missing, the labels are scores or of different types,
+        ``pos_label`` is not one of two labels, or there is a single one that does not tell whether it is
+        the positive one; or if ``min_cell_size`` is no integer of at least 1.
 
     Examples
     --------
@@ -154,6 +155,13 @@ def gap_with_error(
     >>> found.value, found.lowest, found.highest
     (1.0, 'x', 'm')
     """
+    refuse_other_order(
+        y_true=y_true,
+        y_pred=y_pred,
+        sensitive_features=sensitive_features,
+        control_features=control_features,
+        sample_weight=sample_weight,
+    )
     rule, y, decision = encode(constraint, y_true, y_pred, pos_label)
     found = measure(rule, y, decision, sensitive_features, control_features, sample_weight)
     return found.gap(check_size(min_cell_size))
@@ -197,8 +205,8 @@ def degradation_gap(
     Raises
     ------
     ValueError
-        If the lengths differ, values are missing, the labels are scores or of different types, or
-        ``min_cell_size`` is no integer of at least 1.
+        If the lengths differ, a column has the index of another in another order, values are missing, the
+        labels are scores or of different types, or ``min_cell_size`` is no integer of at least 1.
 
     Examples
     --------
@@ -212,6 +220,14 @@ def degradation_gap(
     >>> found.value, found.lowest, found.highest
     (1.25, 'm', 'f')
     """
+    refuse_other_order(
+        y_true=y_true,
+        y_pred=y_pred,
+        y_pred_dense=y_pred_dense,
+        sensitive_features=sensitive_features,
+        control_features=control_features,
+        sample_weight=sample_weight,
+    )
     columns = {"y_true": y_true, "y_pred": y_pred, "y_pred_dense": y_pred_dense}
     (y, decision, dense), labels = align_labels(columns)
     rule = get_constraint("degradation_parity", max(2, len(labels)))
@@ -268,6 +284,13 @@ def group_rates(
     >>> rates.loc["y=1", "n_samples"].to_dict()
     {'f': 1, 'm': 2}
     """
+    refuse_other_order(
+        y_true=y_true,
+        y_pred=y_pred,
+        sensitive_features=sensitive_features,
+        control_features=control_features,
+        sample_weight=sample_weight,
+    )
     rule, y, decision = encode(constraint, y_true, y_pred, pos_label)
     found = measure(rule, y, decision, sensitive_features, control_features, sample_weight)
     return found.frame(
@@ -292,7 +315,8 @@ def gap_scorer(
     constraint : str
         As in :func:`gap`.
     pos_label : str, int, float or bool, default=None
-        The positive one of two labels; None means ``classes_[1]`` of the scored classifier.
+        The positive one of two labels; None means the ``pos_label`` of the scored classifier, in a pipeline
+        or a search, too, or if it has none ``classes_[1]``.
     min_cell_size : int, default=1
         As in :func:`gap`, of the scored rows. In a search over groups of which some are small, set it, or the
         score is noise.
@@ -337,6 +361,17 @@ def gap_scorer(
         return scorer.set_score_request()
 
 
+def _find_pos_label(estimator: Any) -> Hashable:
+    """Return the positive label that a classifier was given, in pipelines and searches, too, or None."""
+    while True:
+        if hasattr(estimator, "steps"):
+            estimator = estimator.steps[-1][1]
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            return getattr(estimator, "pos_label", None)
+
+
 class _GapScorer(_BaseScorer):
     """A scorer as of make_scorer that takes its metadata with routing off, too."""
 
@@ -368,10 +403,17 @@ class _GapScorer(_BaseScorer):
                 "metadata routing with sklearn.set_config(enable_metadata_routing=True) and pass "
                 "sensitive_features to fit, or in params to cross_validate and cross_val_score."
             )
+        refuse_other_order(
+            y_true=y_true,
+            sensitive_features=sensitive_features,
+            control_features=control_features,
+            sample_weight=sample_weight,
+        )
         constraint, pos_label = self._kwargs["constraint"], self._kwargs["pos_label"]
         classes = np.asarray(getattr(estimator, "classes_", ())).tolist()
-        if pos_label is None and len(classes) == 2:
-            pos_label = classes[1]  # a fold may hold one of the labels only
+        if len(classes) == 2 and pos_label is None:  # a fold may hold one of the labels only
+            own = _find_pos_label(estimator)
+            pos_label = classes[1] if own is None else own
         rule, y, decision = encode(
             constraint,
             y_true,

@@ -300,7 +300,11 @@ BAD_FITS = {
     ),
     "one of several columns of groups in another order": (
         _data(X=FRAME, sensitive_features={"sex": A, "origin": pd.Series(A)[::-1]}),
-        r"sensitive_features has the index of X in another order",
+        r"sensitive_features\['origin'\] has the index of X in another order",
+    ),
+    "groups in another order than labels, beside rows without an index": (
+        _data(y=pd.Series(y), sensitive_features=pd.Series(A)[::-1]),
+        r"sensitive_features has the index of y in another order.*sensitive_features\.loc\[y\.index\]",
     ),
     "labels of two types": (
         _data(y=np.where(np.arange(600) % 2, "a", y.astype(object))),
@@ -324,7 +328,7 @@ BAD_FITS = {
             X=FRAME,
             sensitive_features=A,
         ),
-        r"sensitive_features_val has the index of X in another order",
+        r"sensitive_features_val has the index of X_val in another order",
     ),
     "pos_label of no kind": (_params(pos_label=np.array([1, 0])), r"pos_label=array.* is not a class of y"),
     "hidden layer size True": (_params(hidden_layer_sizes=(True, 16)), r"hidden_layer_sizes.*one integer"),

@@ -352,9 +352,39 @@ def test_preprocessor_makes_finite_float32():
     assert names[:4] == ["int", "half_missing", "nothing", "nullable"]
     assert Z[1, 1] == 2.0
     assert Z[1, 3] == 3.0
-    assert {"category_missing", "boolean_missing", "bool_True", "int_category_2"} <= set(names)
+    assert {"category_missing", "boolean_missing", "bool_1", "int_category_2"} <= set(names)
     np.testing.assert_array_equal(Z[:, names.index("object_missing")], [0, 1, 1, 0])
     np.testing.assert_array_equal(clone(transformer).fit(X).transform(X), Z)
+
+
+def test_preprocessor_knows_a_category_in_whatever_dtype_it_comes():
+    """One missing value makes integers floats, and flags come as True, as 1, or from a nullable column."""
+    X = pd.DataFrame({"code": pd.Categorical([1, 2, 3] * 20), "own": [True, False] * 30})
+    transformer = make_preprocessor(X).fit(X)
+    expected = transformer.transform(X.iloc[:2])
+    assert expected.sum(axis=1).tolist() == [2, 2]
+    for code in (pd.Categorical([1.0, 2.0]), pd.array([1, 2], "Int64"), [1.0, 2.0], ["1", "2"]):
+        for own in ([1, 0], [1.0, 0.0], pd.array([True, False], "boolean"), np.array([True, False], object)):
+            Z = transformer.transform(pd.DataFrame({"code": code, "own": own}))
+            np.testing.assert_array_equal(Z, expected)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_preprocessor_takes_any_missing_value_among_numbers(missing):
+    X = pd.DataFrame({"age": [20.0, 30.0, 40.0], "job": ["a", "b", "b"]})
+    transformer = make_preprocessor(X).fit(X)
+    one = pd.DataFrame([{"age": missing, "job": "a"}])
+    assert transformer.transform(one)[0, 0] == 30
+    given = pd.DataFrame({"age": np.array([missing, 35], object), "job": "a"})
+    assert transformer.transform(given)[:, 0].tolist() == [30, 35]
+    assert given["age"].dtype == object  # not changed
+
+
+def test_preprocessor_names_the_column_that_has_no_numbers():
+    X = pd.DataFrame({"age": [20.0, 30.0], "job": ["a", "b"]})
+    transformer = make_preprocessor(X).fit(X)
+    with pytest.raises(ValueError, match=r"The column 'age' is one of numbers, and has 'old'"):
+        transformer.transform(pd.DataFrame({"age": [20, "old"], "job": ["a", "b"]}))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float64, "Int64"])

@@ -11,7 +11,13 @@ from numpy.testing import assert_allclose
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, zero_one_loss
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score, cross_validate
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    GridSearchCV,
+    StratifiedKFold,
+    cross_val_score,
+    cross_validate,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -549,6 +555,30 @@ def test_error_messages(metric, changes, message):
         metric(arguments.pop("y_true"), arguments.pop("y_pred"), **arguments)
 
 
+@pytest.mark.parametrize("name", ["y_pred", "sensitive_features", "control_features", "sample_weight"])
+@pytest.mark.parametrize(
+    "metric", [gap, gap_with_error, group_rates, degradation_gap], ids=lambda f: f.__name__
+)
+def test_columns_in_another_order_are_refused(metric, name):
+    index = pd.RangeIndex(6)
+    y = pd.Series([0, 1, 1, 0, 1, 0], index)
+    columns = {"y_pred": y, "sensitive_features": pd.Series(list("aabbab"), index)}
+    columns |= {"control_features": pd.Series(list("uvuvuv"), index), "sample_weight": pd.Series(1.0, index)}
+    columns |= {"y_pred_dense": y} if metric is degradation_gap else {"constraint": "error_rate_parity"}
+    metric(y, **columns)
+    metric(y, **columns | {name: columns[name].set_axis(index + 6)})  # of other rows: nothing is known
+    metric(y.to_numpy(), **columns | {name: columns[name][::-1].to_numpy()})
+    with pytest.raises(ValueError, match=rf"{name} has the index of y_true in another order"):
+        metric(y, **columns | {name: columns[name][::-1]})
+
+
+def test_a_scorer_refuses_groups_in_another_order():
+    X, y, group, _ = _classification()
+    model, y = _pipeline().fit(X, y), pd.Series(y)
+    with pytest.raises(ValueError, match="sensitive_features has the index of y_true in another order"):
+        gap_scorer("demographic_parity")(model, X, y, sensitive_features=pd.Series(group)[::-1])
+
+
 @pytest.fixture
 def routing():
     with sklearn.config_context(enable_metadata_routing=True):
@@ -683,6 +713,26 @@ def test_scorer_takes_the_positive_label_of_the_classifier():
     assert np.isnan(gap_scorer("true_positive_rate_parity")(model, X[rows], y[rows], **kwargs))
     flipped = gap_scorer("true_positive_rate_parity", pos_label="no")
     assert flipped(model, X[rows], y[rows], **kwargs) == 0
+
+
+@pytest.mark.parametrize("within", [lambda clf: clf, make_pipeline, lambda clf: GridSearchCV(clf, {}, cv=2)])
+def test_scorer_takes_the_positive_label_that_the_classifier_was_given(within):
+    X, y, group, _ = _classification(("no", "yes"))
+    clf = FixedThresholdClassifier(LogisticRegression(), threshold=0.3, pos_label="no")
+    model = within(clf).fit(X, y)
+    found = {
+        label: -gap(
+            y,
+            model.predict(X),
+            constraint="true_positive_rate_parity",
+            sensitive_features=group,
+            pos_label=label,
+        )
+        for label in ("no", "yes")
+    }
+    assert found["no"] != found["yes"]
+    score = gap_scorer("true_positive_rate_parity")(model, X, y, sensitive_features=group)
+    assert score == found["no"]
 
 
 def test_scorer_of_a_model_without_classes():

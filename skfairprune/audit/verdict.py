@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score, recall_score
 from sklearn.utils.validation import _check_sample_weight
 
-from skfairprune._data import refuse_other_order
 from skfairprune._labels import align_labels, encode_labels
 from skfairprune._measured import check_size, measure, resolve
+from skfairprune._row_order import refuse_other_order
 from skfairprune.audit.comparison import Comparison
 from skfairprune.audit.model import (
     are_others,
@@ -88,7 +88,7 @@ def audit(
     Raises
     ------
     ValueError
-        As :func:`skfairprune.metrics.gap`; if a column has the index of ``y_true`` in another order; if no
+        As :func:`skfairprune.metrics.gap`; if a column has the index of another in another order; if no
         row has weight; if ``model`` is no such estimator, is not fitted, or has other classes; if there is no
         constraint, or one that needs ``y_pred_dense``; if ``difference_bound`` is not in [0, 1], or to be
         taken from a model whose bound is within strata where there are no ``control_features``, or the other
@@ -123,9 +123,14 @@ def audit(
     if min_cell_size is None:
         min_cell_size = 30 if clf is None else clf.min_cell_size
     size = check_size(min_cell_size)
-    given = {"y_pred": y_pred, "sensitive_features": sensitive_features, "y_pred_dense": y_pred_dense}
-    given |= {"control_features": control_features, "sample_weight": sample_weight}
-    refuse_other_order(y_true, given, "y_true")
+    refuse_other_order(
+        y_true=y_true,
+        y_pred=y_pred,
+        sensitive_features=sensitive_features,
+        y_pred_dense=y_pred_dense,
+        control_features=control_features,
+        sample_weight=sample_weight,
+    )
     columns = {"y_true": y_true, "y_pred": y_pred}
     if y_pred_dense is not None:
         columns["y_pred_dense"] = y_pred_dense

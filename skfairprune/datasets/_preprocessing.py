@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Hashable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,53 @@ _MOST_ROWS, _MOST_DISTINCT = 10_000, 1000
 
 
 def _to_float32(X: pd.DataFrame) -> pd.DataFrame:
-    return X.astype(np.float32)
+    return _to_floats(X, np.float32)
 
 
 def _to_float64(X: pd.DataFrame) -> pd.DataFrame:
-    return X.astype(np.float64)
+    return _to_floats(X, np.float64)
+
+
+def _to_floats(X: pd.DataFrame, dtype: type[np.floating]) -> pd.DataFrame:
+    """Return numbers, NaN where missing; columns of objects may hold any missing value of pandas."""
+    X = X.copy(deep=False)
+    for column in [column for column, given in X.dtypes.items() if not _is_number(given)]:
+        values = X[column].astype(object).where(X[column].notna(), np.nan)
+        try:
+            X[column] = values.astype(dtype)
+        except (TypeError, ValueError) as error:
+            strange = [value for value in values if not isinstance(value, Real)]
+            raise ValueError(
+                f"The column {column!r} is one of numbers, and has {strange[0]!r}. Give it numbers."
+            ) from error
+    return X.astype(dtype)
+
+
+def _is_number(dtype: Any) -> bool:
+    return getattr(dtype, "kind", "O") in "iuf"
 
 
 def _to_strings(X: pd.DataFrame) -> pd.DataFrame:
-    # Through object: a category of integers with a missing value would turn 2 into "2.0".
-    return X.astype(object).astype(str).where(X.notna(), "missing").astype(object)
+    """Return texts, "missing" where missing, that do not depend on the dtype that values came in.
+
+    A missing value in a column of integers makes pandas keep 2 as 2.0, and flags come as True or as 1.
+    """
+    texts = {}
+    for column, values in X.items():
+        there = values.notna()
+        texts[column] = [
+            _to_text(value) if known else "missing"
+            for value, known in zip(values.astype(object), there, strict=True)
+        ]
+    return pd.DataFrame(texts, index=X.index, columns=X.columns, dtype=object)
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "1" if value else "0"
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
 
 
 def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> ColumnTransformer:
@@ -77,12 +115,11 @@ def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> 
     """
     if not isinstance(X, pd.DataFrame):
         raise ValueError(f"X must be a DataFrame, whose dtypes are read; got {type(X).__name__}.")
-    kinds = {column: getattr(dtype, "kind", "O") for column, dtype in X.dtypes.items()}
-    if unusable := [column for column, kind in kinds.items() if kind in "mMc"]:
+    if unusable := [column for column, dtype in X.dtypes.items() if getattr(dtype, "kind", "O") in "mMc"]:
         raise ValueError(
             f"Columns {unusable} are dates, durations or complex; drop them or turn them into real numbers."
         )
-    numeric = [column for column, kind in kinds.items() if kind in "iuf"]
+    numeric = [column for column, dtype in X.dtypes.items() if _is_number(dtype)]
     categorical = [column for column in X.columns if column not in numeric]
     _warn_of_rare(X[categorical], min_frequency)
     _warn_of_lost(X[numeric])

@@ -8,7 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.preprocessing import FunctionTransformer
 
-from skfairprune.datasets._preprocessing import _to_float32, _to_float64, _to_strings
+from skfairprune._labels import show_labels
+from skfairprune.datasets._preprocessing import _is_number, _to_float32, _to_float64, _to_strings
 from skfairprune.deployment.onnx import load_extra, onnx_model
 
 __all__ = ["onnx_inputs", "onnx_types", "register_onnx_converter"]
@@ -17,7 +18,7 @@ _OUTPUTS = ("label", "probabilities")
 _FUNCTION = "FairPrunedFunctionTransformer"  # skl2onnx's name of the functions in make_preprocessor
 
 
-def onnx_inputs(X: pd.DataFrame) -> dict[str, NDArray]:
+def onnx_inputs(X: pd.DataFrame, session: Any = None) -> dict[str, NDArray]:
     """Turn the columns of a DataFrame into the inputs of a pipeline's ONNX model.
 
     They are what the first steps of :func:`skfairprune.datasets.make_preprocessor` make of them: numbers are
@@ -28,6 +29,10 @@ def onnx_inputs(X: pd.DataFrame) -> dict[str, NDArray]:
     ----------
     X : DataFrame of shape (n_samples, n_features)
         The columns, with names that are strings.
+    session : onnxruntime.InferenceSession, default=None
+        The model, which tells the columns that it takes and which of them are numbers; others are left out.
+        None reads the dtypes of X, which of single rows can be others than in fit: a number that is None
+        makes a column of objects.
 
     Returns
     -------
@@ -38,7 +43,8 @@ def onnx_inputs(X: pd.DataFrame) -> dict[str, NDArray]:
     Raises
     ------
     ValueError
-        If names are no strings, or those of outputs, or two columns have the same in the model.
+        If names are no strings, or those of outputs, or two columns have the same in the model; if a column
+        that the model takes is not there, or has no numbers where it takes numbers.
 
     Examples
     --------
@@ -48,9 +54,18 @@ def onnx_inputs(X: pd.DataFrame) -> dict[str, NDArray]:
     >>> inputs["age"].ravel(), inputs["job"].ravel()
     (array([30., 40.], dtype=float32), array(['clerk', 'missing'], dtype=object))
     """
+    columns = _input_names(X)
+    numeric = {name: _is_number(X[column].dtype) for name, column in columns.items()}
+    if session is not None:
+        numeric = {taken.name: taken.type != "tensor(string)" for taken in session.get_inputs()}
+        if absent := [name for name in numeric if name not in columns]:
+            raise ValueError(
+                f"The model takes the inputs {show_labels(absent)}, and X has no such columns. Give X all "
+                "columns that the pipeline was fitted on."
+            )
     return {
-        name: (_to_float32 if _is_numeric(X[column]) else _to_strings)(X[[column]]).to_numpy()
-        for name, column in _input_names(X).items()
+        name: (_to_float32 if is_number else _to_strings)(X[[columns[name]]]).to_numpy()
+        for name, is_number in numeric.items()
     }
 
 
@@ -77,7 +92,7 @@ def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
     _input_names(X)
     (types,) = load_extra("skl2onnx.common.data_types")
     return [
-        (name, (types.FloatTensorType if _is_numeric(X[name]) else types.StringTensorType)([None, 1]))
+        (name, (types.FloatTensorType if _is_number(X[name].dtype) else types.StringTensorType)([None, 1]))
         for name in X.columns
     ]
 
@@ -104,11 +119,6 @@ def _input_names(X: pd.DataFrame) -> dict[str, Hashable]:
             )
         found[name] = column
     return found
-
-
-def _is_numeric(column: pd.Series) -> bool:
-    """Tell columns as :func:`skfairprune.datasets.make_preprocessor` does."""
-    return getattr(column.dtype, "kind", "O") in "iuf"
 
 
 def register_onnx_converter() -> None:

@@ -67,6 +67,26 @@ def test_a_pipeline_of_mixed_columns_decides_alike(small, mixed, classes):
     assert_allclose(session.run(None, onnx_inputs(unknown))[1], model.predict_proba(unknown), atol=1e-5)
 
 
+def test_single_records_are_taken_as_the_model_declares_its_columns(small, mixed):
+    """A number that is None makes a column of objects, and a flag can come as 1."""
+    model = _fit(small, mixed)
+    session, numbers = _convert(model, onnx_types(mixed.X)), mixed.X.select_dtypes("number").columns
+    for row in mixed.X.iloc[:5].to_dict("records"):
+        for changed in (
+            row,
+            row | {numbers[0]: None, "flag": int(row["flag"])},
+            row | {"more": 7, "extra": 1},
+        ):
+            one = pd.DataFrame([changed])
+            label, proba = session.run(None, onnx_inputs(one, session))
+            assert_array_equal(label, model.predict(one))
+            assert_allclose(proba, model.predict_proba(one), atol=1e-5)
+    with pytest.raises(ValueError, match=r"takes the inputs 'flag', and X has no such columns"):
+        onnx_inputs(mixed.X.drop(columns="flag"), session)
+    with pytest.raises(ValueError, match=rf"The column '{numbers[0]}' is one of numbers, and has 'many'"):
+        onnx_inputs(one.assign(**{numbers[0]: "many"}), session)
+
+
 def test_columns_keep_their_values_under_any_names(small, mixed):
     names = ["hours-per-week", "capital gain", "job.type", "1st (€)", "a+b", "größe", "_"]
     X = mixed.X.rename(columns=dict(zip(mixed.X.columns, names, strict=False)))
