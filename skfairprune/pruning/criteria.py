@@ -27,6 +27,7 @@ from skfairprune.constraints import Floats
 from skfairprune.pruning.budget import Layout
 from skfairprune.pruning.gates import GatedNetwork
 from skfairprune.pruning.reconstruction import reconstruction_worth
+from skfairprune.pruning.row_order import keeps_rows, row_by_row
 from skfairprune.pruning.units import UnitLayer
 
 __all__ = [
@@ -289,7 +290,8 @@ def _gate_gradients(
 ) -> Iterator[tuple[Floats, NDArray[np.intp], Floats]]:
     """Yield, batch by batch, the slopes of the rows' losses by the gates, their groups and weights.
 
-    One backward pass a batch serves all groups: every row has gates of its own.
+    One backward pass a batch serves all groups: every row has gates of its own. Where the rows cannot be told
+    apart in the network each has a pass.
 
     Yields
     ------
@@ -302,11 +304,18 @@ def _gate_gradients(
     """
     training = network.training
     gated = GatedNetwork(network.eval(), data.layers)
+    apart = bool(data.batches) and keeps_rows(network, gated.columns, data.batches[0][0])
+
+    def slopes_of(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        gates = x.new_ones(len(x), data.n_units).requires_grad_()
+        loss = objective(gated(x, gates), target, weight)
+        (slopes,) = torch.autograd.grad(len(x) * loss, gates)
+        return slopes
+
     try:
-        for x, target, weight in data.batches:
-            gates = x.new_ones(len(x), data.n_units).requires_grad_()
-            loss = objective(gated(x, gates), target, weight)
-            (slopes,) = torch.autograd.grad(len(x) * loss, gates)
+        for batch in data.batches:
+            slopes = slopes_of(*batch) if apart else torch.cat([slopes_of(*row) for row in row_by_row(batch)])
+            _, target, weight = batch
             group = target.remainder(data.n_groups).cpu().numpy()
             yield slopes.cpu().double().numpy(), group, weight.cpu().double().numpy()
     finally:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from skfairprune.constraints import Floats
 from skfairprune.modules import PiecewiseLinearEncoding
 from skfairprune.pruning.budget import Layout
+from skfairprune.pruning.row_order import keeps_rows, row_by_row
 from skfairprune.pruning.shrink import shrink
 from skfairprune.pruning.units import UnitLayer, remaining_units, removed_positions
 
@@ -67,14 +68,18 @@ def activation_gram(network: nn.Module, consumer: str, sample: Sequence[tuple[Te
     gram = torch.zeros(module.in_features + 1, module.in_features + 1, dtype=torch.float64)
 
     def add(module: nn.Module, args: tuple[Tensor]) -> None:
+        if not args[0].numel():  # another expert has the row
+            return
         rows = nn.functional.pad(args[0].double(), (0, 1), value=1.0)
         weights = weight
-        if rows.ndim > 2:  # each row holds several tokens
+        if rows.ndim > 2 or len(rows) > len(weight):  # each row holds several tokens
             rows = rows.reshape(len(weight), -1, rows.shape[-1])
             weights = (weight / rows.shape[1]).repeat_interleave(rows.shape[1])
             rows = rows.flatten(0, 1)
         gram.add_(((rows * weights[:, None]).T @ rows).cpu())
 
+    if sample and not keeps_rows(network, [consumer], sample[0][0]):
+        sample = [row for batch in sample for row in row_by_row(batch)]
     handle = module.register_forward_pre_hook(add)
     total = 0.0
     with torch.no_grad():

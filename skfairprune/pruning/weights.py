@@ -141,7 +141,8 @@ class WeightGates(Gated):
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
         """Return the outputs at rows x under gates of shape (n_weights_total,)."""
-        return torch.func.functional_call(self.network, self._gated(gates), (x,))
+        # Without ties: of a layer with two names torch would swap the weight twice, and leave the second.
+        return torch.func.functional_call(self.network, self._gated(gates), (x,), tie_weights=False)
 
     def release(self) -> nn.Module:
         """Return the network."""

@@ -226,6 +226,7 @@ class BilevelNet(PhaseNet):
         super().initialize_optimizer()
         self.gate_optimizer_ = torch.optim.Adam([self.gates.scores], lr=self.gate_lr, fused=True)
         self.upper_batches_ = self._cycle_upper()
+        self.names_ = _names_by_module(self.module_)
         self.consumers_ = {
             f"network.{path}.weight": columns for path, columns in self.module_.columns.items()
         }
@@ -249,7 +250,9 @@ class BilevelNet(PhaseNet):
         """Return a level's loss of a batch as a function of gates and parameters."""
 
         def loss(gates: Tensor, parameters: Parameters) -> Tensor:
-            logits = torch.func.functional_call(self.module_, dict(parameters), (batch.x, gates))
+            every = {name: parameters[first] for first, names in self.names_.items() for name in names}
+            # Of a module with two names torch would swap the parameters twice, and leave the second behind.
+            logits = torch.func.functional_call(self.module_, every, (batch.x, gates), tie_weights=False)
             return objective(logits, batch.target, batch.weight)
 
         return loss
@@ -273,6 +276,15 @@ class BilevelNet(PhaseNet):
         (self.gates.scores.grad,) = torch.autograd.grad(self.current_gates_, self.gates.scores, slope)
         self.gate_optimizer_.step()
         return step
+
+
+def _names_by_module(module: nn.Module) -> dict[str, list[str]]:
+    """Return for each parameter, by its first name, one name in each module that holds it."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for path, part in module.named_modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            names.setdefault(parameter, []).append(f"{path}.{name}".lstrip("."))
+    return {found[0]: found for found in names.values()}
 
 
 class FineTuneNet(PhaseNet):
