@@ -23,6 +23,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from skfairprune.networks.attention import HeadAttention
 from skfairprune.pruning.gates import GatedNetwork
+from skfairprune.pruning.layout import module_rates
 from skfairprune.pruning.opaque import (
     Choice,
     OpaqueNetwork,
@@ -261,6 +262,13 @@ def _layer(graph: Any, group: Any, name: str, paths: dict[nn.Module, str]) -> Un
         if role is None:
             continue
         positions = _by_root(item.idxs, item.root_idxs, n_roots, paths[module])
+        if isinstance(module, nn.Module):
+            n_inputs, n_outputs, _ = module_rates(module, 1)
+            if positions.max() >= (n_inputs if role == "consumers" else n_outputs):
+                raise _LeftOutError(
+                    f"its places in {paths[module]} cannot be told: an operation such as a stack, a split or "
+                    "a gate (F.glu) moves them"
+                )
         sides[role].append(Side(paths[module], positions))
         if isinstance(module, _ConvNd) and module.groups > 1 and role != "carriers":
             grouped.append((module, positions))
@@ -434,6 +442,9 @@ def _check_removal(network: nn.Module, layers: tuple[UnitLayer, ...], rows: Tens
     except Exception as error:  # of the user's own forward pass
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise _LeftOutError(f"without some of its outputs the network fails: {told}") from error
+    told = _failure_in_training(small, rows)
+    if told and not _failure_in_training(network, rows):
+        raise _LeftOutError(f"without some of its outputs the network fails in training: {told}")
     spreads = [float(found.max() - found.min()) for found in masked]
     if max(spreads) == 0:
         if len(layers) > 1:  # of several layers too few units may be left to tell the rows apart
@@ -443,6 +454,17 @@ def _check_removal(network: nn.Module, layers: tuple[UnitLayer, ...], rows: Tens
         least = _TOLERANCE * (spread or float(found.abs().max()))
         if other.shape != found.shape or not float((other - found).abs().max()) <= least:
             raise _LeftOutError("without some of its outputs the network is not the one where they are 0")
+
+
+def _failure_in_training(network: nn.Module, rows: Tensor) -> str:
+    """Return the error of a pass in training mode, where a network may have parts of its own, or nothing."""
+    trial = copy.deepcopy(network).train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
+            trial(rows)
+    except Exception as error:  # of the user's own forward pass
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""
 
 
 def _keep_together(

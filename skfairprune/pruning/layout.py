@@ -176,7 +176,7 @@ def measure_layout(
     for path, module in network.named_modules():
         if path not in makes and path not in reads:
             continue
-        n_in, n_out, rates = _rates(module, places[path][0])
+        n_in, n_out, rates = module_rates(module, places[path][0])
         of_inputs, of_outputs = tuple(reads.get(path, ())), tuple(makes.get(path, ()))
         other_inputs = n_in - sum(size * widths[layer] for layer, size in of_inputs)
         other_outputs = n_out - sum(size * widths[layer] for layer, size in of_outputs)
@@ -185,7 +185,7 @@ def measure_layout(
     return NetworkLayout(type(network).__name__, tuple(modules), widths, unit_sizes, n_outputs, measure)
 
 
-def _rates(module: nn.Module, n_places: int) -> tuple[int, int, tuple[float, float, float, float]]:
+def module_rates(module: nn.Module, n_places: int) -> tuple[int, int, tuple[float, float, float, float]]:
     """Return a module's inputs and outputs, and its parameters and multiplications by them."""
     bias = int(getattr(module, "bias", None) is not None)
     if isinstance(module, nn.Linear):

@@ -221,9 +221,28 @@ class _Asserts(_FixedShape):
         return self.d(hidden)
 
 
+class _OwnDropout(_FixedShape):
+    def forward(self, x):
+        hidden = torch.relu(self.a(x))
+        if self.training:
+            hidden = hidden * (torch.rand(len(x), 8) > 0.2)
+        return self.d(hidden)
+
+
+class _Glu(_FixedShape):
+    def __init__(self):
+        super().__init__()
+        self.d = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.d(nn.functional.glu(self.a(x), dim=1))
+
+
 @pytest.mark.parametrize(
     ("made", "names", "reason"),
     [
+        (_OwnDropout, {"a"}, "fails in training: RuntimeError: The size of tensor"),
+        (_Glu, {"a"}, "its places in network.d cannot be told"),
         (_Asserts, {"a"}, "without some of its outputs the network fails: AssertionError"),
         (_Tied, {"a", "b", "c"}, "shared with another layer"),
         (_Twice, {"b"}, "called 2 times"),
