@@ -202,7 +202,8 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
 
     dtype : {"auto", "float32", "float64"}, default="auto"
         The precision. "auto" is float64 with at most 200 distinct rows, and where float32 could not tell
-        a column's knots apart; else float32.
+        a column's knots apart; else float32. For a `module` it is float32, with a warning where that cannot
+        tell a column's values apart.
 
     device : str, default="auto"
         Where to train: "auto" takes a GPU if there is one; else a name such as "cpu" or "cuda:0". The
@@ -514,7 +515,8 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
             little accuracy, the figures are of other decisions, or ``sparsity="auto"`` finds no smaller
             network, or none that the held-out rows can tell.
         UserWarning
-            If cells have too few rows for the constraint, or a bound is asked for without groups.
+            If cells have too few rows for the constraint, a bound is asked for without groups, or a network
+            of one's own gets float32 that cannot tell a column's values apart.
         """
         check_parameters(self)
         device = resolve_device(self.device)

@@ -1,5 +1,6 @@
 """The dense network of a fit, built in or brought along, and what can be removed of it."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from skfairprune._data import FitData
+from skfairprune._labels import show_labels
+from skfairprune._precision import MOST_ROWS, keeps_apart
 from skfairprune._targets import Targets
 from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork, find_knots
 from skfairprune.networks.rows import check_rows
@@ -103,6 +106,8 @@ def make_dense_network(
             by_refit=params.criterion == "obs",
         )
         names = getattr(params, "feature_names_in_", range(data.X.shape[1]))
+        if params.dtype == "auto":
+            _warn_of_lost(data.X, names)
         check_rows(dense.network, rows.X, len(data.X), probe, names)
     if params.granularity == "weight":
         probe = torch.tensor(data.X[:_PROBE_ROWS], dtype=dense.dtype)
@@ -146,6 +151,19 @@ def _resolve_dtype(name: str, knots: list[NDArray[np.float64]], tiny: bool) -> t
         if len(k) > 1
     )
     return torch.float64 if tiny or fine else torch.float32
+
+
+def _warn_of_lost(X: NDArray[np.floating], names: Sequence[Any]) -> None:
+    """Warn of columns whose values float32 cannot tell apart, where a network of one's own gets no other."""
+    some = X[:: -(-len(X) // MOST_ROWS) or 1]
+    lost = [names[i] for i, column in enumerate(some.T) if not keeps_apart(np.unique(column), np.float32)]
+    if lost:
+        warnings.warn(
+            f"The network gets float32, which cannot tell the values of the columns {show_labels(lost)} "
+            "apart: subtract a constant from them, such as their least value, or set dtype='float64'.",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def _check_n_inputs(n_inputs: int, n_columns: int) -> None:

@@ -14,10 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["make_preprocessor", "source_columns"]
+from skfairprune._precision import MOST_ROWS, keeps_apart
 
-# Rows that are looked at, and distinct values that have to be told apart.
-_MOST_ROWS, _MOST_DISTINCT = 10_000, 1000
+__all__ = ["make_preprocessor", "source_columns"]
 
 
 def _to_float32(X: pd.DataFrame) -> pd.DataFrame:
@@ -147,17 +146,9 @@ def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> 
 
 
 def _told_apart(X: pd.DataFrame, dtype: type[np.floating]) -> NDArray[np.bool_]:
-    """Tell of which numeric columns a type keeps more than half of the distinct values, (n_columns,).
-
-    They are counted on up to 10,000 rows; of more than 1,000 distinct values more than 500 are enough.
-    """
-    found = []
-    for _, values in X.iloc[:: -(-len(X) // _MOST_ROWS) or 1].items():
-        distinct = values.dropna().unique()
-        with np.errstate(over="ignore"):
-            kept = len(np.unique(np.asarray(distinct, dtype)))
-        found.append(len(distinct) < 2 or kept > min(len(distinct), _MOST_DISTINCT) / 2)
-    return np.array(found, bool)
+    """Tell of which numeric columns a type keeps most values apart, on up to 10,000 rows, (n_columns,)."""
+    some = X.iloc[:: -(-len(X) // MOST_ROWS) or 1]
+    return np.array([keeps_apart(values.dropna().unique(), dtype) for _, values in some.items()], bool)
 
 
 def _warn_of_lost(X: pd.DataFrame) -> None:

@@ -134,6 +134,8 @@ def _encode_network(network: DecisionNetwork, place: str, tensors: dict[str, Ten
     inner = network.network
     if isinstance(inner, JointNetwork):
         for name, data in network.state_dict().items():
+            if not isinstance(data, Tensor):
+                raise TypeError(f"{place}.{name} is {data!r:.50}, what a module's get_extra_state returns")
             tensors[f"{place}.{name}"] = data.cpu().clone(memory_format=torch.contiguous_format)
         return {"own_network": {"link": inner.link, "n_joint": inner.n_joint, "tensors": place}}
     if not isinstance(inner, TabularNetwork):

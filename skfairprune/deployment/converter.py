@@ -159,6 +159,14 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     )
     clf = operator.raw_operator
     model = onnx_model(clf.module_, clf.example_rows(), clf.classes_)
+    for node in model.graph.node:
+        while node.input and not node.input[-1]:
+            del node.input[-1]
+        if "" in node.input:
+            raise ValueError(
+                f"skl2onnx cannot take a network with {node.op_type}, which leaves out inputs in the middle, "
+                "into a pipeline. Export it alone, clf.to_onnx(path), and the steps before it apart."
+            )
     kind = model.graph.input[0].type.tensor_type.elem_type
     inside = {"X": scope.get_unique_variable_name("rows"), "label": operator.outputs[0].full_name}
     operations.apply_cast(scope, operator.inputs[0].full_name, inside["X"], container, to=kind)

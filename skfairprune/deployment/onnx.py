@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skfairprune.deployment.target import find_target
+from skfairprune.deployment.torch_network import export_advice
 from skfairprune.modules import DecisionNetwork, PiecewiseLinearEncoding
 
 __all__ = ["load_extra", "onnx_labels", "onnx_model", "save_onnx"]
@@ -186,8 +187,7 @@ def onnx_model(network: DecisionNetwork, example: Tensor, classes: NDArray) -> A
     except Exception as error:  # of the exporter, or of the user's own forward pass
         raise ValueError(
             f"The network cannot be exported to ONNX for any number of rows: {error.__cause__ or error} "
-            "Its forward must be traceable by torch.export, treat every row alone, and read their number as "
-            "x.shape[0], not as len(x)."
+            f"{export_advice(error.__cause__ or error)}"
         ) from error
     assert program is not None
     model = program.model_proto

@@ -104,7 +104,22 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
     # A file that is half written has a name of its own.
     part = target.with_name(target.name + ".part")
     part.write_bytes(save_tensors(tensors, metadata))
+    if own is not None:
+        _try_reading(part, estimator, own)
     part.replace(target)
+
+
+def _try_reading(part: Path, estimator: BaseEstimator, own: Any) -> None:
+    """Refuse a network of the user's own that a file does not hold all of, and remove the file."""
+    try:
+        read_estimator(part, type(estimator), own)
+    except ValueError as error:
+        part.unlink()
+        raise ValueError(
+            f"The network could not be read from a file again: {error} Parameters and buffers are saved, and "
+            "all else must come with the module: make what training changes a persistent buffer, or use "
+            "joblib.dump, whose files run code when they are loaded."
+        ) from error
 
 
 def read_estimator(path: str | os.PathLike[str], kind: type[Estimator], module: Any) -> Estimator:

@@ -4,11 +4,12 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from skfairprune.modules import DecisionNetwork, PiecewiseLinearEncoding, TabularNetwork
 from skfairprune.networks.joint import JointNetwork
 
-__all__ = ["plain_network"]
+__all__ = ["export_advice", "plain_network"]
 
 # Of a norm of variance 1: torch 2.11 refuses 0, and 1 - 2^-10 + 2^-10 is 1 to the bit.
 _EPS = 2.0**-10
@@ -72,20 +73,34 @@ def plain_network(network: DecisionNetwork, example: Tensor) -> nn.Module:
 
 
 def _is_plain(module: nn.Module, example: Tensor) -> bool:
-    """Tell whether a module consists of modules of torch.nn alone, and has a row of outputs for each row."""
+    """Tell whether a module consists of modules of torch.nn alone, and has a row of outputs for each row.
+
+    Weights that are computed from others, as by weight norm, make one that torch.save refuses.
+    """
     with torch.no_grad():
         in_rows = module(example).ndim == 2
-    return in_rows and all(type(part).__module__.startswith("torch.nn.") for part in module.modules())
+    return in_rows and all(
+        type(part).__module__.startswith("torch.nn.") and not parametrize.is_parametrized(part)
+        for part in module.modules()
+    )
 
 
 def _export(network: DecisionNetwork, example: Tensor) -> nn.Module:
     shapes = ({0: torch.export.Dim.DYNAMIC},)  # a named Dim can freeze the batch in silence
     try:
-        program = torch.export.export(network, (example,), dynamic_shapes=shapes)
+        return torch.export.export(network, (example,), dynamic_shapes=shapes).module()
     except Exception as error:  # whatever the user's forward pass comes to
         raise ValueError(
             f"torch.export cannot export the network for any number of rows: {type(error).__name__}: {error} "
-            "Its forward must treat every row alone, and read their number as x.shape[0], not as len(x). "
-            "clf.module_ is the network itself, an nn.Module."
+            f"{export_advice(error)} clf.module_ is the network itself, an nn.Module."
         ) from error
-    return program.module()
+
+
+def export_advice(error: BaseException) -> str:
+    """Return what to do about an error of an export."""
+    if isinstance(error, SyntaxError):  # of the code that torch writes
+        return "Rename its modules that have the name of a Python keyword."
+    return (
+        "Its forward must be traceable by torch.export, treat every row alone, and read their number as "
+        "x.shape[0], not as len(x)."
+    )

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from inspect import getclosurevars
 from itertools import chain
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +37,8 @@ def check_modules(network: nn.Module) -> None:
     Raises
     ------
     ValueError
-        If it has a scripted, a compiled or a lazy module.
+        If it has a scripted, a compiled or a lazy module, complex buffers, layers in plain lists, or
+        functions that hold its layers.
     """
     tensors = chain(network.named_parameters(), network.named_buffers())
     if lazy := [name for name, tensor in tensors if is_lazy(tensor)]:
@@ -55,6 +59,39 @@ def check_modules(network: nn.Module) -> None:
                 "apart. Give the nn.Module that was compiled, which is its _orig_mod; what fit leaves can be "
                 "compiled again."
             )
+    if strange := [name for name, buffer in network.named_buffers() if buffer.is_complex()]:
+        raise ValueError(
+            f"The network {kind(network)} has the complex buffers {strange}, which would lose their "
+            "imaginary parts with the type of the rows. Keep real and imaginary parts as two buffers."
+        )
+    _check_attributes(network)
+
+
+def _check_attributes(network: nn.Module) -> None:
+    """Refuse what a copy of the network would share with the one that was given."""
+    known = set(network.modules())
+    for path, module in network.named_modules():
+        for name, value in vars(module).items():
+            where = f"{path}.{name}".lstrip(".")
+            held = value.values() if isinstance(value, dict) else value
+            held = held if isinstance(value, dict | list | tuple) and not name.startswith("_") else ()
+            if any(isinstance(item, nn.Module) and item not in known for item in held):
+                raise ValueError(
+                    f"The network {kind(network)} keeps layers in {where}, where neither PyTorch nor fit "
+                    "finds them. Put them in an nn.ModuleList or nn.ModuleDict."
+                )
+            if isinstance(value, FunctionType) and any(
+                map(_is_trained, getclosurevars(value).nonlocals.values())
+            ):
+                raise ValueError(
+                    f"The network {kind(network)} keeps a function in {where} that holds a module or a "
+                    "parameter, and would go on using those of your instance: copies do not have functions "
+                    "of their own. Make it a method, or a module."
+                )
+
+
+def _is_trained(value: Any) -> bool:
+    return isinstance(value, nn.Module) or (isinstance(value, Tensor) and value.requires_grad)
 
 
 def check_behaviour(network: nn.Module, probe: Tensor) -> None:

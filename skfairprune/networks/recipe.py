@@ -13,6 +13,7 @@ from skorch.callbacks import (
     EarlyStopping,
     InputShapeSetter,
     LoadInitState,
+    LRScheduler,
     ParamMapper,
     PassthroughScoring,
     ProgressBar,
@@ -251,10 +252,10 @@ def _callbacks(net: NeuralNet) -> tuple[tuple[str, Callback], ...]:
             raise ValueError(
                 f"The net's callbacks hold {callback!r}, which is no skorch Callback. Remove it."
             )
-        if isinstance(callback, EarlyStopping) and callback.monitor in _NOT_MEASURED:
+        if isinstance(callback, EarlyStopping | LRScheduler) and callback.monitor in _NOT_MEASURED:
             raise ValueError(
-                f"The net's EarlyStopping monitors {callback.monitor!r}, and the epochs of a fit have no "
-                "accuracies. Set its monitor to 'valid_loss' or 'train_loss'."
+                f"The net's {type(callback).__name__} monitors {callback.monitor!r}, and the epochs of a fit "
+                "have no accuracies. Set its monitor to 'valid_loss' or 'train_loss'."
             )
         for kinds, reason in _REFUSED:
             if isinstance(callback, kinds):

@@ -79,7 +79,7 @@ def activation_gram(network: nn.Module, consumer: str, sample: Sequence[tuple[Te
         gram.add_(((rows * weights[:, None]).T @ rows).cpu())
 
     if sample and not keeps_rows(network, [consumer], sample[0][0]):
-        sample = [row for batch in sample for row in row_by_row(batch)]
+        sample = [(row, weight) for batch in sample for row, weight in row_by_row(batch)]
     handle = module.register_forward_pre_hook(add)
     total = 0.0
     with torch.no_grad():

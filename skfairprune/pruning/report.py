@@ -118,14 +118,19 @@ def network_report(
     counted = table.loc[list(modules)]
     units = [sum(dense.sizes), sum(small.sizes)]
     sums = {"total": counted[columns[2:]].sum(), "network": table[columns[2:]].sum()}
+    table.index = pd.Index([_row_name(path) for path in rows], name="layer")
     for name, of_columns in sums.items():
         table.loc[name] = [*units, *of_columns]
-    table.index.name = "layer"
     before = table[f"{dense.measure}_before"]
     table["sparsity"] = np.where(before == 0, 0.0, 1 - table[f"{dense.measure}_after"] / before)
-    table["unit_layer"] = [made.get(str(name), "") for name in table.index]
-    table["note"] = [left_out.get(str(name), "") for name in table.index]
+    for column, words in (("unit_layer", made), ("note", left_out)):
+        table[column] = [*(words.get(path, "") for path in rows), *("" for _ in sums)]
     return table
+
+
+def _row_name(path: str) -> str:
+    """Return the name of a layer's row, which must be none of a sum's."""
+    return f"{path} (layer)" if path in ("total", "network") else path
 
 
 def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) -> pd.DataFrame:
@@ -148,7 +153,7 @@ def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) 
     """
     numbers = {layer.name: number for number, layer in enumerate(dense.layers)}
     rows: dict[str, list[float]] = {}
-    notes = {"total": _ZEROS, "network": _ZEROS}
+    notes = {}
     counted_once: set[nn.Parameter] = set()
     for path, module in network.named_modules():
         fresh = [parameter for parameter in module.parameters(recurse=False) if parameter not in counted_once]
@@ -170,10 +175,10 @@ def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) 
     columns = [f"{name}_{when}" for name in ("units", "parameters", "macs") for when in ("before", "after")]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     sums = {"total": table.loc[list(numbers)].sum(), "network": table.sum()}
+    table.index = pd.Index([_row_name(path.removeprefix("module.")) for path in rows], name="layer")
     for name, of_columns in sums.items():
         table.loc[name] = of_columns
-    table["note"] = [notes.get(str(name), "") for name in table.index]
-    table.index = pd.Index([str(name).removeprefix("module.") for name in table.index], name="layer")
+    table["note"] = [*(notes.get(path, "") for path in rows), *(_ZEROS for _ in sums)]
     table.insert(
         len(columns), "sparsity", 1 - table[f"{dense.measure}_after"] / table[f"{dense.measure}_before"]
     )

@@ -1,8 +1,8 @@
 """Whether the rows of a batch can be told apart inside a network, and what to do if they cannot.
 
-A network may hold tokens before rows, as ``nn.TransformerEncoderLayer`` does by default, sort or route rows and
-put them back, or join them with others. What a layer reads then cannot be weighted by row, and rows cannot have
-gates of their own. A row alone still can: nothing in its pass is of another.
+A network may hold tokens before rows, as ``nn.TransformerEncoderLayer`` does by default, sort or route rows
+and put them back, or join them with others. What a layer reads then cannot be weighted by row, and rows
+cannot have gates of their own. A row alone still can: nothing in its pass is of another.
 """
 
 from collections.abc import Iterable, Iterator

@@ -125,6 +125,9 @@ class PhaseRunner:
         stoppers = [given for _, given in callbacks]
         if held_out is None:
             callbacks = [(name, given) for name, given in callbacks if not isinstance(given, EarlyStopping)]
+            for _, given in callbacks:
+                if isinstance(given, LRScheduler) and given.monitor == "valid_loss":
+                    given.monitor = "train_loss"
         kinds = {
             kind for kind in (LRScheduler, EarlyStopping) for _, given in callbacks if isinstance(given, kind)
         }
@@ -174,8 +177,13 @@ class PhaseRunner:
         except Interrupted:
             raise KeyboardInterrupt from None
         except ValueError as error:
-            if self.iterator is None or "more than 1 value per channel" not in str(error):
+            if "more than 1 value per channel" not in str(error):
                 raise
+            if self.iterator is None:
+                raise ValueError(
+                    f"With batch_size={self.batch_size} a batch of the {phase} phase has one row, of which a "
+                    "batch norm has no variance. Give another batch_size."
+                ) from error
             raise ValueError(
                 f"The net's iterator_train {self.iterator.name} gave a batch of one row in the {phase} "
                 "phase, of which a batch norm has no variance. Give it drop_last=True or another batch_size."

@@ -97,3 +97,35 @@ def test_int8_that_leaves_nothing_of_a_network_is_refused(tmp_path):
     with pytest.raises(ValueError, match="does not bear quantize=True"):
         save_onnx(network, _rows(9), np.arange(4), tmp_path / "int8.onnx", quantize=True)
     assert not (tmp_path / "int8.onnx").exists()
+
+
+def test_weights_that_are_computed_from_others_take_an_exported_program(tmp_path):
+    """torch.save refuses such modules."""
+    first = nn.utils.parametrizations.weight_norm(nn.Linear(64, 6))
+    joint = JointNetwork(nn.Sequential(first, nn.ReLU(), nn.Linear(6, 4)), "logits", 4)
+    network = DecisionNetwork(joint, torch.eye(2, 4)).eval().requires_grad_(False)
+    plain = plain_network(network, _rows(9))
+    assert_allclose(plain(_rows(5)), network(_rows(5)), atol=1e-6)
+    program = torch.export.export(plain, (_rows(9),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(program, tmp_path / "plain.pt2")
+    loaded = torch.export.load(tmp_path / "plain.pt2").module()
+    assert_allclose(loaded(_rows(5)), network(_rows(5)), atol=1e-6)
+
+
+def test_names_that_python_keeps_for_itself_are_told(tmp_path):
+    class Keyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleDict({"in": nn.Linear(64, 4)})
+
+        def forward(self, x):
+            return self.parts["in"](x)
+
+    network = DecisionNetwork(JointNetwork(Keyword(), "logits", 4), torch.eye(2, 4)).eval()
+    network.requires_grad_(False)
+    for export in (
+        lambda: plain_network(network, _rows(9)),
+        lambda: save_onnx(network, _rows(9), np.array([0, 1]), tmp_path / "small.onnx"),
+    ):
+        with pytest.raises(ValueError, match="Rename its modules that have the name of a Python keyword"):
+            export()

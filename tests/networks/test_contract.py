@@ -184,3 +184,47 @@ def test_sparse_gradients_become_dense():
         found.append(_fit(network).predict_proba(DATA.X))
         assert network.embedding.sparse == sparse
     assert np.array_equal(*found)
+
+
+class _PlainList(_Net):
+    def __init__(self):
+        super().__init__()
+        self.more = [nn.Linear(16, 16)]
+
+    def forward(self, x):
+        return self.out(self.more[0](torch.relu(self.first(x))))
+
+
+class _Closure(_Net):
+    def __init__(self):
+        super().__init__()
+        self.act = lambda hidden: self.between(hidden)
+
+    def forward(self, x):
+        return self.out(self.act(self.first(x)))
+
+
+class _ComplexBuffer(_Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("phase", torch.tensor([1j]))
+
+
+@pytest.mark.parametrize(
+    ("network", "match"),
+    [
+        (_PlainList, r"keeps layers in more, where .* nn\.ModuleList"),
+        (lambda: _Net(_PlainList()), r"keeps layers in between\.more"),
+        (_Closure, r"keeps a function in act that holds a module"),
+        (_ComplexBuffer, r"complex buffers \['phase'\]"),
+    ],
+)
+def test_what_a_copy_would_share_or_lose_is_refused(network, match):
+    with pytest.raises(ValueError, match=match):
+        _fit(network())
+
+
+def test_functions_and_lists_without_layers_are_taken():
+    network, scale = _Net(), torch.tensor(2.0)
+    network.sizes, network.act, network.names = [3, 4], lambda x: scale * x, {"a": network.first}
+    check_modules(network)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -656,3 +657,103 @@ def test_a_network_that_stays_whole_trains_for_all_epochs(criterion):
     )
     assert clf.n_iter_ == 6
     assert set(clf.history_["phase"]) <= {"dense", "fine-tune"}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_schedule_by_the_held_out_loss_follows_the_training_loss_where_nothing_is_held_out():
+    seen = []
+
+    class Note(LRScheduler):
+        def on_epoch_end(self, net, **kwargs):
+            seen.append((type(net).__name__, self.monitor))
+            super().on_epoch_end(net, **kwargs)
+
+    plateau = Note(torch.optim.lr_scheduler.ReduceLROnPlateau, monitor="valid_loss")
+    net = NeuralNetClassifier(Net, max_epochs=8, callbacks=[plateau])
+    clf = FairPrunedClassifier(net, sparsity=0.5, constraint=None, random_state=0)
+    clf.fit(DATA.X, DATA.y)
+    assert {kind for kind, _ in seen} >= {"BilevelNet", "FineTuneNet"}
+    assert {monitor for kind, monitor in seen if kind == "BilevelNet"} == {"train_loss"}
+    assert {monitor for kind, monitor in seen if kind == "PhaseNet"} == {"valid_loss"}
+    assert plateau.monitor == "valid_loss"
+    net = net.set_params(callbacks=[LRScheduler("ReduceLROnPlateau", monitor="valid_acc")])
+    with pytest.raises(ValueError, match="LRScheduler monitors 'valid_acc', and the epochs of a fit have no"):
+        FairPrunedClassifier(net).fit(DATA.X, DATA.y)
+
+
+class _Counts(Net):
+    """Changes with every pass in training, by what no file holds."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.n_passes = 0
+
+    def forward(self, x):
+        self.n_passes += self.training
+        return super().forward(x / (1 + 1 / (1 + 0.01 * self.n_passes)))
+
+
+class _ExtraState(Net):
+    def get_extra_state(self):
+        return {"a": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    ("made", "match"),
+    [
+        (_Counts, "could not be read from a file again.*persistent buffer, or use joblib"),
+        (_ExtraState, "what a module's get_extra_state returns"),
+    ],
+)
+def test_a_network_that_no_file_holds_is_not_saved(made, match, tmp_path):
+    clf = FairPrunedClassifier(NeuralNetClassifier(made, max_epochs=3), sparsity=0.5, random_state=0)
+    clf.fit(DATA.X, DATA.y, sensitive_features=DATA.sensitive_features)
+    with pytest.raises(ValueError, match=f"(?s){match}"):
+        clf.save(tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+class _OddNames(nn.Module):
+    def __init__(self, n_features, n_outputs):
+        super().__init__()
+        self.network, self.total = nn.Linear(n_features, 8), nn.Linear(8, 8)
+        self.out = nn.Linear(8, n_outputs)
+
+    def forward(self, x):
+        return self.out(self.total(self.network(x).relu()).relu())
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("granularity", ["unit", "weight"])
+def test_layers_that_are_called_as_a_sum_have_rows_of_their_own(granularity):
+    clf = FairPrunedClassifier(_OddNames, granularity=granularity, max_epochs=3, random_state=0)
+    report = clf.set_params(sparsity=0.5).fit(DATA.X, DATA.y).pruning_report_
+    assert report.index.tolist() == ["network (layer)", "total (layer)", "out", "total", "network"]
+    parts = report.iloc[:3]["parameters_after"].sum()
+    assert report.loc["network", "parameters_after"] == parts
+    assert "true zeros" not in report.loc["total (layer)", "note"]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_columns_that_float32_cannot_tell_apart_are_told():
+    X = np.column_stack([1.7e9 + np.arange(len(DATA.X)) % 100, DATA.X])
+    clf = FairPrunedClassifier(_OddNames, sparsity=0.5, max_epochs=3, constraint=None, random_state=0)
+    with pytest.warns(UserWarning, match=r"float32, which cannot tell the values of the columns 0 apart"):
+        clf.fit(X, DATA.y)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        clf.set_params(dtype="float64").fit(X, DATA.y)
+        clf.set_params(dtype="auto").fit(DATA.X, DATA.y)
+    assert not any("float32" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_one_row_a_batch_beside_a_batch_norm_is_told():
+    network = nn.Sequential(nn.Linear(DATA.X.shape[1], 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    clf = FairPrunedClassifier(network, sparsity=0.5, batch_size=1, max_epochs=3)
+    with pytest.raises(ValueError, match="With batch_size=1 a batch of the dense phase has one row"):
+        clf.set_params(constraint=None).fit(DATA.X[:300], DATA.y[:300])
