@@ -241,8 +241,8 @@ def _descend(
     Returned are the rules, and the number of the bound that each was fitted for.
 
     That of the bound asked for is fitted with all patience. A rule that missed its bound gives way to the
-    best of the others. One that meets it stays: by how much others are more accurate on the same rows is
-    noise, where the dual says that they cannot be. One that had to aim higher, and missed, stands for all
+    best of the others. One that meets it stays, unless another is clearly more accurate on the same rows: a
+    little more is noise, where the dual says that it cannot be. One that had to aim higher, and missed, stands for all
     smaller bounds, too, and so does one for those whose target noise makes the same. The rules of a part
     keep to the odds of those of all rows.
     """
@@ -270,10 +270,10 @@ def _descend(
             fits.append(problem.fit(bound, near, move=whole is None))
     fits = fits[::-1]
     origin = {id(fit): number for number, fit in enumerate(fits)}  # the largest, where several have one
-    settled = [
-        fit if problem.meets(fit, bound) else problem.select(fits, bound)
-        for fit, bound in zip(fits, bounds, strict=True)
-    ]
+    settled = []
+    for fit, bound in zip(fits, bounds, strict=True):
+        best = problem.select(fits, bound)
+        settled.append(fit if problem.meets(fit, bound) and not problem.is_behind(fit, best) else best)
     return settled, [origin[id(fit)] for fit in settled]
 
 

@@ -339,6 +339,10 @@ class RuleProblem:
         """Tell whether a rule is as near the target as it has to come, or below it."""
         return fit.excess(self.noise.target(bound)) <= self.tolerance + _ROUNDING
 
+    def is_behind(self, fit: RuleFit, other: RuleFit) -> bool:
+        """Tell whether a rule is clearly less accurate than another on the rows."""
+        return fit.accuracy < other.accuracy - _LEAST
+
     def merit(self, fit: RuleFit, bound: float) -> float:
         """Return the accuracy less the price of what is not clear of the bound.
 
