@@ -165,7 +165,7 @@ EXPERIMENTS = {
         "The bound on unseen data",
         SETS,
         ("bilevel",),
-        (_DP, _EO, "true_positive_rate_parity", "error_rate_parity"),
+        (None, _DP, _EO, "true_positive_rate_parity", "error_rate_parity"),
         bounds=(0.02, 0.05, 0.1),
     ),
     "later": Experiment(

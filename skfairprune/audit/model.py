@@ -82,10 +82,13 @@ def find_question(
         if clf is None or constraint != clf.constraint_:
             return constraint, None
         if _has_strata(clf) != with_strata:
-            mismatch = "without strata, and control_features" if with_strata else "within strata, and none"
+            told, cure = (
+                ("without strata, and control_features are given", "Leave them out")
+                if with_strata
+                else ("within strata, and no control_features are given", "Pass those of these rows")
+            )
             raise ValueError(
-                f"The model's bound is on the gap {mismatch} are given. Audit it as it was fitted, or pass "
-                "the difference_bound to audit."
+                f"The model's bound is on the gap {told}. {cure}, or pass the difference_bound to audit."
             )
         return constraint, clf.bound_
     number = isinstance(bound, Real) and not isinstance(bound, bool | np.bool_)
