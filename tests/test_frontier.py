@@ -71,6 +71,28 @@ def test_the_rule_of_a_bound_is_about_that_of_a_single_fit():
     assert_allclose(found.accuracy, single.accuracy, atol=0.002)
 
 
+@pytest.mark.parametrize(("worse", "stays"), [(0.01, True), (0.1, False)])
+def test_a_rule_that_meets_its_bound_gives_way_to_one_clearly_more_accurate(worse, stays, monkeypatch):
+    """Between small groups the rounds can end at a rule that is worse than that of a smaller bound."""
+    rows, bounds = _rows(), np.array([0.0, 0.05, 0.1, 0.2])
+    problem = RuleProblem(rows, get_constraint("demographic_parity"), np.ones((1, 2), bool), EQUAL)
+    whole, bad = RuleProblem.fit, []
+
+    def fit(self, bound, *args, **kwargs):
+        found = whole(self, bound, *args, **kwargs)
+        if bound != 0.1:
+            return found
+        bad.append(replace(found, accuracy=found.accuracy - worse))
+        return bad[0]
+
+    monkeypatch.setattr(RuleProblem, "fit", fit)
+    rules, origin = module._descend(problem, bounds, 0.05)
+    assert problem.meets(bad[0], 0.1)
+    assert (rules[2] is bad[0]) is stays
+    assert origin == ([0, 1, 2, 3] if stays else [0, 1, 1, 3])
+    assert rules[2] is rules[origin[2]]
+
+
 def test_rows_without_a_fold_are_fitted_on_and_not_judged():
     # The rows without a fold are of another law, with a much smaller gap.
     rows, others, constraint = _rows(), _rows(6000, 1, (0.45, 0.35)), get_constraint("demographic_parity")
