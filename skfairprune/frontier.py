@@ -242,9 +242,9 @@ def _descend(
 
     That of the bound asked for is fitted with all patience. A rule that missed its bound gives way to the
     best of the others. One that meets it stays, unless another is clearly more accurate on the same rows: a
-    little more is noise, where the dual says that it cannot be. One that had to aim higher, and missed, stands for all
-    smaller bounds, too, and so does one for those whose target noise makes the same. The rules of a part
-    keep to the odds of those of all rows.
+    little more is noise, where the dual says that it cannot be. One that had to aim higher, and missed,
+    stands for all smaller bounds, too, and so does one for those whose target noise makes the same. The
+    rules of a part keep to the odds of those of all rows.
     """
     fits: list[RuleFit] = []
     for number in range(len(bounds))[::-1]:

@@ -279,11 +279,12 @@ class BilevelNet(PhaseNet):
 
 
 def _names_by_module(module: nn.Module) -> dict[str, list[str]]:
-    """Return for each parameter, by its first name, one name in each module that holds it."""
+    """Return for each parameter, by its first name, its names in each module that holds it."""
     names: dict[nn.Parameter, list[str]] = {}
     for path, part in module.named_modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            names.setdefault(parameter, []).append(f"{path}.{name}".lstrip("."))
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                names.setdefault(parameter, []).append(f"{path}.{name}".lstrip("."))
     return {found[0]: found for found in names.values()}
 
 

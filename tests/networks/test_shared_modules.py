@@ -49,6 +49,18 @@ class _TwoModules(_Once):
         return self.out(self.other(self.b(self.act(self.a(x)))))
 
 
+class _TwoAttributes(_Once):
+    """The weight is an attribute of the activation twice."""
+
+    def __init__(self, n_features, n_outputs):
+        super().__init__(n_features, n_outputs)
+        self.scale = self.again = nn.Parameter(torch.tensor(0.25))
+
+    def forward(self, x):
+        hidden = nn.functional.prelu(self.a(x), self.scale.reshape(1))
+        return self.out(nn.functional.prelu(self.b(hidden), self.again.reshape(1)))
+
+
 @functools.cache
 def _fit(network, **params):
     data = make_biased_classification(400, base_rates=(0.6, 0.2), random_state=0)
@@ -92,3 +104,12 @@ def test_a_layer_with_two_names_stays_whole():
     clf, found, X = _fit(_LayerWithTwoNames)
     assert clf.pruning_report_.loc["a", "note"] == "a has 2 names in the network"
     assert_allclose(clf.to_torch()(torch.tensor(X, dtype=torch.float32)).detach(), found, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("params", WEIGHTS)
+def test_a_parameter_with_two_names_in_one_module_is_one(params):
+    (one, expected, _), (two, found, _) = _fit(_Once, **params), _fit(_TwoAttributes, **params)
+    for mask, same in zip(two.masks_, one.masks_, strict=True):
+        assert_array_equal(mask, same)
+    assert_allclose(found, expected, atol=1e-6)
