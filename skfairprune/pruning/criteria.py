@@ -27,7 +27,7 @@ from skfairprune.constraints import Floats
 from skfairprune.pruning.budget import Layout
 from skfairprune.pruning.gates import GatedNetwork
 from skfairprune.pruning.reconstruction import reconstruction_worth
-from skfairprune.pruning.row_order import keeps_rows, row_by_row
+from skfairprune.pruning.rowwise import keeps_rows, row_by_row
 from skfairprune.pruning.units import UnitLayer
 
 __all__ = [

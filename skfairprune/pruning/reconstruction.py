@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from skfairprune.constraints import Floats
 from skfairprune.modules import PiecewiseLinearEncoding
 from skfairprune.pruning.budget import Layout
-from skfairprune.pruning.row_order import keeps_rows, row_by_row
+from skfairprune.pruning.rowwise import keeps_rows, row_by_row
 from skfairprune.pruning.shrink import shrink
 from skfairprune.pruning.units import UnitLayer, remaining_units, removed_positions
 

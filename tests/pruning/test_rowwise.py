@@ -8,7 +8,7 @@ from torch import nn
 
 from skfairprune import FairPrunedClassifier
 from skfairprune.datasets import make_biased_classification
-from skfairprune.pruning.row_order import keeps_rows, row_by_row
+from skfairprune.pruning.rowwise import keeps_rows, row_by_row
 
 
 class _Plain(nn.Module):
