@@ -18,7 +18,8 @@ def refuse_other_order(**columns: Any) -> None:
     ----------
     **columns : object
         Series, DataFrames, dicts of columns, of which each is looked at, or anything else; by the names that
-        the error message calls them.
+        the error message calls them. Of predictions, whose names start with "y_pred", an index from 0 on is
+        that of a Series that was just made of them, in the order of the rows, and says nothing.
 
     Raises
     ------
@@ -32,7 +33,9 @@ def refuse_other_order(**columns: Any) -> None:
     found = [
         (name, index)
         for name, column in given.items()
-        if isinstance(index := getattr(column, "index", None), pd.Index) and index.is_unique
+        if isinstance(index := getattr(column, "index", None), pd.Index)
+        and index.is_unique
+        and not (name.startswith("y_pred") and index.equals(pd.RangeIndex(len(index))))
     ]
     for (one, index), (other, its) in combinations(found, 2):
         if len(index) != len(its) or index.nlevels != its.nlevels or its.equals(index):

@@ -568,6 +568,9 @@ def test_columns_in_another_order_are_refused(metric, name):
     metric(y, **columns)
     metric(y, **columns | {name: columns[name].set_axis(index + 6)})  # of other rows: nothing is known
     metric(y.to_numpy(), **columns | {name: columns[name][::-1].to_numpy()})
+    others = {key: value[::-1] if isinstance(value, pd.Series) else value for key, value in columns.items()}
+    fresh = others["y_pred"].reset_index(drop=True)  # as pd.Series(model.predict(X))
+    metric(y[::-1], **others | {"y_pred": fresh})
     with pytest.raises(ValueError, match=rf"{name} has the index of y_true in another order"):
         metric(y, **columns | {name: columns[name][::-1]})
 
