@@ -384,7 +384,7 @@ def test_preprocessor_names_the_column_that_has_no_numbers():
     X = pd.DataFrame({"age": [20.0, 30.0], "job": ["a", "b"]})
     transformer = make_preprocessor(X).fit(X)
     with pytest.raises(ValueError, match=r"The column 'age' is one of numbers, and has 'old'"):
-        transformer.transform(pd.DataFrame({"age": [20, "old"], "job": ["a", "b"]}))
+        transformer.transform(pd.DataFrame({"age": ["20", "old"], "job": ["a", "b"]}))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float64, "Int64"])

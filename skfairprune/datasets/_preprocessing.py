@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Hashable
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -32,14 +31,17 @@ def _to_floats(X: pd.DataFrame, dtype: type[np.floating]) -> pd.DataFrame:
     X = X.copy(deep=False)
     for column in [column for column, given in X.dtypes.items() if not _is_number(given)]:
         values = X[column].astype(object).where(X[column].notna(), np.nan)
-        try:
-            X[column] = values.astype(dtype)
-        except (TypeError, ValueError) as error:
-            strange = [value for value in values if not isinstance(value, Real)]
-            raise ValueError(
-                f"The column {column!r} is one of numbers, and has {strange[0]!r}. Give it numbers."
-            ) from error
+        X[column] = [_to_float(value, column) for value in values]
     return X.astype(dtype)
+
+
+def _to_float(value: Any, column: Hashable) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The column {column!r} is one of numbers, and has {value!r}. Give it numbers."
+        ) from error
 
 
 def _is_number(dtype: Any) -> bool:
