@@ -88,6 +88,12 @@ class ExportMixin(FittedMixin):
         ValueError
             If a parameter is an object (a callable, a moment, a random generator; the error says what to
             set instead) or none that `fit` takes, or a label is no number, string, boolean or tuple of these.
+
+        Warns
+        -----
+        UserWarning
+            If the file cannot be loaded with the `module` as it is now: it holds the numbers of a network of
+            one's own, and no buffers that are not persistent, nor other state.
         """
         check_is_fitted(self, "module_")
         self._require_own_rule()

@@ -18,7 +18,7 @@ from skfairprune.modules import PiecewiseLinearEncoding, TabularNetwork, find_kn
 from skfairprune.networks.rows import check_rows
 from skfairprune.networks.template import make_network
 from skfairprune.pruning.budget import Chain
-from skfairprune.pruning.graph import FoundUnits, find_coupled_units
+from skfairprune.pruning.graph import FoundUnits, called_layers, find_coupled_units
 from skfairprune.pruning.layout import measure_layout
 from skfairprune.pruning.reconstruction import can_refit
 from skfairprune.pruning.structure import Structure, UnitStructure
@@ -28,6 +28,7 @@ from skfairprune.pruning.weights import WeightLayout, WeightStructure, find_weig
 __all__ = ["DenseNetwork", "make_dense_network", "unread_columns"]
 
 _PROBE_ROWS = 32  # on which a network is tried
+_ROUTED_ROWS = 2048  # on which it is where rows go different ways
 _MOST_INPUTS = 10_000  # their Gram matrix: time grows with the cube, minutes here
 _KNOT_ROWS = 200_000  # quantiles of more rows cost time and hardly move a knot
 
@@ -95,10 +96,14 @@ def make_dense_network(
         )
     else:
         dtype = torch.float64 if params.dtype == "float64" else torch.float32
-        probe = torch.tensor(data.X[:: max(len(data.X) // _PROBE_ROWS, 1)][:_PROBE_ROWS], dtype=dtype)
+        probe, more = (
+            torch.tensor(data.X[:: max(len(data.X) // n, 1)][:n], dtype=dtype)
+            for n in (_PROBE_ROWS, _ROUTED_ROWS)
+        )
         dense = _own_network(
             params.module,
             probe,
+            more,
             targets.output_weights.argmax(axis=0).tolist(),
             len(targets.order),
             measure=params.sparsity_measure,
@@ -222,6 +227,7 @@ def _built_in_network(
 def _own_network(
     template: Any,
     probe: Tensor,
+    more: Tensor,
     class_of: Sequence[int],
     n_classes: int,
     *,
@@ -235,8 +241,8 @@ def _own_network(
     ----------
     template : nn.Module, callable or NeuralNet
         The description.
-    probe : Tensor of shape (n_samples, n_features)
-        Some rows.
+    probe, more : Tensor of shape (n_samples, n_features)
+        Some rows; and more of them, for networks of which some layers read few rows.
     class_of : sequence of int
         The class of each joint class.
     n_classes : int
@@ -250,6 +256,8 @@ def _own_network(
     """
     network = make_network(template, probe.shape[1], class_of, n_classes, probe)
     inner = network.bare
+    if prunes and len(called_layers(inner, more)) > len(called_layers(inner, probe)):
+        probe = more
     found = find_coupled_units(inner, probe) if prunes else FoundUnits((), {})
     layout = measure_layout(inner, found.layers, probe, len(class_of), measure)
     if by_refit and not can_refit(inner, found.layers):

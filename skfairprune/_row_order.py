@@ -3,9 +3,13 @@
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 __all__ = ["refuse_other_order"]
+
+
+_FEW = 8  # labels, of which one that is not there tells that the rows are others
 
 
 def refuse_other_order(**columns: Any) -> None:
@@ -38,11 +42,22 @@ def refuse_other_order(**columns: Any) -> None:
         and not (name.startswith("y_pred") and index.equals(pd.RangeIndex(len(index))))
     ]
     for (one, index), (other, its) in combinations(found, 2):
-        if len(index) != len(its) or index.nlevels != its.nlevels or its.equals(index):
-            continue
-        if index.isin(its).all():
+        if len(index) == len(its) and index.nlevels == its.nlevels and _is_another_order(index, its):
             raise ValueError(
                 f"{other} has the index of {one} in another order, and rows are taken by their position. Put "
                 f"it in the order of {one}, {other}.loc[{one}.index], or, if it is in that order, drop its "
                 "index."
             )
+
+
+def _is_another_order(index: pd.Index, other: pd.Index) -> bool:
+    """Tell whether an index has the labels of another of its length, of whatever type, in another order."""
+    if index.equals(other):
+        return False
+    try:
+        if np.any(index.get_indexer(other[:_FEW]) < 0):
+            return False
+        position = index.get_indexer(other)
+    except (TypeError, ValueError):  # labels that cannot be compared
+        return False
+    return bool(np.all(position >= 0) and np.any(position != np.arange(len(index))))

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn import config_context
 from sklearn.metrics._scorer import _BaseScorer
+from sklearn.pipeline import Pipeline
 
 from skfairprune._labels import align_labels
 from skfairprune._measured import GapWithError, check_size, encode, measure, resolve
@@ -364,7 +365,7 @@ def gap_scorer(
 def _find_pos_label(estimator: Any) -> Hashable:
     """Return the positive label that a classifier was given, in pipelines and searches, too, or None."""
     while True:
-        if hasattr(estimator, "steps"):
+        if isinstance(estimator, Pipeline):
             estimator = estimator.steps[-1][1]
         elif hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
@@ -413,7 +414,7 @@ class _GapScorer(_BaseScorer):
         classes = np.asarray(getattr(estimator, "classes_", ())).tolist()
         if len(classes) == 2 and pos_label is None:  # a fold may hold one of the labels only
             own = _find_pos_label(estimator)
-            pos_label = classes[1] if own is None else own
+            pos_label = own if isinstance(own, Hashable) and own in classes else classes[1]
         rule, y, decision = encode(
             constraint,
             y_true,

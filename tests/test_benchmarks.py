@@ -388,19 +388,32 @@ def _page(name, frame):
 
 
 def test_the_bound_counts_gaps_beyond_two_errors(frame):
-    header, _, line, _ = (text for text in _page("bound", frame) if text.startswith("|"))
+    header, _, line, *_ = (text for text in _page("bound", frame) if text.startswith("|"))
     cells = dict(zip(header.split(" | "), line.split(" | "), strict=True))
     assert cells["demographic parity, 0.02"] == "0/2"
     assert cells["equalized odds, 0.02"] == cells["equalized odds, 0.05"] == "1/2"
     assert cells["all"] == "2/16 (12.5%)"
+    assert cells["shown to be within"] == "0%"
+    frame.loc[(frame["constraint"] == DP) & (frame["seed"] == 0), "dp_gap"] = 0.05 - 1.7 * 0.01
+    header, _, line, *_ = (text for text in _page("bound", frame) if text.startswith("|"))
+    cells = dict(zip(header.split(" | "), line.split(" | "), strict=True))
+    assert cells["shown to be within"] == "6%"  # one of 16
+
+
+def test_the_bound_has_what_it_costs(frame):
+    lines = [text.strip("| ").split(" | ") for text in _page("bound", frame) if text.startswith("|")]
+    cells = dict(zip(lines[-3], lines[-1], strict=True))
+    assert cells["set"] == "compas"
+    assert cells["accuracy without a constraint"] == "0.804"
+    assert cells["demographic parity, 0.05"] == "0.801 / 0.050"
 
 
 def test_the_bound_has_means_and_the_sets_of_two_groups_by_themselves(frame):
     frame = pd.concat([frame, frame.assign(dataset="acs_race", accuracy=0.5)])
     lines = [text.strip("| ").split(" | ") for text in _page("bound", frame) if text.startswith("|")]
-    header, rows = lines[0], {line[0]: line for line in lines[2:]}
+    header, rows = lines[0], {line[0]: line for line in lines[2:6]}
     assert header[-2:] == ["mean gap", "mean accuracy"]
-    assert rows["all sets"][-4] == "4/32 (12.5%)"
+    assert rows["all sets"][-5] == "4/32 (12.5%)"
     assert rows["without acs_race"][1:] == rows["compas"][1:]
     alone = frame[
         (frame["dataset"] == "compas") & (frame["method"] == "bilevel") & (frame["sparsity"] == 0.9)

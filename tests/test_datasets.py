@@ -364,7 +364,13 @@ def test_preprocessor_knows_a_category_in_whatever_dtype_it_comes():
     expected = transformer.transform(X.iloc[:2])
     assert expected.sum(axis=1).tolist() == [2, 2]
     for code in (pd.Categorical([1.0, 2.0]), pd.array([1, 2], "Int64"), [1.0, 2.0], ["1", "2"]):
-        for own in ([1, 0], [1.0, 0.0], pd.array([True, False], "boolean"), np.array([True, False], object)):
+        for own in (
+            [1, 0],
+            [1.0, 0.0],
+            ["True", "False"],
+            pd.array([True, False], "boolean"),
+            np.array([True, False], object),
+        ):
             Z = transformer.transform(pd.DataFrame({"code": code, "own": own}))
             np.testing.assert_array_equal(Z, expected)
 

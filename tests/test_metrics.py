@@ -575,6 +575,24 @@ def test_columns_in_another_order_are_refused(metric, name):
         metric(y, **columns | {name: columns[name][::-1]})
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (pd.Index([3, 1, 2]), pd.Index([3, 1, 2], dtype="Int64")),
+        (pd.Index([3, 1, 2]), pd.Index([3.0, 1.0, 2.0])),
+        (pd.interval_range(0, 3), pd.interval_range(0, 3).astype(object)),
+        (
+            pd.MultiIndex.from_tuples([(1, "a"), (2, "b"), (3, "a")]),
+            pd.MultiIndex.from_arrays([pd.array([1, 2, 3], dtype="Int64"), list("aba")]),
+        ),
+        (pd.Index([1, 2, 3]), pd.Index(["x", "y", "z"])),
+    ],
+)
+def test_labels_of_another_type_in_the_same_order_are_taken(one, other):
+    y, group = pd.Series([0, 1, 1], one), pd.Series(["a", "b", "b"], other)
+    assert gap(y, y, constraint="demographic_parity", sensitive_features=group) == 1
+
+
 def test_a_scorer_refuses_groups_in_another_order():
     X, y, group, _ = _classification()
     model, y = _pipeline().fit(X, y), pd.Series(y)
@@ -736,6 +754,17 @@ def test_scorer_takes_the_positive_label_that_the_classifier_was_given(within):
     assert found["no"] != found["yes"]
     score = gap_scorer("true_positive_rate_parity")(model, X, y, sensitive_features=group)
     assert score == found["no"]
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"steps": 100}, {"steps": [1, 2]}, {"pos_label": 1}, {"pos_label": []}]
+)
+def test_attributes_of_other_classifiers_that_mean_something_else(attributes):
+    X, y, group, _ = _classification(("no", "yes"))
+    model = LogisticRegression().fit(X, y)
+    expected = gap_scorer("true_positive_rate_parity")(model, X, y, sensitive_features=group)
+    vars(model).update(attributes)
+    assert gap_scorer("true_positive_rate_parity")(model, X, y, sensitive_features=group) == expected
 
 
 def test_scorer_of_a_model_without_classes():

@@ -17,6 +17,10 @@ from skfairprune._precision import MOST_ROWS, keeps_apart
 
 __all__ = ["make_preprocessor", "source_columns"]
 
+# Flags come as True, as text, or as 1.
+_FLAGS = {"True": "1", "False": "0"}
+_WHOLE = 2.0**63  # below, floats without a fraction are taken for integers
+
 
 def _to_float32(X: pd.DataFrame) -> pd.DataFrame:
     return _to_floats(X, np.float32)
@@ -38,7 +42,7 @@ def _to_floats(X: pd.DataFrame, dtype: type[np.floating]) -> pd.DataFrame:
 def _to_float(value: Any, column: Hashable) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(
             f"The column {column!r} is one of numbers, and has {value!r}. Give it numbers."
         ) from error
@@ -64,11 +68,12 @@ def _to_strings(X: pd.DataFrame) -> pd.DataFrame:
 
 
 def _to_text(value: Any) -> str:
-    if isinstance(value, bool | np.bool_):
-        return "1" if value else "0"
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        if number.is_integer() and abs(number) < _WHOLE:
+            return str(int(number))
+    text = str(value)
+    return _FLAGS.get(text, text)
 
 
 def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> ColumnTransformer:

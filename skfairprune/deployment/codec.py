@@ -134,7 +134,7 @@ def _encode_network(network: DecisionNetwork, place: str, tensors: dict[str, Ten
     inner = network.network
     if isinstance(inner, JointNetwork):
         for name, data in network.state_dict().items():
-            if not isinstance(data, Tensor):
+            if not isinstance(data, Tensor) or name.endswith("_extra_state"):
                 raise TypeError(f"{place}.{name} is {data!r:.50}, what a module's get_extra_state returns")
             tensors[f"{place}.{name}"] = data.cpu().clone(memory_format=torch.contiguous_format)
         return {"own_network": {"link": inner.link, "n_joint": inner.n_joint, "tensors": place}}

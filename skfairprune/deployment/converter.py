@@ -15,6 +15,8 @@ from skfairprune.deployment.onnx import load_extra, onnx_model
 __all__ = ["onnx_inputs", "onnx_types", "register_onnx_converter"]
 
 _OUTPUTS = ("label", "probabilities")
+# What makes the inputs of each type that onnx_types declares.
+_MADE = {"tensor(float)": _to_float32, "tensor(string)": _to_strings}
 _FUNCTION = "FairPrunedFunctionTransformer"  # skl2onnx's name of the functions in make_preprocessor
 
 
@@ -43,8 +45,9 @@ def onnx_inputs(X: pd.DataFrame, session: Any = None) -> dict[str, NDArray]:
     Raises
     ------
     ValueError
-        If names are no strings, or those of outputs, or two columns have the same in the model; if a column
-        that the model takes is not there, or has no numbers where it takes numbers.
+        If names are no strings, or those of outputs, or two columns have the same in the model, of those that
+        are taken; if a column that the model takes is not there, or has no numbers where it takes numbers; or
+        if the model has inputs of other types.
 
     Examples
     --------
@@ -54,19 +57,24 @@ def onnx_inputs(X: pd.DataFrame, session: Any = None) -> dict[str, NDArray]:
     >>> inputs["age"].ravel(), inputs["job"].ravel()
     (array([30., 40.], dtype=float32), array(['clerk', 'missing'], dtype=object))
     """
-    columns = _input_names(X)
-    numeric = {name: _is_number(X[column].dtype) for name, column in columns.items()}
-    if session is not None:
-        numeric = {taken.name: taken.type != "tensor(string)" for taken in session.get_inputs()}
-        if absent := [name for name in numeric if name not in columns]:
-            raise ValueError(
-                f"The model takes the inputs {show_labels(absent)}, and X has no such columns. Give X all "
-                "columns that the pipeline was fitted on."
-            )
-    return {
-        name: (_to_float32 if is_number else _to_strings)(X[[columns[name]]]).to_numpy()
-        for name, is_number in numeric.items()
-    }
+    if session is None:
+        return {
+            name: (_to_float32 if _is_number(X[column].dtype) else _to_strings)(X[[column]]).to_numpy()
+            for name, column in _input_names(X).items()
+        }
+    types = {taken.name: taken.type for taken in session.get_inputs()}
+    columns = _input_names(X[[column for column in X.columns if _input_name(column) in types]])
+    if absent := [name for name in types if name not in columns]:
+        raise ValueError(
+            f"The model takes the inputs {show_labels(absent)}, and X has no such columns. Give X all "
+            "columns that the pipeline was fitted on."
+        )
+    if strange := sorted(set(types.values()) - set(_MADE)):
+        raise ValueError(
+            f"The model takes inputs of the types {strange}, and one by onnx_types has {[*_MADE]} alone. "
+            "Convert the pipeline with initial_types=onnx_types(X)."
+        )
+    return {name: _MADE[kind](X[[columns[name]]]).to_numpy() for name, kind in types.items()}
 
 
 def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
@@ -97,6 +105,11 @@ def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
     ]
 
 
+def _input_name(column: Hashable) -> str:
+    """Return what skl2onnx makes of the name of a column."""
+    return re.sub(r"^(?=[0-9])", "_", re.sub(r"[^\w+]", "_", str(column)))
+
+
 def _input_names(X: pd.DataFrame) -> dict[str, Hashable]:
     """Return the columns by the names that skl2onnx makes of theirs."""
     found: dict[str, Hashable] = {}
@@ -106,7 +119,7 @@ def _input_names(X: pd.DataFrame) -> dict[str, Hashable]:
                 f"The inputs of an ONNX model have names that are strings; X has the column {column!r}. "
                 "Rename its columns, as by X.add_prefix('column_'), before the pipeline is fitted."
             )
-        name = re.sub(r"^(?=[0-9])", "_", re.sub(r"[^\w+]", "_", column))
+        name = _input_name(column)
         if name in _OUTPUTS:
             raise ValueError(
                 f"The ONNX model of a classifier has an output {name!r}: rename the column {column!r} before "

@@ -7,6 +7,7 @@ and a checksum over the JSON and all tensors, which tells damage; it does not te
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,22 +105,23 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
     # A file that is half written has a name of its own.
     part = target.with_name(target.name + ".part")
     part.write_bytes(save_tensors(tensors, metadata))
-    if own is not None:
-        _try_reading(part, estimator, own)
     part.replace(target)
+    if own is not None:
+        _try_reading(target, estimator, own)
 
 
-def _try_reading(part: Path, estimator: BaseEstimator, own: Any) -> None:
-    """Refuse a network of the user's own that a file does not hold all of, and remove the file."""
+def _try_reading(path: Path, estimator: BaseEstimator, own: Any) -> None:
+    """Warn of a network of the user's own that the module as it is now cannot be made again with."""
     try:
-        read_estimator(part, type(estimator), own)
-    except ValueError as error:
-        part.unlink()
-        raise ValueError(
-            f"The network could not be read from a file again: {error} Parameters and buffers are saved, and "
-            "all else must come with the module: make what training changes a persistent buffer, or use "
-            "joblib.dump, whose files run code when they are loaded."
-        ) from error
+        read_estimator(path, type(estimator), own)
+    except Exception as error:  # of the user's own code, too
+        warnings.warn(
+            f"load cannot read this file with the module as it is now: {error} If the module was changed "
+            "after fit, give load one as it was then. Parameters and buffers are saved, and all else must "
+            "come with the module: make what training changes a persistent buffer, or use joblib.dump.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def read_estimator(path: str | os.PathLike[str], kind: type[Estimator], module: Any) -> Estimator:

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from inspect import getclosurevars
 from itertools import chain
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -72,26 +71,50 @@ def _check_attributes(network: nn.Module) -> None:
     known = set(network.modules())
     for path, module in network.named_modules():
         for name, value in vars(module).items():
+            if name.startswith("_"):  # of torch
+                continue
             where = f"{path}.{name}".lstrip(".")
             held = value.values() if isinstance(value, dict) else value
-            held = held if isinstance(value, dict | list | tuple) and not name.startswith("_") else ()
-            if any(isinstance(item, nn.Module) and item not in known for item in held):
+            held = held if isinstance(value, dict | list | tuple) else (value,)
+            if any(isinstance(item, nn.Module) and item not in known and _is_trained(item) for item in held):
                 raise ValueError(
                     f"The network {kind(network)} keeps layers in {where}, where neither PyTorch nor fit "
                     "finds them. Put them in an nn.ModuleList or nn.ModuleDict."
                 )
-            if isinstance(value, FunctionType) and any(
-                map(_is_trained, getclosurevars(value).nonlocals.values())
-            ):
+            if any(isinstance(item, FunctionType) and _holds_layers(item) for item in held):
                 raise ValueError(
-                    f"The network {kind(network)} keeps a function in {where} that holds a module or a "
-                    "parameter, and would go on using those of your instance: copies do not have functions "
+                    f"The network {kind(network)} keeps a function in {where} that uses a layer, a parameter "
+                    "or a buffer, and would go on using those of your instance: copies do not have functions "
                     "of their own. Make it a method, or a module."
                 )
 
 
 def _is_trained(value: Any) -> bool:
-    return isinstance(value, nn.Module) or (isinstance(value, Tensor) and value.requires_grad)
+    """Tell whether a value is a parameter that is trained, or a module that has some."""
+    if isinstance(value, nn.Module):
+        return any(parameter.requires_grad for parameter in value.parameters())
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _holds_layers(function: FunctionType) -> bool:
+    """Tell whether a function uses what a copy should have of its own: by its closure, or its defaults."""
+    held: list[Any] = [*(function.__defaults__ or ())]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # nothing is in it
+            held.append(cell.cell_contents)
+    for value in held:
+        owner = value.__self__ if isinstance(value, MethodType) else value
+        if not isinstance(owner, nn.Module):
+            if _is_trained(owner):
+                return True
+            continue
+        # Of a module that is not called itself, such as self, what is read of it counts.
+        read = [getattr(owner, name, None) for name in function.__code__.co_names if hasattr(owner, name)]
+        if isinstance(value, MethodType) or not read:
+            read = [owner]
+        if any(_is_trained(part) or isinstance(part, Tensor) for part in read):
+            return True
+    return False
 
 
 def check_behaviour(network: nn.Module, probe: Tensor) -> None:

@@ -252,7 +252,11 @@ def _callbacks(net: NeuralNet) -> tuple[tuple[str, Callback], ...]:
             raise ValueError(
                 f"The net's callbacks hold {callback!r}, which is no skorch Callback. Remove it."
             )
-        if isinstance(callback, EarlyStopping | LRScheduler) and callback.monitor in _NOT_MEASURED:
+        follows = isinstance(callback, EarlyStopping) or (
+            isinstance(callback, LRScheduler)
+            and getattr(callback.policy, "__name__", callback.policy) == "ReduceLROnPlateau"
+        )
+        if follows and callback.monitor in _NOT_MEASURED:
             raise ValueError(
                 f"The net's {type(callback).__name__} monitors {callback.monitor!r}, and the epochs of a fit "
                 "have no accuracies. Set its monitor to 'valid_loss' or 'train_loss'."

@@ -304,7 +304,7 @@ def _gate_gradients(
     """
     training = network.training
     gated = GatedNetwork(network.eval(), data.layers)
-    apart = bool(data.batches) and keeps_rows(network, gated.columns, data.batches[0][0])
+    apart = keeps_rows(network, gated.columns, (x for x, _, _ in data.batches))
 
     def slopes_of(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         gates = x.new_ones(len(x), data.n_units).requires_grad_()

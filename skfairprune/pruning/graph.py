@@ -35,9 +35,12 @@ from skfairprune.pruning.opaque import (
 from skfairprune.pruning.shrink import is_depthwise, shrink
 from skfairprune.pruning.units import Side, UnitLayer
 
-__all__ = ["FoundUnits", "find_coupled_units"]
+__all__ = ["FoundUnits", "called_layers", "find_coupled_units"]
 
 _TOLERANCE = 1e-4  # of the outputs' scale: far above rounding, far below any other weights
+
+
+_TRAINING_PASSES = 4  # some parts of networks are run at random
 
 
 class FoundUnits(NamedTuple):
@@ -130,6 +133,22 @@ def find_coupled_units(network: nn.Module, probe: Tensor) -> FoundUnits:
             "leave one by one: docs/networks.md says when. Or use sparsity=0."
         )
     return FoundUnits(tuple(layers), left_out)
+
+
+@torch.no_grad()
+def called_layers(network: nn.Module, rows: Tensor) -> set[str]:
+    """Return the paths of the linear layers and convolutions that a pass in evaluation calls.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; it is not changed.
+    rows : Tensor of shape (n_samples, n_features)
+        The rows.
+    """
+    trial = copy.deepcopy(network).eval()
+    calls = _count_calls(trial, rows)
+    return {path for path in calls if isinstance(trial.get_submodule(path), nn.Linear | _ConvNd)}
 
 
 def _scrambled(network: nn.Module) -> nn.Module:
@@ -461,7 +480,8 @@ def _failure_in_training(network: nn.Module, rows: Tensor) -> str:
     trial = copy.deepcopy(network).train()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
-            trial(rows)
+            for _ in range(_TRAINING_PASSES):
+                trial(rows)
     except Exception as error:  # of the user's own forward pass
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""

@@ -222,7 +222,8 @@ def count_places(network: nn.Module, paths: Iterable[str], probe: Tensor) -> dic
     def record(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             n_outputs = output.shape[1] if isinstance(module, _ConvNd) else output.shape[-1]
-            places.setdefault(path, []).append(output.numel() // (len(probe) * n_outputs))
+            # Where rows go different ways a layer has fewer: one place is the least.
+            places.setdefault(path, []).append(max(output.numel() // (len(probe) * n_outputs), 1))
 
         return hook
 

@@ -78,7 +78,7 @@ def activation_gram(network: nn.Module, consumer: str, sample: Sequence[tuple[Te
             rows = rows.flatten(0, 1)
         gram.add_(((rows * weights[:, None]).T @ rows).cpu())
 
-    if sample and not keeps_rows(network, [consumer], sample[0][0]):
+    if not keeps_rows(network, [consumer], (batch for batch, _ in sample)):
         sample = [(row, weight) for batch in sample for row, weight in row_by_row(batch)]
     handle = module.register_forward_pre_hook(add)
     total = 0.0

@@ -11,26 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skfairprune.modules import TabularNetwork
+
 __all__ = ["keeps_rows", "row_by_row"]
 
-_N_ROWS = 64  # that are looked at
 _TOLERANCE = 1e-3  # of the largest input: far above the rounding of float32
 
 
-@torch.no_grad()
-def keeps_rows(network: nn.Module, paths: Iterable[str], x: Tensor) -> bool:
+def keeps_rows(network: nn.Module, paths: Iterable[str], batches: Iterable[Tensor]) -> bool:
     """Tell whether modules read one row after the other, in the order of the rows.
 
     Parameters
     ----------
     network : nn.Module
-        The network, in evaluation.
+        The network, in evaluation. The built-in one does.
     paths : iterable of str
         The modules.
-    x : Tensor of shape (n_samples, n_columns)
-        Some rows, of which the first are looked at, as they are and turned round.
+    batches : iterable of Tensor of shape (n_samples, n_columns)
+        The rows, which are looked at as they are and turned round: some may go where others do not.
     """
-    x = x[:_N_ROWS]
+    paths = list(paths)
+    return isinstance(network, TabularNetwork) or all(_keeps(network, paths, x) for x in batches)
+
+
+@torch.no_grad()
+def _keeps(network: nn.Module, paths: list[str], x: Tensor) -> bool:
     read: list[Tensor] = []
 
     def record(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -44,7 +49,8 @@ def keeps_rows(network: nn.Module, paths: Iterable[str], x: Tensor) -> bool:
     finally:
         for handle in handles:
             handle.remove()
-    as_many = all(len(inputs) == len(x) for inputs in there) and len(there) == len(read)
+    # A module that is not called by these rows may be by others, or by some of them.
+    as_many = all(len(inputs) == len(x) for inputs in there) and len(there) == len(read) == len(paths)
     return as_many and all(map(_are_turned, there, read))
 
 

@@ -8,7 +8,7 @@ import pytest
 import skl2onnx
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from skl2onnx.common.data_types import FloatTensorType
+from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -81,10 +81,22 @@ def test_single_records_are_taken_as_the_model_declares_its_columns(small, mixed
             label, proba = session.run(None, onnx_inputs(one, session))
             assert_array_equal(label, model.predict(one))
             assert_allclose(proba, model.predict_proba(one), atol=1e-5)
+    others = mixed.X.assign(label=1, **{"more ": 1})
+    others[7] = 1
+    assert onnx_inputs(others.iloc[:1], session).keys() == {value.name for value in session.get_inputs()}
     with pytest.raises(ValueError, match=r"takes the inputs 'flag', and X has no such columns"):
         onnx_inputs(mixed.X.drop(columns="flag"), session)
     with pytest.raises(ValueError, match=rf"The column '{numbers[0]}' is one of numbers, and has 'many'"):
         onnx_inputs(one.assign(**{numbers[0]: "many"}), session)
+
+
+def test_a_model_with_inputs_of_other_types_is_told(small):
+    data = make_biased_classification(300, base_rates=(0.6, 0.2), random_state=0)
+    X = pd.DataFrame(data.X[:, :2], columns=["a", "b"])
+    model = make_pipeline(StandardScaler(), small(max_epochs=3, constraint=None)).fit(X.to_numpy(), data.y)
+    session = _convert(model, [("a", DoubleTensorType([None, 2]))])
+    with pytest.raises(ValueError, match=r"types \['tensor\(double\)'\], and one by onnx_types has"):
+        onnx_inputs(X, session)
 
 
 def test_columns_keep_their_values_under_any_names(small, mixed):

@@ -198,10 +198,28 @@ class _PlainList(_Net):
 class _Closure(_Net):
     def __init__(self):
         super().__init__()
-        self.act = lambda hidden: self.between(hidden)
+        self.act = lambda x: self.first(x).relu()
 
     def forward(self, x):
-        return self.out(self.act(self.first(x)))
+        return self.out(self.act(x))
+
+
+class _InDict(_Net):
+    def __init__(self):
+        super().__init__()
+        self.acts = {"act": lambda x: self.first(x).relu()}
+
+    def forward(self, x):
+        return self.out(self.acts["act"](x))
+
+
+class _Wrapped(_Net):
+    def __init__(self):
+        super().__init__()
+        self.act = torch.no_grad()(self.first.forward)
+
+    def forward(self, x):
+        return self.out(self.act(x))
 
 
 class _ComplexBuffer(_Net):
@@ -215,7 +233,9 @@ class _ComplexBuffer(_Net):
     [
         (_PlainList, r"keeps layers in more, where .* nn\.ModuleList"),
         (lambda: _Net(_PlainList()), r"keeps layers in between\.more"),
-        (_Closure, r"keeps a function in act that holds a module"),
+        (_Closure, r"keeps a function in act that uses a layer"),
+        (_InDict, r"keeps a function in acts that uses a layer"),
+        (_Wrapped, r"keeps a function in act that uses a layer"),
         (_ComplexBuffer, r"complex buffers \['phase'\]"),
     ],
 )
@@ -227,4 +247,11 @@ def test_what_a_copy_would_share_or_lose_is_refused(network, match):
 def test_functions_and_lists_without_layers_are_taken():
     network, scale = _Net(), torch.tensor(2.0)
     network.sizes, network.act, network.names = [3, 4], lambda x: scale * x, {"a": network.first}
+    network.acts, network.losses = (nn.ReLU(), nn.Tanh()), {"mse": nn.MSELoss()}
+    network.teacher = [nn.Linear(3, 3).requires_grad_(False)]
+    network.rate, network.double = 2.0, lambda x: network.rate * x
+    check_modules(network)
+    if scale < 0:  # a cell that is empty
+        later = 1
+    network.late = lambda: later
     check_modules(network)

@@ -676,6 +676,8 @@ def test_a_schedule_by_the_held_out_loss_follows_the_training_loss_where_nothing
     assert {monitor for kind, monitor in seen if kind == "BilevelNet"} == {"train_loss"}
     assert {monitor for kind, monitor in seen if kind == "PhaseNet"} == {"valid_loss"}
     assert plateau.monitor == "valid_loss"
+    net = net.set_params(callbacks=[LRScheduler("StepLR", step_size=2, monitor="valid_acc")])
+    FairPrunedClassifier(net, sparsity=0.5, constraint=None).fit(DATA.X, DATA.y)  # which reads no monitor
     net = net.set_params(callbacks=[LRScheduler("ReduceLROnPlateau", monitor="valid_acc")])
     with pytest.raises(ValueError, match="LRScheduler monitors 'valid_acc', and the epochs of a fit have no"):
         FairPrunedClassifier(net).fit(DATA.X, DATA.y)
@@ -695,26 +697,48 @@ class _Counts(Net):
 
 class _ExtraState(Net):
     def get_extra_state(self):
-        return {"a": 1}
+        return self.state
 
     def set_extra_state(self, state):
         pass
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(
-    ("made", "match"),
-    [
-        (_Counts, "could not be read from a file again.*persistent buffer, or use joblib"),
-        (_ExtraState, "what a module's get_extra_state returns"),
-    ],
-)
-def test_a_network_that_no_file_holds_is_not_saved(made, match, tmp_path):
-    clf = FairPrunedClassifier(NeuralNetClassifier(made, max_epochs=3), sparsity=0.5, random_state=0)
+def test_a_network_that_a_file_does_not_hold_all_of_is_told(tmp_path):
+    clf = FairPrunedClassifier(NeuralNetClassifier(_Counts, max_epochs=3), sparsity=0.5, random_state=0)
     clf.fit(DATA.X, DATA.y, sensitive_features=DATA.sensitive_features)
-    with pytest.raises(ValueError, match=f"(?s){match}"):
+    with pytest.warns(
+        UserWarning, match=r"(?s)cannot read this file.*persistent buffer, or use joblib"
+    ) as told:
+        clf.save(tmp_path / "model.safetensors")
+    assert told[0].filename == __file__
+    with pytest.raises(ValueError, match="gives other outputs"):
+        FairPrunedClassifier.load(tmp_path / "model.safetensors", module=NeuralNetClassifier(_Counts))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("state", [{"a": 1}, torch.ones(1)])
+def test_a_network_with_a_state_that_is_no_data_is_not_saved(state, tmp_path):
+    network = _ExtraState()
+    network.state = state
+    clf = FairPrunedClassifier(network, sparsity=0.5, max_epochs=3, constraint=None, random_state=0)
+    clf.fit(DATA.X, DATA.y)
+    with pytest.raises(ValueError, match="what a module's get_extra_state returns"):
         clf.save(tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_module_that_was_changed_after_the_fit_does_not_keep_from_saving(tmp_path):
+    network = _OddNames(DATA.X.shape[1], 2)
+    original = copy.deepcopy(network)
+    clf = FairPrunedClassifier(network, sparsity=0.5, max_epochs=3, constraint=None, random_state=0)
+    expected = clf.fit(DATA.X, DATA.y).predict_proba(DATA.X)
+    network.network = nn.Linear(3, 8)
+    with pytest.warns(UserWarning, match="If the module was changed after fit, give load one as it was then"):
+        clf.save(tmp_path / "model.safetensors")
+    loaded = FairPrunedClassifier.load(tmp_path / "model.safetensors", module=original)
+    assert_array_equal(loaded.predict_proba(DATA.X), expected)
 
 
 class _OddNames(nn.Module):

@@ -93,11 +93,24 @@ def test_the_same_function_keeps_the_same_units(plain, other, criterion):
     assert_allclose(proba, expected, atol=1e-8)
 
 
+class _RarelyRouted(_Routed):
+    """Most batches have no row of the first expert, and then it is not called."""
+
+    def forward(self, x):
+        hidden, chosen = self.a(x).relu(), x[:, 0] > 2.2
+        joined = hidden.new_empty(len(x), self.out.in_features)
+        for expert, rows in zip(self.experts, (chosen, ~chosen), strict=True):
+            if rows.any():
+                joined[rows] = expert(hidden[rows])
+        return self.out(joined.relu())
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("criterion", ["bilevel", "taylor"])
-def test_routed_rows_are_scored(criterion):
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("network", [_Routed, _RarelyRouted])
+def test_routed_rows_are_scored(network, criterion):
     """An expert that has no row of a pass adds nothing."""
-    clf, proba = _fit(_Routed, criterion)
+    clf, proba = _fit(network, criterion)
     assert clf.sparsity_ >= 0.6
     assert np.isfinite(proba).all()
 
@@ -116,7 +129,7 @@ def test_routed_rows_are_scored(criterion):
 )
 def test_where_rows_can_be_told_apart(network, path, expected):
     module = network(7, 2).eval()
-    assert keeps_rows(module, [path], torch.randn(7, 7)) is expected
+    assert keeps_rows(module, [path], [torch.randn(7, 7)]) is expected
     assert not module.get_submodule(path)._forward_pre_hooks
 
 
