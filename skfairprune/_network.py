@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -256,8 +257,9 @@ def _own_network(
     """
     network = make_network(template, probe.shape[1], class_of, n_classes, probe)
     inner = network.bare
-    if prunes and len(called_layers(inner, more)) > len(called_layers(inner, probe)):
-        probe = more
+    with suppress(Exception):  # of a row on which the network fails, which is named later
+        if prunes and len(called_layers(inner, more)) > len(called_layers(inner, probe)):
+            probe = more
     found = find_coupled_units(inner, probe) if prunes else FoundUnits((), {})
     layout = measure_layout(inner, found.layers, probe, len(class_of), measure)
     if by_refit and not can_refit(inner, found.layers):
