@@ -406,6 +406,8 @@ def bound(frame: pd.DataFrame) -> str:
 def _cost_of_bounds(frame: pd.DataFrame) -> str:
     """Return a table of mean accuracy and gap by set, without a constraint and under each bound."""
     none, lines = frame[frame["constraint"] == "none"], []
+    if none.empty:
+        return ""
     held = frame[frame["tolerance"].notna()]
     keys = [(name, level) for name in _constraints(held) for level in sorted(held["tolerance"].unique())]
     for dataset, rows in held.groupby("dataset"):
@@ -415,8 +417,6 @@ def _cost_of_bounds(frame: pd.DataFrame) -> str:
             mine = rows[(rows["constraint"] == name) & (rows["tolerance"] == level)]
             line.append(f"{_mean(mine, 'accuracy')} / {_mean(mine, gap_column(name))}" if len(mine) else "-")
         lines.append(line)
-    if none.empty:
-        return ""
     header = ["set", "accuracy without a constraint", "DP gap", "EO gap"]
     header += [f"{_TITLES[name]}, {level:g}" for name, level in keys]
     return (

@@ -22,6 +22,8 @@ from skfairprune.networks.trial import (
 
 __all__ = ["check_behaviour", "check_modules"]
 
+# Where every module keeps its parts and hooks.
+_OF_TORCH = frozenset(vars(nn.Module()))
 _TOLERANCE = 1e-3  # of the largest output: far above the rounding of float32
 
 
@@ -71,11 +73,12 @@ def _check_attributes(network: nn.Module) -> None:
     known = set(network.modules())
     for path, module in network.named_modules():
         for name, value in vars(module).items():
-            if name.startswith("_"):  # of torch
+            if name in _OF_TORCH:
                 continue
             where = f"{path}.{name}".lstrip(".")
             held = value.values() if isinstance(value, dict) else value
-            held = held if isinstance(value, dict | list | tuple) else (value,)
+            if not isinstance(value, dict | list | tuple):
+                held = (value,)
             if any(isinstance(item, nn.Module) and item not in known and _is_trained(item) for item in held):
                 raise ValueError(
                     f"The network {kind(network)} keeps layers in {where}, where neither PyTorch nor fit "

@@ -195,6 +195,15 @@ class _PlainList(_Net):
         return self.out(self.more[0](torch.relu(self.first(x))))
 
 
+class _PrivateList(_Net):
+    def __init__(self):
+        super().__init__()
+        self._more = (nn.Linear(16, 16),)
+
+    def forward(self, x):
+        return self.out(self._more[0](torch.relu(self.first(x))))
+
+
 class _Closure(_Net):
     def __init__(self):
         super().__init__()
@@ -233,6 +242,7 @@ class _ComplexBuffer(_Net):
     [
         (_PlainList, r"keeps layers in more, where .* nn\.ModuleList"),
         (lambda: _Net(_PlainList()), r"keeps layers in between\.more"),
+        (_PrivateList, r"keeps layers in _more, where"),
         (_Closure, r"keeps a function in act that uses a layer"),
         (_InDict, r"keeps a function in acts that uses a layer"),
         (_Wrapped, r"keeps a function in act that uses a layer"),
