@@ -241,10 +241,10 @@ def _descend(
     Returned are the rules, and the number of the bound that each was fitted for.
 
     That of the bound asked for is fitted with all patience. A rule that missed its bound gives way to the
-    best of the others. One that meets it stays, unless another does, too, and is clearly more accurate on the
-    same rows: a little more is noise, where the dual says that it cannot be. One that had to aim higher, and
-    missed, stands for all smaller bounds, too, and so does one for those whose target noise makes the same.
-    The rules of a part keep to the odds of those of all rows.
+    best of the others. One that meets it stays, unless another is within the bound and clearly more accurate
+    on the same rows: a little more is noise, where the dual says that it cannot be. One that had to aim
+    higher, and missed, stands for all smaller bounds, too, and so does one for those whose target noise makes
+    the same. The rules of a part keep to the odds of those of all rows.
     """
     fits: list[RuleFit] = []
     for number in range(len(bounds))[::-1]:
@@ -272,9 +272,10 @@ def _descend(
     origin = {id(fit): number for number, fit in enumerate(fits)}  # the largest, where several have one
     settled = []
     for fit, bound in zip(fits, bounds, strict=True):
-        meet = [other for other in fits if problem.meets(other, bound)] if problem.meets(fit, bound) else fits
-        best = problem.select(meet, bound)
-        settled.append(fit if meet is not fits and not problem.is_behind(fit, best) else best)
+        meets = problem.meets(fit, bound)
+        others = [other for other in fits if other is fit or other.excess(bound) <= 0] if meets else fits
+        best = problem.select(others, bound)
+        settled.append(fit if meets and not problem.is_behind(fit, best) else best)
     return settled, [origin[id(fit)] for fit in settled]
 
 
