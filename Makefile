@@ -8,7 +8,7 @@ JOBS   ?= 2
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types doctest check benchmark benchmark-smoke measurements clean
+.PHONY: help env demo test lint types doctest docs check benchmark benchmark-smoke measurements clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -38,7 +38,10 @@ types: $(STAMP)  ## check types
 doctest: $(STAMP)  ## run the examples in docstrings, docs and README alone
 	$(THREADS) $(BIN)/python -m pytest -q skfairprune docs README.md
 
-check: lint types test  ## everything that CI checks
+docs: $(STAMP)  ## write the docs and the reference as a site in build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+
+check: lint types docs test  ## everything that CI checks
 
 # A status of 1 says that some fits failed: the report names them.
 benchmark: $(STAMP)  ## every table and figure of docs/benchmarks (many hours; it can be stopped and goes on)
@@ -62,5 +65,5 @@ benchmark-smoke: $(STAMP)  ## the benchmark in minutes: short fits, two seeds; w
 	$(THREADS) $(BIN)/python examples/benchmarks/report.py --smoke
 
 clean:  ## remove the environment and what the tools left
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

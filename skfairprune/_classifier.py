@@ -49,11 +49,11 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
     module : nn.Module, callable, NeuralNet or None, default=None
         The dense network. None is the built-in one, a multilayer perceptron on piecewise-linearly encoded
         columns, which the parameters from `hidden_layer_sizes` to `n_bins` describe. Any other maps rows of
-        shape (n_samples, n_features_in_), as they are given to `fit`, in `dtype`, to class scores of shape
-        (n_samples, n_classes), or (n_samples,) or (n_samples, 1) of two classes: logits, or their softmax,
-        logarithm of the softmax or sigmoid. A ``torch.nn.Module`` is a template: a copy of it is trained,
-        from the weights that it has. A callable ``(n_features_in_, n_outputs) -> nn.Module``, such as a
-        class, makes one with the outputs asked for. Of an unfitted skorch ``NeuralNet`` the module,
+        shape ``(n_samples, n_features_in_)``, as they are given to `fit`, in `dtype`, to class scores of
+        shape (n_samples, n_classes), or (n_samples,) or (n_samples, 1) of two classes: logits, or their
+        softmax, logarithm of the softmax or sigmoid. A ``torch.nn.Module`` is a template: a copy of it is
+        trained, from the weights that it has. A callable ``(n_features_in_, n_outputs) -> nn.Module``, such
+        as a class, makes one with the outputs asked for. Of an unfitted skorch ``NeuralNet`` the module,
         optimizer, lr, max_epochs, batch_size, callbacks and iterator_train are taken over.
 
     hidden_layer_sizes : tuple of int, default=(256, 256)
@@ -223,7 +223,7 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
     n_features_in_ : int
         The number of columns seen in `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         The columns' names, when `X` had string names.
 
     module_ : DecisionNetwork

@@ -25,7 +25,7 @@ class ExportMixin(FittedMixin):
         Returns
         -------
         torch.nn.Module
-            Maps finite rows of shape (n_samples, n_features_in_), in the network's dtype, to the
+            Maps finite rows of shape ``(n_samples, n_features_in_)``, in the network's dtype, to the
             probabilities of :meth:`predict_proba`, under the bound in force; on the CPU, without gradients.
             A ``torch.nn.Sequential`` where layers of torch.nn are enough, in eval mode, where it must stay;
             else the module of a ``torch.export`` program.
@@ -43,8 +43,8 @@ class ExportMixin(FittedMixin):
     def to_onnx(self, path: str | os.PathLike[str], *, quantize: bool = False) -> None:
         """Write the fitted network as an ONNX model, under the bound in force.
 
-        Its input ``X`` has the shape (N, n_features_in_), in float32, or in float64 where the network is; its
-        outputs are ``label``, of shape (N,), int64 or string, and ``probabilities``, of shape
+        Its input ``X`` has the shape ``(N, n_features_in_)``, in float32, or in float64 where the network is;
+        its outputs are ``label``, of shape (N,), int64 or string, and ``probabilities``, of shape
         (N, n_classes): those of :meth:`predict` and :meth:`predict_proba`. N is free.
 
         Parameters

@@ -354,7 +354,7 @@ class FittedMixin:
 
         Returns
         -------
-        Tensor of shape (9, n_features_in_)
+        Tensor of shape (9, `n_features_in_`)
             For the built-in network random numbers; for others quantiles of each column of the training rows,
             in another order in each column: values that the network knows. :meth:`save` stores them. They are
             single values of the data; where there are few columns, or few values, a row of them can be one of

@@ -16,7 +16,14 @@ from skfairprune import FairPrunedClassifier
 OPTIONAL = {"EX01", "SA01", "ES01", "GL01", "GL02"}
 # Where the sections may be left out: the parameters are one line's words, or "as in" another function.
 INTERNAL = OPTIONAL | {"PR01", "PR03", "PR04", "RT01", "RT02", "RT03", "YD01"}
-PUBLIC_MODULES = {"skfairprune", "skfairprune.datasets", "skfairprune.deployment", "skfairprune.metrics"}
+PUBLIC_MODULES = {
+    "skfairprune",
+    "skfairprune.audit",
+    "skfairprune.datasets",
+    "skfairprune.deployment",
+    "skfairprune.metrics",
+}
+REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference.rst"
 # The fields of a NamedTuple are attributes; several parameters "as in" another function have no type.
 ALLOWED = {"NamedTuple": {"PR01"}, "as in": {"PR01", "PR04"}}
 
@@ -102,3 +109,11 @@ def test_every_fitted_attribute_of_the_classifier_is_documented(small, train):
     fitted = {name for name in vars(clf) if name.endswith("_") and not name.startswith("_")}
     documented = {attribute.name for attribute in ClassDoc(FairPrunedClassifier)["Attributes"]}
     assert documented == fitted
+
+
+@pytest.mark.parametrize("module", sorted(PUBLIC_MODULES))
+def test_reference_has_every_public_name(module):
+    names = {name for name in importlib.import_module(module).__all__ if not name.startswith("__")}
+    _, _, section = REFERENCE.read_text(encoding="utf-8").partition(f".. currentmodule:: {module}\n")
+    listed = section.partition(".. currentmodule::")[0].split()
+    assert names <= set(listed)

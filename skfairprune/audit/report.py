@@ -122,6 +122,11 @@ class Audit:
         ----------
         title : str, default=None
             The heading, such as the name of the model and of the rows; None names the constraint.
+
+        Returns
+        -------
+        str
+            The document.
         """
         return write_markdown(title or _title(self), _blocks(self))
 
@@ -132,6 +137,11 @@ class Audit:
         ----------
         title : str, default=None
             The heading, such as the name of the model and of the rows; None names the constraint.
+
+        Returns
+        -------
+        str
+            The document.
         """
         return write_html(title or _title(self), _blocks(self))
 

@@ -61,9 +61,18 @@ def audit(
 
     Parameters
     ----------
-    y_true, y_pred, sensitive_features, control_features, sample_weight
-        As in :func:`skfairprune.metrics.gap`. Any decisions will do: of ``predict``, of an export, of another
-        model; any groups, too.
+    y_true : array-like of shape (n_samples,)
+        True labels of any type.
+    y_pred : array-like of shape (n_samples,)
+        Decisions, in the labels of ``y_true``: of ``predict``, of an export, or of any other model.
+    sensitive_features : list, array, Series, DataFrame or dict of columns, with n_samples rows
+        The groups, with labels of any type; they need not be those of the fit. Several columns are
+        intersected.
+    control_features : like sensitive_features, default=None
+        The strata within which groups are compared; a model that was fitted within strata needs them.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Non-negative weights; None weighs every row 1. With weights the confidence holds if they do not depend
+        on the decisions.
     y_pred_dense : array-like of shape (n_samples,), default=None
         The decisions of the dense network, for what pruning cost each group: as in
         :func:`skfairprune.metrics.degradation_gap`.
@@ -84,6 +93,7 @@ def audit(
     Returns
     -------
     Audit
+        The verdict with the largest gap and its limits, the rates of all groups, and the document.
 
     Raises
     ------
