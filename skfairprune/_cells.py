@@ -14,6 +14,10 @@ __all__ = ["Cells", "cover_cells", "require_held_out_cells"]
 
 _SHOWN = 10  # cells that a message names
 _MANY = 20  # groups that are numbers: values that were not made to be groups
+_NUMBERS = (
+    f"A column of sensitive_features has more than {_MANY} different numbers, each a group of its own. Ages "
+    "and the like need bands, such as pandas.cut makes; codes can be passed as strings."
+)
 
 
 class Cells(NamedTuple):
@@ -110,15 +114,15 @@ def cover_cells(
     dropped = (
         f" The events {_list(alone)} have fewer than two groups left, and leave it whole." if alone else ""
     )
+    told = [_NUMBERS] if _has_numbers(labels) else []
     if small:
-        numbers = len(labels) > _MANY and all(isinstance(label, Real) for label in labels)
-        advice = " A column of numbers needs bands, such as pandas.cut makes." if numbers else ""
-        warnings.warn(
+        told.insert(
+            0,
             f"{len(small)} cell(s) have fewer than min_cell_size={min_cell_size} samples and are left "
-            f"out of {constraint.name}: {_list(small)}.{dropped} The bound says nothing about them.{advice}",
-            UserWarning,
-            stacklevel=6,
+            f"out of {constraint.name}: {_list(small)}.{dropped} The bound says nothing about them.",
         )
+    if told:
+        warnings.warn(" ".join(told), UserWarning, stacklevel=6)
     covered: NDArray[np.bool_] = np.logical_or.reduce(included, axis=0)
     if covered.all():
         return Cells(np.arange(len(labels)), included, list(labels))
@@ -126,6 +130,13 @@ def cover_cells(
     pooled = np.zeros((len(included), 1), dtype=bool)
     kept = [label for label, stays in zip(labels, covered, strict=True) if stays]
     return Cells(recode, np.hstack([included[:, covered], pooled]), kept)
+
+
+def _has_numbers(labels: Sequence[Any]) -> bool:
+    """Tell whether some column of the groups looks like measured numbers."""
+    rows = [label if isinstance(label, tuple) else (label,) for label in labels]
+    columns = [set(column) for column in zip(*rows, strict=True)]
+    return any(len(column) > _MANY and all(isinstance(v, Real) for v in column) for column in columns)
 
 
 def require_held_out_cells(

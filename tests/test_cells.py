@@ -195,9 +195,22 @@ def test_held_out_rows_need_every_covered_cell(missing):
         require_held_out_cells(*arguments)
 
 
-@pytest.mark.parametrize(("kind", "advised"), [(int, True), (str, False)])
-def test_numbers_that_were_not_made_to_be_groups_need_bands(kind, advised):
-    counts = [[50, 50] + [5] * 23] * 2
-    with pytest.warns(UserWarning, match="23 cell.*left out") as caught:
-        _cover("demographic_parity", counts, labels=[kind(k) for k in range(25)])
-    assert ("bands" in str(caught[0].message)) == advised
+ADVICE = {
+    "ages": (list(range(25)), True),
+    "codes as strings": (list("abcdefghijklmnopqrstuvwxy"), False),
+    "ages and sex": ([(float(k), sex) for k in range(21) for sex in "fm"], True),
+    "few numbers and many names": ([(k, name) for k in range(2) for name in "abcdefghijkl"], False),
+}
+
+
+@pytest.mark.parametrize("small", [0, 3])
+@pytest.mark.parametrize(("labels", "advised"), ADVICE.values(), ids=ADVICE)
+def test_numbers_that_were_not_made_to_be_groups_need_bands(labels, advised, small):
+    counts = [[50] * (len(labels) - small) + [5] * small] * 2
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _cover("demographic_parity", counts, labels=labels)
+    told = " ".join(str(warning.message) for warning in caught)
+    assert len(caught) == (advised or small > 0)
+    assert ("need bands" in told) == advised
+    assert ("3 cell(s)" in told) == (small > 0)
