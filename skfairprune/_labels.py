@@ -122,7 +122,11 @@ def encode_sensitive(
 
 
 def encode_labels(
-    y_true: Any, y_pred: Any, pos_label: Hashable = None, classes: Iterable[Hashable] = ()
+    y_true: Any,
+    y_pred: Any,
+    pos_label: Hashable = None,
+    classes: Iterable[Hashable] = (),
+    symmetric: bool = False,
 ) -> tuple[Codes, Codes, tuple[Hashable, ...]]:
     """Encode true labels and decisions as class codes, the positive class of two as 1.
 
@@ -137,6 +141,8 @@ def encode_labels(
         single one that does: then every row is negative.
     classes : iterable, default=()
         Further classes, more than two with those that occur.
+    symmetric : bool, default=False
+        Whether it is all the same which of two labels is the positive one: then a single label need not tell.
 
     Returns
     -------
@@ -168,7 +174,7 @@ def encode_labels(
             )
         return y, decision, found
     if pos_label is None:
-        if len(found) == 1 and found[0] not in (-1, 0, 1):
+        if len(found) == 1 and found[0] not in (-1, 0, 1) and not symmetric:
             raise ValueError(
                 f"y_true and y_pred hold the single label {found[0]!r}, so it is not known whether "
                 "it is the positive one; pass pos_label."
@@ -216,7 +222,9 @@ def encode_classes(y: NDArray, classes: NDArray, pos_label: Hashable) -> tuple[C
                 f"pos_label={pos_label!r} is for two classes, and y has {len(classes)}; leave it None."
             )
         if not isinstance(pos_label, Hashable) or pos_label not in classes.tolist():
-            raise ValueError(f"pos_label={pos_label!r} is not a class of y: {classes.tolist()}.")
+            encoded = isinstance(pos_label, str) and classes.tolist() == [0, 1]
+            advice = " Ensembles such as voting or bagging encode y: give 0 or 1 there." if encoded else ""
+            raise ValueError(f"pos_label={pos_label!r} is not a class of y: {classes.tolist()}.{advice}")
         if pos_label == classes[0]:
             order = order[::-1]
     return order[np.searchsorted(classes, y)], order

@@ -67,9 +67,10 @@ def encode(
     y_pred: ArrayLike,
     pos_label: Hashable,
     classes: Iterable[Hashable] = (),
+    symmetric: bool = False,
 ) -> tuple[Constraint, NDArray[np.intp], NDArray[np.intp]]:
     """Return the constraint on the classes that occur, and labels and decisions as their codes."""
-    y, decision, labels = encode_labels(y_true, y_pred, pos_label, classes)
+    y, decision, labels = encode_labels(y_true, y_pred, pos_label, classes, symmetric)
     return resolve(constraint, labels), y, decision
 
 

@@ -15,12 +15,15 @@ from sklearn import config_context
 from sklearn.metrics._scorer import _BaseScorer
 from sklearn.pipeline import Pipeline
 
-from skfairprune._labels import align_labels
+from skfairprune._labels import align_labels, show_labels
 from skfairprune._measured import GapWithError, check_size, encode, measure, resolve
 from skfairprune._row_order import refuse_other_order
 from skfairprune.constraints import get_constraint
 
 __all__ = ["GapWithError", "degradation_gap", "gap", "gap_scorer", "gap_with_error", "group_rates"]
+
+# With two classes their gap is the same, whichever is the positive one.
+_SYMMETRIC = {"demographic_parity", "error_rate_parity"}
 
 
 def gap(
@@ -64,7 +67,8 @@ def gap(
     pos_label : str, int, float or bool, default=None
         The positive one of two labels. None means the greater, as ``classes_[1]`` of a
         classifier; if only one of -1, 0, False, 1 and True occurs, it means 1. A label that does
-        not occur is allowed if only one does: then every row is negative.
+        not occur is allowed if only one does: then every row is negative. Another single label needs one,
+        but under demographic parity and error rate parity, whose gap is the same with either.
     min_cell_size : int, default=1
         Cells (event, group) with fewer rows that have weight are left out, as by the parameter of this name
         of the estimator: among the groups that several columns form, the gap is else that of a few rows.
@@ -163,7 +167,7 @@ def gap_with_error(
         control_features=control_features,
         sample_weight=sample_weight,
     )
-    rule, y, decision = encode(constraint, y_true, y_pred, pos_label)
+    rule, y, decision = encode(constraint, y_true, y_pred, pos_label, symmetric=constraint in _SYMMETRIC)
     found = measure(rule, y, decision, sensitive_features, control_features, sample_weight)
     return found.gap(check_size(min_cell_size))
 
@@ -316,8 +320,8 @@ def gap_scorer(
     constraint : str
         As in :func:`gap`.
     pos_label : str, int, float or bool, default=None
-        The positive one of two labels; None means the ``pos_label`` of the scored classifier, in a pipeline
-        or a search, too, or if it has none ``classes_[1]``.
+        The positive one of two labels; None means the ``pos_label`` of the scored classifier, in a pipeline,
+        a search or another wrapper, too, or if it has none ``classes_[1]``.
     min_cell_size : int, default=1
         As in :func:`gap`, of the scored rows. In a search over groups of which some are small, set it, or the
         score is noise.
@@ -331,7 +335,8 @@ def gap_scorer(
     ------
     ValueError
         If the constraint is unknown or ``min_cell_size`` is no integer of at least 1. When scoring: as
-        :func:`gap`, and if no sensitive features arrive.
+        :func:`gap`, if no sensitive features arrive, and if a wrapper has encoded the labels or classifiers
+        in it have several ``pos_label``, where the constraint has a positive class.
 
     Examples
     --------
@@ -362,15 +367,25 @@ def gap_scorer(
         return scorer.set_score_request()
 
 
-def _find_pos_label(estimator: Any) -> Hashable:
-    """Return the positive label that a classifier was given, in pipelines and searches, too, or None."""
-    while True:
-        if isinstance(estimator, Pipeline):
-            estimator = estimator.steps[-1][1]
-        elif hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        else:
-            return getattr(estimator, "pos_label", None)
+def _find_pos_label(estimator: Any, classes: list[Hashable]) -> Hashable:
+    """Return the positive one of two classes: that which a classifier was given, or the last.
+
+    In other wrappers than pipelines and searches it is that of the classifiers in them; None if these have
+    several, or others than the classes, as in an ensemble that encodes them.
+    """
+    while isinstance(estimator, Pipeline) or hasattr(estimator, "best_estimator_"):
+        in_pipeline = isinstance(estimator, Pipeline)
+        estimator = estimator.steps[-1][1] if in_pipeline else estimator.best_estimator_
+    own = getattr(estimator, "pos_label", None)
+    if own is not None:
+        return own if own in classes else classes[1]
+    parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    inner = [
+        value for name, value in parameters.items() if name.endswith("__pos_label") and value is not None
+    ]
+    if not inner:
+        return classes[1]
+    return inner[0] if inner[0] in classes and inner.count(inner[0]) == len(inner) else None
 
 
 class _GapScorer(_BaseScorer):
@@ -413,8 +428,14 @@ class _GapScorer(_BaseScorer):
         constraint, pos_label = self._kwargs["constraint"], self._kwargs["pos_label"]
         classes = np.asarray(getattr(estimator, "classes_", ())).tolist()
         if len(classes) == 2 and pos_label is None:  # a fold may hold one of the labels only
-            own = _find_pos_label(estimator)
-            pos_label = own if isinstance(own, Hashable) and own in classes else classes[1]
+            pos_label = _find_pos_label(estimator, classes)
+            if pos_label is None and constraint.endswith("positive_rate_parity"):
+                raise ValueError(
+                    f"{self!r} cannot tell which of the classes {show_labels(classes)} is the positive one: "
+                    f"{type(estimator).__name__} has classifiers with several pos_label, or such as are no "
+                    "class of it. Pass pos_label to gap_scorer."
+                )
+            pos_label = classes[1] if pos_label is None else pos_label
         rule, y, decision = encode(
             constraint,
             y_true,

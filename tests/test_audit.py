@@ -195,7 +195,7 @@ def _wrong(draw, n_draws, verdict, constraint, bound):
     for seed in range(n_draws):
         y, decided, group, more = draw(np.random.default_rng(seed))
         rows = measure(rule, y, decided, group, more.get("strata"), more.get("weight"), more.get("dense"))
-        n += Comparison(rows, 30).judge(bound, whole=True).verdict == verdict
+        n += Comparison(rows, 30).judge(bound).verdict == verdict
     return (n / n_draws - 0.05) / (0.05 * 0.95 / n_draws) ** 0.5
 
 
@@ -298,6 +298,7 @@ def test_many_rows_tell(rates, verdict):
     assert found.verdict == verdict
     assert (found.upper <= 0.1) == (verdict == "within")
     assert (found.lower > 0.1) == (verdict == "above")
+    assert (found.rows_needed == np.inf) == (verdict == "above")
 
 
 def test_a_small_group_without_a_row_of_the_event_is_named():
@@ -311,7 +312,9 @@ def test_a_small_group_without_a_row_of_the_event_is_named():
     every = audit(y, decided, **ask, min_cell_size=5)
     assert every.not_compared == [("y=1", 2)]
     assert every.verdict == "undecided"
+    assert np.isnan(every.rows_needed)
     assert "true positive rate of 2" in every.to_markdown()
+    assert "Not all that the bound is for could be compared.\n" in every.to_markdown()
 
 
 def test_as_many_rows_as_are_said_to_be_needed_do_in_most_samples():
@@ -366,9 +369,9 @@ def test_a_constraint_that_is_half_compared_is_not_kept():
     found = audit(y, decided, sensitive_features=group, constraint=EO, difference_bound=0.05)
     assert found.upper < 0.05
     assert found.verdict == "undecided"
-    assert np.isnan(found.rows_needed)
+    assert 2000 * 30 / 29 <= found.rows_needed < 2070  # so that 30 of them can be expected
     assert "as many):** true positive rate of b. So the verdict" in found.to_markdown()
-    assert "Not all that the bound is for could be compared." in found.to_markdown()
+    assert "could be compared: that would take about 2,100 rows at least." in found.to_markdown()
     larger = audit(
         y, decided, sensitive_features=group, constraint=EO, difference_bound=0.05, min_cell_size=29
     )

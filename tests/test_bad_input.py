@@ -249,7 +249,10 @@ BAD_FITS = {
     "min_cell_size 0": (_params(min_cell_size=0), r"'min_cell_size'.*\[1, inf\)\. Got 0"),
     "unknown dtype": (_params(dtype="float16"), r"'dtype'.*'float32'.*Got 'float16'"),
     "pos_label of no class": (_params(pos_label=2), r"pos_label=2 is not a class of y: \[0, 1\]"),
-    "pos_label of another type": (_params(pos_label="1"), r"pos_label='1' is not a class of y: \[0, 1\]"),
+    "pos_label of another type": (
+        _params(pos_label="1"),
+        r"pos_label='1' is not a class of y: \[0, 1\]. Ensembles.*give 0 or 1",
+    ),
     "pos_label of many classes": (
         ({"pos_label": 1}, {"y": np.arange(600) % 3}),
         r"pos_label=1 is for two classes, and y has 3; leave it None",

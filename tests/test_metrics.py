@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, zero_one_loss
 from sklearn.model_selection import (
@@ -736,7 +738,16 @@ def test_scorer_takes_the_positive_label_of_the_classifier():
     assert flipped(model, X[rows], y[rows], **kwargs) == 0
 
 
-@pytest.mark.parametrize("within", [lambda clf: clf, make_pipeline, lambda clf: GridSearchCV(clf, {}, cv=2)])
+WRAPPERS = {
+    "nothing": lambda clf: clf,
+    "pipeline": make_pipeline,
+    "search": lambda clf: GridSearchCV(clf, {}, cv=2),
+    "calibration": lambda clf: CalibratedClassifierCV(clf, ensemble=False, cv=2),
+    "calibrated pipeline": lambda clf: CalibratedClassifierCV(make_pipeline(clf), cv=2),
+}
+
+
+@pytest.mark.parametrize("within", WRAPPERS.values(), ids=WRAPPERS)
 def test_scorer_takes_the_positive_label_that_the_classifier_was_given(within):
     X, y, group, _ = _classification(("no", "yes"))
     clf = FixedThresholdClassifier(LogisticRegression(), threshold=0.3, pos_label="no")
@@ -754,6 +765,37 @@ def test_scorer_takes_the_positive_label_that_the_classifier_was_given(within):
     assert found["no"] != found["yes"]
     score = gap_scorer("true_positive_rate_parity")(model, X, y, sensitive_features=group)
     assert score == found["no"]
+
+
+@pytest.mark.parametrize("pos_labels", [(0,), (0, 1)], ids=["encoded", "several"])
+def test_scorer_does_not_guess_the_positive_label_of_an_ensemble(pos_labels):
+    X, y, group, _ = _classification(("no", "yes"))
+    inner = [
+        (
+            f"m{k}",
+            FixedThresholdClassifier(LogisticRegression(), pos_label=k, response_method="predict_proba"),
+        )
+        for k in pos_labels
+    ]
+    model = VotingClassifier(inner).fit(X, y)
+    with pytest.raises(
+        ValueError, match=r"which of the classes 'no', 'yes' is.*VotingClassifier.* Pass pos_l"
+    ):
+        gap_scorer("true_positive_rate_parity")(model, X, y, sensitive_features=group)
+    for scorer in (gap_scorer("demographic_parity"), gap_scorer("true_positive_rate_parity", pos_label="no")):
+        assert scorer(model, X, y, sensitive_features=group) <= 0
+
+
+@pytest.mark.parametrize("constraint", ["demographic_parity", "error_rate_parity"])
+def test_a_single_label_is_enough_where_either_can_be_the_positive_one(constraint):
+    y, sex = ["routine"] * 100, ["f", "m"] * 50
+    found = gap_with_error(y, y, constraint=constraint, sensitive_features=sex)
+    assert (found.value, found.event) == (0, "all")
+    assert 0 < found.standard_error < 0.1
+    with pytest.raises(ValueError, match=r"single label 'routine'.*pass pos_label"):
+        gap(y, y, constraint="equalized_odds", sensitive_features=sex)
+    with pytest.raises(ValueError, match=r"single label 'routine'.*pass pos_label"):
+        group_rates(y, y, constraint=constraint, sensitive_features=sex)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A constraint on audited rows: which rates are compared, the limits of their differences, the verdict."""
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +75,7 @@ class Comparison:
 
     def __init__(self, measured: Measured, size: int) -> None:
         rule = measured.constraint
-        self._measured = measured
+        self._measured, self._size = measured, size
         present = [rows.sum(axis=0) >= size for rows in measured.n_weighted]
         enough = [rule.cell_sums(rows) >= size for rows in measured.n_weighted]
         several = [cells & (cells.sum(axis=1, keepdims=True) > 1) for cells in enough]
@@ -130,20 +130,20 @@ class Comparison:
         strata = self._measured.strata
         return (None,) if strata is None else strata.labels
 
-    def judge(self, bound: float | None, whole: bool) -> Finding:
+    def judge(self, bound: float | None, missing: Collection[tuple[str, Hashable]] = ()) -> Finding:
         """Return the verdict.
 
         Parameters
         ----------
         bound : float or None
             The bound.
-        whole : bool
-            Whether all is compared that the bound was promised for.
+        missing : collection of tuple, default=()
+            Event and group of what the bound was promised for and is not compared.
         """
         events = [event for event in self._events if event is not None]
-        whole &= not any(cells.any() for cells in self._too_few)
+        missing = {*missing, *self.too_few()}
         if not events:
-            return Finding(verdict=None if bound is None or whole else "undecided")
+            return Finding(verdict=None if bound is None or not missing else "undecided")
         widest = max(events, key=lambda event: event.gap.value)
         surest = max(events, key=lambda event: event.lower.limit)
         upper = max(event.upper.limit for event in events)
@@ -158,14 +158,21 @@ class Comparison:
         if bound is None:
             return found
         if found.lower > bound:
-            return found._replace(verdict="above")
-        if whole and upper <= bound:
+            return found._replace(verdict="above", rows_needed=np.inf)
+        if upper <= bound and not missing:
             return found._replace(verdict="within")
-        found = found._replace(verdict="undecided")
-        if whole:
-            growth = max(event.limits.growth(bound) for event in events)
-            found = found._replace(rows_needed=self.n_samples * growth)
-        return found
+        growth = max(event.limits.growth(bound) for event in events)
+        if np.isfinite(growth):
+            growth = float(np.max([growth, *(self._size / n if n else np.nan for n in self._count(missing))]))
+        return found._replace(verdict="undecided", rows_needed=self.n_samples * growth)
+
+    def _count(self, names: Collection[tuple[str, Hashable]]) -> list[float]:
+        """Return the numbers of rows of some events and groups."""
+        rule = self._measured.constraint
+        rows = np.concatenate([rule.cell_sums(rows) for rows in self._measured.n_weighted])
+        found = zip(np.ndindex(rows.shape), rows.ravel(), strict=True)
+        known = {(self.event_names[event], self.groups[group]): float(n) for (event, group), n in found}
+        return [known.get(name, 0.0) for name in names]
 
     def _place(self, event: _Event, smaller: int, larger: int) -> Place:
         labels = self._measured.groups.labels

@@ -27,7 +27,7 @@ _HEADLINES = {
     "undecided": "These rows cannot tell.",
     None: "No verdict.",
 }
-_MOST_LISTED = 8
+_MOST_LISTED = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,9 @@ class Audit:
         is 5 % at most; with weights, if they do not depend on the decisions.
     rows_needed : float
         Where the rows cannot tell, about how many with the same rates would have an ``upper`` within the
-        bound in nine of ten samples, if one difference alone is near the bound; infinite if the gap itself is
-        not below the bound. Else NaN.
+        bound in nine of ten samples, if one difference alone is near the bound; where some rates have too few
+        rows to be compared, at least as many as they need for that. Infinite if the gap itself is not below
+        the bound; NaN if the bound is kept or not given, or if a rate of its groups has no rows at all.
     n_samples : int
         The number of rows with weight of the groups that are compared.
     min_cell_size : int
@@ -198,13 +199,15 @@ def _statements(audit: Audit) -> list[str]:
         )
     if audit.gap >= audit.difference_bound:
         more = "That is not below the bound: more rows with these rates would not show that it is kept."
-    elif math.isfinite(audit.rows_needed):
+    elif audit.not_compared:
+        more = "Not all that the bound is for could be compared."
+        if math.isfinite(audit.rows_needed):
+            more = f"{more[:-1]}: that would take about {_rounded(audit.rows_needed)} rows at least."
+    else:
         more = (
             f"With these rates it would take about {_rounded(audit.rows_needed)} rows to show that the bound "
             "is kept (in nine of ten samples)."
         )
-    else:
-        more = "Not all that the bound is for could be compared."
     return [*told, *seen, more]
 
 

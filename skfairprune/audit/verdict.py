@@ -174,7 +174,7 @@ def audit(
     return Audit(
         constraint=constraint,
         difference_bound=bound,
-        **own.judge(bound, not missing)._asdict(),
+        **own.judge(bound, missing)._asdict(),
         n_samples=own.n_samples,
         min_cell_size=size,
         classes=labels,
