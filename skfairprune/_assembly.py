@@ -186,6 +186,7 @@ def _make_trainer(
         plan=plan,
         lagrangian=lagrangian,
         criterion=params.criterion,
+        head_labels=targets.head_labels,
         n_groups=1 if targets.task is None else targets.task.n_groups,
         hypergradient=params.hypergradient,
         damping=params.hypergradient_damping,

@@ -26,6 +26,7 @@ from skfairprune._reporting import (
     sparsity_path,
     validation_gap,
 )
+from skfairprune._row_order import refuse_other_order
 from skfairprune._rules import AwareRules, merge_rules
 from skfairprune.frontier import RuleFrontier
 from skfairprune.gaps import CellRates, Gap
@@ -274,11 +275,13 @@ class FittedMixin:
         Raises
         ------
         ValueError
-            If the rows are not like those of `fit`, or a network of one's own fails on one of them.
+            If the rows are not like those of `fit`, the groups have the index of ``X`` in another order, or a
+            network of one's own fails on a row.
         """
         check_is_fitted(self, "module_")
         rows = check_inputs(self, X, self._unread)
         if sensitive_features is not None:
+            refuse_other_order(X=X, sensitive_features=sensitive_features)
             return self._aware_proba(rows, sensitive_features)
         weights = self.module_.output_weights.T.double()
         parts = [(joint @ weights).numpy() for joint in self._joint_proba(rows)]

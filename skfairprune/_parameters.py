@@ -86,7 +86,7 @@ def _check_sizes(sizes: Any) -> None:
 def _check_plan(params: BaseEstimator) -> None:
     """Refuse phases, constraints and criteria that do not go together."""
     criterion, order, constrain = params.criterion, params.order, params.constrain
-    constraint, max_epochs = params.constraint, params.max_epochs
+    constraint = params.constraint
     degradation = isinstance(constraint, str) and constraint == "degradation_parity"
     if degradation and order == "fair_then_prune":
         raise InvalidParameterError(
@@ -112,10 +112,6 @@ def _check_plan(params: BaseEstimator) -> None:
     if constrain == "gates" and criterion != "bilevel":
         raise InvalidParameterError(
             f"constrain='gates' is for criterion='bilevel'; criterion={criterion!r} has no gates to train."
-        )
-    if order == "prune_then_fair" and isinstance(max_epochs, Integral) and max_epochs < 4:
-        raise InvalidParameterError(
-            f"order='prune_then_fair' has four phases and needs max_epochs >= 4. Got {max_epochs!r} instead."
         )
     if params.prune_inputs and criterion in ("magnitude", "fpgm", "lottery"):
         raise InvalidParameterError(

@@ -57,6 +57,11 @@ class Targets(NamedTuple):
     group_names: tuple[Hashable, ...] | None
 
     @property
+    def head_labels(self) -> NDArray[np.intp]:
+        """The label of each head class, of shape (n_head_classes,)."""
+        return np.arange(self.n_joint) if self.task is None else self.task.constraint.head_labels
+
+    @property
     def output_weights(self) -> NDArray[np.float64]:
         """The weights of shape (n_classes, n_joint) that sum the joint classes to classes, without a rule."""
         weights = np.eye(self.n_joint) if self.task is None else self.task.unconstrained.output_weights()

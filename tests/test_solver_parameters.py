@@ -69,12 +69,12 @@ def test_criteria_and_orders(fit, criterion, order):
         with pytest.raises(ValueError, match="no fair dense network to prune"):
             fit(criterion=criterion, order=order)
         return
-    clf = fit(criterion=criterion, order=order)
+    clf = fit(criterion=criterion, order=order, max_epochs=5)
     expected = ["dense"] if criterion not in NEED_NO_DENSE_PHASE else []
     expected += ["bilevel"] if criterion in GATED else []
     expected += ["fine-tune"] + (["repair"] if order == "prune_then_fair" else [])
     assert list(dict.fromkeys(clf.history_["phase"])) == expected
-    assert len(clf.history_) == clf.n_iter_ <= 4
+    assert len(clf.history_) == clf.n_iter_ <= 5
     assert clf.sparsity_ >= 0.5
     assert_allclose(clf.predict_proba(X).sum(axis=1), 1, rtol=1e-6)
     assert np.isfinite(clf.multipliers_.to_numpy()).all()
@@ -92,7 +92,8 @@ def test_the_seed_decides_under_every_criterion(fit, criterion):
         ({"order": "fair_then_prune", "constrain": "gates"}, "Leave constrain='both'"),
         ({"criterion": "obs", "constrain": "gates"}, "criterion='obs' has no gates to train"),
         ({"criterion": "fpgm", "prune_inputs": True}, "an input has none: .* choose another criterion"),
-        ({"order": "prune_then_fair", "max_epochs": 3}, "needs max_epochs >= 4. Got 3"),
+        ({"order": "prune_then_fair", "max_epochs": 3}, "needs max_epochs >= 4, one epoch .* Got 3"),
+        ({"criterion": "lottery", "max_epochs": 3}, "criterion='lottery' needs max_epochs >= 4.* Got 3"),
         (
             {"prune_inputs": True, "sparsity_measure": "units"},
             "needs sparsity_measure='parameters' or 'macs'",
@@ -325,6 +326,16 @@ def test_columns_of_the_groups_are_taken_by_their_names(fit):
     assert np.any(clf.predict_proba(X, sensitive_features=swapped.to_numpy()) != expected)
     with pytest.raises(ValueError, match="has the columns 'minority', 'old', and in fit they were"):
         clf.predict(X, sensitive_features=frame.set_axis(["minority", "old"], axis=1))
+
+
+def test_groups_in_another_order_are_refused_by_predict(aware):
+    frame, groups = pd.DataFrame(X), pd.Series(A)
+    assert_array_equal(
+        aware.predict(frame, sensitive_features=groups), aware.predict(X, sensitive_features=A)
+    )
+    for predict in (aware.predict, aware.predict_proba, aware.decision_function):
+        with pytest.raises(ValueError, match="order"):
+            predict(frame, sensitive_features=groups.sample(frac=1, random_state=0))
 
 
 @pytest.mark.parametrize("bound", [None, "a", -0.1, 1.1, np.nan, [0.1], np.array(0.1)])

@@ -171,6 +171,7 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
         "onnx", "skl2onnx.common._apply_operation", "skl2onnx.common.data_types"
     )
     clf = operator.raw_operator
+    clf._require_own_rule()
     model = onnx_model(clf.module_, clf.example_rows(), clf.classes_)
     for node in model.graph.node:
         while node.input and not node.input[-1]:

@@ -57,7 +57,7 @@ class ScoringData:
     Attributes
     ----------
     network : nn.Module
-        The trained dense network. Gives logits of the joint classes, of shape (n_samples, n_labels *
+        The trained dense network. Gives logits of the joint classes, of shape (n_samples, n_head_classes *
         n_groups).
     initial : nn.Module
         The same network as it was initialised.
@@ -66,9 +66,11 @@ class ScoringData:
     layout : Layout
         Its widths.
     batches : sequence of (Tensor, Tensor, Tensor)
-        Rows of shape (n_samples, n_columns), their joint classes label * n_groups + group, and their loss
-        weights. "taylor" and "fairgrape" square the mean gradient of a batch: give batches of the size that
-        is trained with.
+        Rows of shape (n_samples, n_columns), their joint classes head class * n_groups + group, and their
+        loss weights. "taylor" and "fairgrape" square the mean gradient of a batch: give batches of the size
+        that is trained with.
+    head_labels : ndarray of shape (n_head_classes,)
+        The label of each head class; there are more of them than labels within strata.
     n_groups : int
         The number of groups; 1 without a constraint.
     objective : callable
@@ -82,6 +84,7 @@ class ScoringData:
     layers: Sequence[UnitLayer]
     layout: Layout
     batches: Sequence[tuple[Tensor, Tensor, Tensor]]
+    head_labels: NDArray[np.intp]
     n_groups: int
     objective: Loss
     generator: torch.Generator
@@ -192,7 +195,7 @@ def fairgrape(data: ScoringData) -> list[Floats]:
     With one group the order is that of "taylor" under the cross-entropy, within each layer.
     """
     importance = np.zeros((data.n_units, data.n_groups))
-    for slopes, group, weight in _gate_gradients(data, data.network, partial(_label_loss, data.n_groups)):
+    for slopes, group, weight in _gate_gradients(data, data.network, partial(_label_loss, data)):
         total = np.bincount(group, weight, data.n_groups)
         sums = (np.arange(data.n_groups)[:, None] == group) @ slopes
         importance += ((sums / np.where(total > 0, total, np.inf)[:, None]) ** 2).T
@@ -278,11 +281,22 @@ def _incoming(data: ScoringData, layer: UnitLayer, bias: bool = False) -> Floats
     return torch.cat(parts, dim=1).detach().cpu().numpy().astype(np.float64)
 
 
-def _label_loss(n_groups: int, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the label, the groups summed over."""
-    joint = torch.log_softmax(logits, dim=1).reshape(len(logits), -1, n_groups)
-    label = torch.div(target, n_groups, rounding_mode="floor")
-    return -(weight * joint.logsumexp(dim=2).gather(1, label[:, None]).squeeze(1)).mean()
+def _label_logits(data: ScoringData, logits: Tensor) -> Tensor:
+    """Return the logarithms of the labels' probabilities, those of groups and strata summed."""
+    heads = torch.log_softmax(logits, dim=1).reshape(len(logits), -1, data.n_groups).logsumexp(dim=2)
+    of_label = [np.flatnonzero(data.head_labels == label).tolist() for label in np.unique(data.head_labels)]
+    return torch.stack([heads[:, places].logsumexp(dim=1) for places in of_label], dim=1)
+
+
+def _labels(data: ScoringData, target: Tensor) -> Tensor:
+    """Return the label codes of joint classes."""
+    return torch.as_tensor(data.head_labels, device=target.device)[target // data.n_groups]
+
+
+def _label_loss(data: ScoringData, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the label."""
+    label = _labels(data, target)
+    return -(weight * _label_logits(data, logits).gather(1, label[:, None]).squeeze(1)).mean()
 
 
 def _gate_gradients(
@@ -338,10 +352,9 @@ def _label_accuracy(data: ScoringData) -> Floats:
     """Return the weighted accuracy in the label, of shape (n_groups,); infinite for a group without rows."""
     right, total = np.zeros(data.n_groups), np.zeros(data.n_groups)
     for x, target, weight in data.batches:
-        joint = torch.softmax(data.network(x), dim=1)
-        label = joint.reshape(len(joint), -1, data.n_groups).sum(dim=2).argmax(dim=1)
+        label = _label_logits(data, data.network(x)).argmax(dim=1)
         group = target.remainder(data.n_groups).cpu().numpy()
-        hit = (label == target // data.n_groups).cpu().numpy()
+        hit = (label == _labels(data, target)).cpu().numpy()
         share = weight.cpu().double().numpy()
         right += np.bincount(group, share * hit, data.n_groups)
         total += np.bincount(group, share, data.n_groups)

@@ -79,6 +79,8 @@ def _gradients(data: ScoringData, network: nn.Module) -> Iterator[tuple[list[Flo
     network.eval()
     weights = [network.get_submodule(layer.name).get_parameter("weight") for layer in data.layers]
     for x, target, weight in data.batches:
-        found = torch.autograd.grad(data.objective(network(x), target, weight), weights)
+        loss = data.objective(network(x), target, weight)
+        # A layer that is not called by these rows has a slope of 0.
+        found = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
         yield [slope.cpu().double().numpy().ravel() for slope in found], len(x)
     network.train(training)

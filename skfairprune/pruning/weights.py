@@ -18,6 +18,7 @@ from skfairprune.pruning.criteria import ScoringData
 from skfairprune.pruning.gates import Gated
 from skfairprune.pruning.layout import count_places
 from skfairprune.pruning.reconstruction import log_worth
+from skfairprune.pruning.rowwise import keeps_rows, row_by_row
 from skfairprune.pruning.structure import Masks, Sample, Structure
 from skfairprune.pruning.weight_criteria import WEIGHT_CRITERIA, weights_of
 
@@ -237,37 +238,42 @@ class WeightStructure(Structure):
         r"""Return the worth of weight and input, the logarithm of :math:`w_{oi}^2 E[x_i^2]`.
 
         It is what the outputs of the layer lose in mean square, as a share of all weights' sum: the score of
-        Sun et al., "A Simple and Effective Pruning Approach for Large Language Models" (2024), squared.
+        Sun et al., "A Simple and Effective Pruning Approach for Large Language Models" (2024), squared. The
+        mean is by the rows' weights, and rows that a layer does not read count as 0.
         """
         squares: dict[str, Tensor] = {}
+        by_row = torch.zeros(0)  # the weights of the rows that are passed through
 
         def record(path: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Tensor]) -> None:
                 inputs = args[0].double().square()
                 # Features come last in a linear layer's inputs, channels second in a convolution's.
                 inputs = inputs.flatten(2).mean(2) if isinstance(module, _ConvNd) else inputs
-                mean = inputs.reshape(-1, inputs.shape[-1]).mean(0)
-                squares[path] = squares.get(path, torch.zeros_like(mean)) + mean
+                if inputs.numel():
+                    total = by_row @ inputs.reshape(len(by_row), -1, inputs.shape[-1]).mean(1)
+                    squares[path] = squares.get(path, torch.zeros_like(total)) + total
 
             return hook
 
-        handles = [
-            network.get_submodule(layer.name).register_forward_pre_hook(record(layer.name))
-            for layer in self.layers
-        ]
+        paths = [layer.name for layer in self.layers]
+        if not keeps_rows(network, paths, (rows for rows, _ in sample)):
+            sample = [(row, weight) for batch in sample for row, weight in row_by_row(batch)]
+        handles = [network.get_submodule(path).register_forward_pre_hook(record(path)) for path in paths]
         with torch.no_grad():
-            for rows, _ in sample:
+            for rows, weight in sample:
+                by_row = weight.double()
                 network(rows)
         for handle in handles:
             handle.remove()
         errors = []
         for layer in self.layers:
-            square = squares[layer.name].cpu().numpy()
-            weight = weights_of(network, layer.name).reshape(layer.shape)
+            read = squares.get(layer.name)
+            square = np.zeros(layer.shape[1]) if read is None else read.cpu().numpy()
+            weights = weights_of(network, layer.name).reshape(layer.shape)
             # The outputs of a group of a convolution read the channels of their group.
             by_output = square.reshape(-1, layer.shape[1])
             by_output = np.repeat(by_output, layer.shape[0] // len(by_output), axis=0)
-            error = weight**2 * by_output.reshape(*by_output.shape, *[1] * (weight.ndim - 2))
+            error = weights**2 * by_output.reshape(*by_output.shape, *[1] * (weights.ndim - 2))
             errors.append((error / max(error.sum(), np.finfo(float).tiny)).ravel())
         return log_worth(errors, self.layout)
 

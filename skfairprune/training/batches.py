@@ -20,7 +20,7 @@ class Rows(NamedTuple):
     x : Tensor of shape (n_total, n_columns)
         The inputs.
     target : Tensor of shape (n_total,) of long
-        The joint class, label * n_groups + group.
+        The joint class, head class * n_groups + group.
     weight : Tensor of shape (n_total,)
         Loss weights of mean 1.
     position : Tensor of shape (n_samples,) of long

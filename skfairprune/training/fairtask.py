@@ -201,6 +201,9 @@ class FairTask:
     def values(self, multipliers: Floats, cell_weights: Floats) -> Floats:
         """Return the value of each decision on each joint class, of shape (n_joint, n_decisions).
 
+        Losses are multiplied by the class weights, which do not count in rates: so the prices are divided by
+        them, as those of a rule are.
+
         Parameters
         ----------
         multipliers : ndarray of shape (n_events, n_groups)
@@ -210,5 +213,6 @@ class FairTask:
         """
         constraint = self.constraint
         costs = constraint.costs(multipliers, cell_weights)
+        tilt = self.class_weight[constraint.head_labels] / self.class_weight.mean()
         gain = np.eye(constraint.n_decisions)[constraint.head_labels][:, None]
-        return (gain - costs).reshape(self.n_joint, constraint.n_decisions)
+        return (gain - costs / tilt[:, None, None]).reshape(self.n_joint, constraint.n_decisions)

@@ -2,12 +2,15 @@
 
 from typing import NamedTuple
 
-__all__ = ["CONSTRAIN", "ORDERS", "Plan", "make_plan"]
+__all__ = ["CONSTRAIN", "LOTTERY_ROUNDS", "ORDERS", "Plan", "make_plan"]
 
 #: In which order pruning and the constraint come.
 ORDERS = ("joint", "prune_then_fair", "fair_then_prune")
 #: Which levels of the joint order carry the constraint.
 CONSTRAIN = ("both", "weights", "gates")
+
+#: The rounds of the lottery, each of an epoch or more.
+LOTTERY_ROUNDS = 3
 
 # Shares of the epochs. What a criterion does not need goes to the fine-tuning.
 _DENSE, _LOTTERY = 0.25, 0.5
@@ -57,7 +60,7 @@ def make_plan(
     Parameters
     ----------
     max_epochs : int
-        The epochs of all phases together, at least 3; at least 4 for "prune_then_fair".
+        The epochs of all phases together: at least 3, one more for "prune_then_fair" and for "lottery".
     criterion : str
         What chooses the units: "bilevel", "lottery", "snip" (before any training), or a score of the
         dense network's units.
@@ -71,6 +74,11 @@ def make_plan(
     prunes : bool, default=True
         Whether there is anything to prune; phases that choose what stays are left out without.
 
+    Raises
+    ------
+    ValueError
+        If there are fewer epochs than that.
+
     Examples
     --------
     >>> from skfairprune.training.plan import make_plan
@@ -79,7 +87,15 @@ def make_plan(
     >>> sorted(make_plan(20, "magnitude", "prune_then_fair", "both").constrained)
     ['repair']
     """
-    dense = max(1, int((_LOTTERY if criterion == "lottery" else _DENSE) * max_epochs))
+    least = 3 + (order == "prune_then_fair") + (criterion == "lottery")
+    if max_epochs < least:
+        raise ValueError(
+            f"order={order!r} with criterion={criterion!r} needs max_epochs >= {least}, one epoch for each "
+            f"phase. Got {max_epochs} instead."
+        )
+    dense = max(1, int(_DENSE * max_epochs))
+    if criterion == "lottery":
+        dense = max(LOTTERY_ROUNDS, int(_LOTTERY * max_epochs))
     if criterion == "snip" or (criterion == "lottery" and not prunes):
         dense = 0
     bilevel = 0

@@ -17,12 +17,11 @@ from skfairprune.training.lagrangian import Lagrangian
 from skfairprune.training.levels import Levels
 from skfairprune.training.net import BilevelNet
 from skfairprune.training.phases import PhaseRunner
-from skfairprune.training.plan import Plan
+from skfairprune.training.plan import LOTTERY_ROUNDS, Plan
 
 __all__ = ["Pruned", "Pruner"]
 
 _GATE_LR = 0.02
-_LOTTERY_ROUNDS = 3
 
 
 class Pruned(NamedTuple):
@@ -52,6 +51,8 @@ class Pruner:
         Makes their objectives.
     criterion : str
         "bilevel", "lottery" or a key of ``CRITERIA``.
+    head_labels : ndarray of shape (n_head_classes,)
+        The label of each head class.
     n_groups : int
         The groups in the joint classes; 1 without a constraint.
     hypergradient : str
@@ -68,6 +69,7 @@ class Pruner:
     plan: Plan
     lagrangian: Lagrangian
     criterion: str
+    head_labels: NDArray[np.intp]
     n_groups: int
     hypergradient: str
     damping: float
@@ -75,7 +77,7 @@ class Pruner:
 
     def train_dense(self, network: nn.Module) -> None:
         """Run the dense phase in place: of a lottery the first round, before "snip" nothing."""
-        rounds = _LOTTERY_ROUNDS if self.criterion == "lottery" else 1
+        rounds = LOTTERY_ROUNDS if self.criterion == "lottery" else 1
         self._train(network, self.plan.dense - (rounds - 1) * (self.plan.dense // rounds))
 
     def prune(self, network: nn.Module, initial: nn.Module, structure: Structure, budget: int) -> Pruned:
@@ -120,6 +122,7 @@ class Pruner:
             layers=structure.layers,
             layout=structure.layout,
             batches=self.levels.lower_batches(self.runner.batch_size, self.runner.generator),
+            head_labels=self.head_labels,
             n_groups=self.n_groups,
             objective=self.lagrangian.objective(),
             generator=self.runner.generator,
@@ -135,13 +138,13 @@ class Pruner:
         """
         whole, dense_cost = structure, structure.layout.cost()
         masks: Masks = [np.ones(size, dtype=bool) for size in whole.shapes()]
-        for number in range(1, _LOTTERY_ROUNDS + 1):
+        for number in range(1, LOTTERY_ROUNDS + 1):
             if number > 1:
                 network = whole.remove(initial, masks)
                 whole.hold(partial(_own_parameter, network))
-                self._train(network, self.plan.dense // _LOTTERY_ROUNDS)
+                self._train(network, self.plan.dense // LOTTERY_ROUNDS)
             worth = structure.score("magnitude", self._scoring_data(network, network, structure))
-            target = dense_cost * (budget / dense_cost) ** (number / _LOTTERY_ROUNDS)
+            target = dense_cost * (budget / dense_cost) ** (number / LOTTERY_ROUNDS)
             masks = whole.narrowed(masks, structure.select(worth, max(target, budget)))
             structure = whole.remaining(masks)
         return Pruned(whole.remove(initial, masks), masks)

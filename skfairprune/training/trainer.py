@@ -328,5 +328,6 @@ class Trainer:
         label = upper.target[upper.position].cpu().numpy() if task is None else task.labels[where]
         weight = upper.weight[upper.position].double().cpu().numpy()
         right = shares[np.arange(len(shares)), label]
-        varied = max(1 - float(shares.mean(axis=0).max()), 0.0)
+        counted = weight if task is None else task.weight[where]
+        varied = max(1 - float((counted @ shares).max() / counted.sum()), 0.0)
         return _Judged(outcome, right * weight / weight.sum(), varied)

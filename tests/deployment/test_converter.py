@@ -218,3 +218,13 @@ def test_a_pipeline_with_codes_of_categories():
     assert set(label) == {"no", "yes"}
     assert_array_equal(label, model.predict(frame))
     assert_allclose(proba, model.predict_proba(frame), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_rule_that_the_estimator_does_not_tell_of_is_not_exported(small, mixed):
+    model = _fit(small, mixed)
+    model[-1].module_.set_bound(1.0)
+    with pytest.raises(ValueError, match=r"another rule than that of bound_="):
+        _convert(model, onnx_types(mixed.X))
+    model[-1].set_bound(1.0)
+    _convert(model, onnx_types(mixed.X))

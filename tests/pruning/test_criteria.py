@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
 from skfairprune.pruning.budget import Chain, select_units
-from skfairprune.pruning.criteria import CRITERIA, ScoringData, fairgrape, fairprune
+from skfairprune.pruning.criteria import CRITERIA, ScoringData, _label_accuracy, fairgrape, fairprune
 from skfairprune.pruning.shrink import shrink
 from skfairprune.pruning.units import find_units
 from skfairprune.training.objective import Objective
@@ -33,7 +33,7 @@ def _rows(n_samples=60, n_columns=5, n_joint=4, seed=0):
     return torch.tensor(x), torch.tensor(target), torch.tensor(weight / weight.mean())
 
 
-def _data(network, rows, n_groups=2, batch_size=25, objective=None, initial=None):
+def _data(network, rows, n_groups=2, batch_size=25, objective=None, initial=None, head_labels=None):
     linear = [m for m in network.modules() if isinstance(m, nn.Linear)]
     widths = [linear[0].in_features, *(m.out_features for m in linear)]
     return ScoringData(
@@ -42,6 +42,7 @@ def _data(network, rows, n_groups=2, batch_size=25, objective=None, initial=None
         layers=find_units(network),
         layout=Chain(widths[0], tuple(widths[1:-1]), widths[-1]),
         batches=list(zip(*(part.split(batch_size) for part in rows), strict=True)),
+        head_labels=np.arange(widths[-1] // n_groups) if head_labels is None else head_labels,
         n_groups=n_groups,
         objective=Objective() if objective is None else objective,
         generator=torch.Generator().manual_seed(0),
@@ -299,6 +300,27 @@ def test_fairgrape_is_the_greedy_rule_on_the_groups_label_losses(n_groups, batch
         order = _greedy(part.T)
         assert np.argsort(-worth).tolist() == order
         assert_allclose(np.sort(worth), np.arange(1, len(worth) + 1) / len(worth))
+
+
+def test_strata_are_no_part_of_the_label():
+    """Joint classes (stratum, label, group), against the same ones ordered by label."""
+    network, rows = _network((5, 12, 9, 8)), _rows(200, n_joint=8)
+    by_label = np.arange(8).reshape(2, 2, 2).transpose(1, 0, 2).ravel()
+    ordered = copy.deepcopy(network)
+    with torch.no_grad():
+        ordered[-1].weight.copy_(network[-1].weight[by_label])
+        ordered[-1].bias.copy_(network[-1].bias[by_label])
+    x, target, weight = rows[0], torch.from_numpy(np.argsort(by_label))[rows[1]], rows[2]
+    data = _data(network, rows, n_groups=2, batch_size=200, head_labels=np.array([0, 1, 0, 1]))
+    slopes = _slopes(ordered, x, target, weight, 4)
+    importance = _group_means(data, slopes, 1) ** 2
+    for worth, part in zip(fairgrape(data), np.split(importance, [12], axis=1), strict=True):
+        assert np.argsort(-worth).tolist() == _greedy(part.T)
+    with torch.no_grad():
+        label = torch.softmax(ordered(x), dim=1).reshape(200, 2, 4).sum(dim=2).argmax(dim=1)
+    hit, group = (label == target // 4).double().numpy(), target.numpy() % 2
+    expected = [np.average(hit[group == g], weights=weight.numpy()[group == g]) for g in range(2)]
+    assert_allclose(_label_accuracy(data), expected)
 
 
 def test_fairgrape_with_one_group_has_the_order_of_taylor():

@@ -73,10 +73,10 @@ PAIRS = [(_Plain, _Sorted), (_Tokens, _TokensFirst), (_Tokens, _TokensFlat)]
 CRITERIA = ["bilevel", "obs", "snip", "taylor", "fairgrape", "fairprune"]
 
 
-def _fit(network, criterion):
+def _fit(network, criterion, **options):
     data = make_biased_classification(300, base_rates=(0.6, 0.2), random_state=0)
     weight = np.where(data.sensitive_features == "group_0", 0.05, 1.0) * (1 + 9 * data.y)
-    params = {"criterion": criterion, "sparsity": 0.6, "max_epochs": 4, "decision_rule": False}
+    params = {"criterion": criterion, "sparsity": 0.6, "max_epochs": 4, "decision_rule": False} | options
     clf = FairPrunedClassifier(network, dtype="float64", random_state=0, batch_size=len(data.X[0]), **params)
     clf.fit(data.X, data.y, sample_weight=weight, sensitive_features=data.sensitive_features)
     return clf, clf.predict_proba(data.X)
@@ -112,6 +112,16 @@ def test_routed_rows_are_scored(network, criterion):
     """An expert that has no row of a pass adds nothing."""
     clf, proba = _fit(network, criterion)
     assert clf.sparsity_ >= 0.6
+    assert np.isfinite(proba).all()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("criterion", ["bilevel", "snip", "taylor", "magnitude", "lottery"])
+@pytest.mark.parametrize("network", [_Routed, _RarelyRouted])
+def test_single_weights_of_routed_rows_are_scored(network, criterion):
+    clf, proba = _fit(network, criterion, granularity="weight", max_epochs=6)
+    assert clf.sparsity_ >= 0.6
+    assert all(mask.sum() > 1 for mask in clf.masks_[:1] + clf.masks_[-1:])
     assert np.isfinite(proba).all()
 
 

@@ -45,6 +45,7 @@ def _data(network, structure, initial=None):
         layers=structure.layers,
         layout=structure.layout,
         batches=[(x[:12], target[:12], weight[:12]), (x[12:], target[12:], weight[12:])],
+        head_labels=np.arange(4),
         n_groups=1,
         objective=objective,
         generator=torch.Generator().manual_seed(0),
@@ -134,17 +135,21 @@ def test_criteria_by_hand():
     assert_allclose(found["taylor"][0], squares.detach().flatten())
 
 
-def test_the_start_is_the_error_of_each_weight_alone():
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_start_is_the_error_of_each_weight_alone(weighted):
     network, x = _network(), _rows()
     structure = _structure(network)
-    worth = structure.start(network, [(x, torch.ones(len(x)).double())], lambda: None)
+    weight = torch.rand(len(x), generator=torch.Generator().manual_seed(1)).double() ** 4
+    weight = weight if weighted else torch.ones(len(x)).double()
+    sample = [(x[:7], weight[:7]), (x[7:], weight[7:])]
+    worth = structure.start(network, sample, lambda: None)
     outputs = network[0](x)
     errors = []
     for unit, column in np.ndindex(5, 6):
         without = copy.deepcopy(network[0])
         with torch.no_grad():
             without.weight[unit, column] = 0
-        errors.append(float((without(x) - outputs).detach().square().sum(1).mean()))
+        errors.append(float(weight @ (without(x) - outputs).detach().square().sum(1)))
     assert np.corrcoef(worth[0], np.log(errors))[0, 1] > 1 - 1e-9
 
 

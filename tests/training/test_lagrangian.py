@@ -139,6 +139,19 @@ def test_values_of_degradation_are_those_of_errors_on_every_label():
     assert_allclose(values - values[..., :1], expected - expected[..., :1], atol=1e-12)
 
 
+def test_class_weights_do_not_count_in_the_price_of_a_rate():
+    """The loss of a row is multiplied by its class weight: what is left is the price of its decision."""
+    task = _problem("demographic_parity", 0.1, with_rule=False)[1].task
+    weights = np.array([0.6, 3.0])
+    tilted = replace(task, class_weight=weights)
+    price, cells = np.array([[0.2, -0.2]]), np.full((1, 2), 0.5)
+    gain = np.eye(2)[:, None]
+    plain, own = (t.values(price, cells).reshape(2, 2, 2) - gain for t in (task, tilted))
+    assert_allclose(own * (weights / weights.mean())[:, None, None], plain)
+    equal = replace(task, class_weight=np.full(2, 3.0))
+    assert_array_equal(equal.values(price, cells), task.values(price, cells))
+
+
 def test_a_rules_tables_are_its_last_layer():
     joint, lagrangian = _problem("equalized_odds", 0.05, with_rule=True)
     coefficients, values = lagrangian.tables(joint)

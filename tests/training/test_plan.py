@@ -1,19 +1,25 @@
 import numpy as np
 import pytest
 
-from skfairprune.training.plan import CONSTRAIN, ORDERS, make_plan
+from skfairprune.training.plan import CONSTRAIN, LOTTERY_ROUNDS, ORDERS, make_plan
 
 CRITERIA = ["bilevel", "lottery", "snip", "magnitude"]
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("max_epochs", [*range(4, 40), 200])
+@pytest.mark.parametrize("max_epochs", [*range(3, 40), 200])
 def test_every_phase_that_runs_gets_epochs_and_none_is_lost(max_epochs, criterion, order):
+    least = 3 + (order == "prune_then_fair") + (criterion == "lottery")
+    if max_epochs < least:
+        with pytest.raises(ValueError, match=f"needs max_epochs >= {least}.* Got {max_epochs} instead"):
+            make_plan(max_epochs, criterion, order, "both")
+        return
     plan = make_plan(max_epochs, criterion, order, "both")
     assert all(type(n) is int for n in plan[:4])
     assert sum(plan[:4]) == plan.n_epochs == max_epochs
     assert (plan.dense > 0) == (criterion != "snip")
+    assert criterion != "lottery" or plan.dense >= LOTTERY_ROUNDS
     assert (plan.bilevel > 0) == (criterion == "bilevel")
     assert plan.fine_tune > 0
     assert (plan.repair > 0) == (order == "prune_then_fair")

@@ -44,6 +44,7 @@ def _pruner(criterion, n_rows=120):
         plan=plan,
         lagrangian=Lagrangian(None, upper, plan.constrained, 0.5, 0.3, "sigmoid"),
         criterion=criterion,
+        head_labels=np.arange(2),
         n_groups=1,
         hypergradient="first_order",
         damping=1.0,
