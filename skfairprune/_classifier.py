@@ -95,9 +95,9 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
 
     max_accuracy_drop : float, default=0.003
         With ``sparsity="auto"``: how much less accurate on held-out rows than the dense network, trained and
-        corrected in the same way, the small one may be, in [0, 1). Its gap must keep within the bound, by
-        a standard error. Sizes in equal ratios are bisected, so that some four to six networks are trained;
-        ``sparsity_path_`` shows them.
+        corrected in the same way, the small one may be, in [0, 1). Its gap may be above the bound, or above
+        the dense network's gap, by a standard error at most. Sizes in equal ratios are bisected, so that some
+        four to six networks are trained; ``sparsity_path_`` shows them.
 
     criterion : str, default="bilevel"
         What chooses the units that stay. "bilevel" trains gates under the constraint. The others are
@@ -195,15 +195,15 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         The share in (0, 1) of the training rows that the weights do not see before the fine-tuning: the
         gates, the multipliers, the choice of the epoch and the held-out figures read them. The fine-tuning
         and the rule are on all rows. Not used when `X_val` is given, nor in an unconstrained fit on at most
-        200 distinct rows, where all rows serve both levels and no epoch is chosen.
+        200 distinct rows, of no more than 2,000, where all rows serve both levels and no epoch is chosen.
 
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the loss. They do not count in the constraint's rates.
 
     dtype : {"auto", "float32", "float64"}, default="auto"
-        The precision. "auto" is float64 with at most 200 distinct rows, and where float32 could not tell
-        a column's knots apart; else float32. For a `module` it is float32, with a warning where that cannot
-        tell a column's values apart.
+        The precision. "auto" is float64 with at most 200 distinct rows (of no more than 2,000), and where
+        float32 could not tell a column's knots apart; else float32. For a `module` it is float32, with a
+        warning where that cannot tell a column's values apart.
 
     device : str, default="auto"
         Where to train: "auto" takes a GPU if there is one; else a name such as "cpu" or "cuda:0". The

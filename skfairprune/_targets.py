@@ -20,8 +20,8 @@ from skfairprune.training.splits import LevelSplit, split_levels
 __all__ = ["Targets", "encode_targets", "resolve_constraint", "share_rows"]
 
 _N_FOLDS = 2
-# What a rule for many classes may have of prices, of decisions in each cell by joint class: half a gigabyte.
-_MOST_PRICES = 2**26
+# The numbers in the largest table of a rule for many classes: half a gigabyte.
+_LARGEST_TABLE = 2**26
 
 
 class Targets(NamedTuple):
@@ -171,8 +171,11 @@ def encode_targets(
     n_train = len(data.y)
     cells = cover_cells(terms, kind[:n_train], data.groups.codes, data.groups.labels, min_cell_size)
     n_groups = cells.included.shape[1]
-    n_prices = terms.n_events * n_groups * terms.n_decisions * len(terms.head_labels) * n_groups
-    if n_prices > _MOST_PRICES:
+    n_events, n_kinds, n_decisions = terms.utilities.shape
+    # The prices of decisions in each cell by joint class, and what standard errors of rows with shares read.
+    prices = n_events * n_groups * n_decisions * len(terms.head_labels) * n_groups
+    squares = n_kinds * n_decisions * max(n_events * n_decisions, n_groups * n_decisions, n_events * n_groups)
+    if max(prices, squares) > _LARGEST_TABLE:
         raise ValueError(
             f"{terms.name} of {len(classes)} classes and {n_groups} groups has too many rates. Merge "
             "rare classes (is y a column of class labels?) or groups, or pass constraint=None."

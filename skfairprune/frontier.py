@@ -89,7 +89,8 @@ class RuleFrontier:
         The accuracy of one class for all held-out rows; NaN with class weights, where accuracy is not what
         was asked for, and in a file of a format before 6.
     driven : ndarray of shape (n_events, n_groups) of bool or None
-        The cells that the rules were fitted for (:class:`skfairprune.noise.Noise`); None in a file.
+        The cells that the rules were fitted for (:class:`skfairprune.noise.Noise`); None in a
+        file of an older version.
     """
 
     bounds: Floats

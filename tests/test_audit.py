@@ -11,7 +11,7 @@ import torch
 from fairlearn.reductions import DemographicParity, UtilityParity
 from numpy.testing import assert_allclose
 from pandas.testing import assert_frame_equal
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, zero_one_loss
@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skfairprune._measured import measure
-from skfairprune.audit import audit
+from skfairprune.audit import audit, comparison
 from skfairprune.audit.comparison import Comparison
 from skfairprune.audit.limits import RateLimits, rate_limits
 from skfairprune.constraints import get_constraint
@@ -168,6 +168,43 @@ def test_limits_of_a_rate_are_exact():
         ]
         assert_allclose(found[0], known, atol=1e-12)
         assert_allclose(weighted[0], known, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rates"),
+    [
+        ((30, 300), (0.992, 0.84)),
+        ((30, 300), (0.995, 0.832)),
+        ((40, 200), (0.993, 0.702)),
+        ((60, 40), (0.203, 0.015)),
+        ((30, 30), (0.972, 0.026)),
+        ((60, 200), (0.05, 0.05)),
+    ],
+)
+def test_limits_of_a_difference_are_wrong_in_five_per_cent_of_all_samples_at_most(sizes, rates):
+    """Every sample of two groups counts by its probability."""
+    rule, drawn = get_constraint(DP), []
+    for n, rate in zip(sizes, rates, strict=True):
+        x = np.arange(n + 1.0)
+        counts = np.stack([n - x, x], axis=1)[None]
+        counts = np.concatenate([counts, np.zeros_like(counts)])  # a group for each number of positives
+        drawn.append((GroupCounts(counts, counts), binom.pmf(x, n, rate)))
+    true = abs(rates[0] - rates[1])
+    below, above = 0.0, 0.0
+    ends = [[rate_limits(counts, rule, alpha) for counts, _ in drawn] for alpha in (comparison._ALPHA, 0.025)]
+    for one, other in np.ndindex(sizes[0] + 1, sizes[1] + 1):
+        probability = drawn[0][1][one] * drawn[1][1][other]
+        if probability < 1e-7:
+            continue
+        found = []
+        for (first, second), sign in zip(ends, (1, -1), strict=True):
+            lower, upper = (np.array([first[end][0, one], second[end][0, other]]) for end in (0, 1))
+            shares = np.array([one / sizes[0], other / sizes[1]])
+            found.append(RateLimits(np.arange(2), shares, lower, upper, 1.0).largest(sign).limit)
+        below += probability * (found[0] < true)
+        above += probability * (found[1] > true)
+    assert below <= 0.05
+    assert above <= 0.05
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -585,7 +622,7 @@ def test_rows_without_weight_are_not_counted():
 
 def test_limits_are_rounded_to_the_safe_side():
     group = np.repeat([0, 1], 20_000)
-    decided = np.r_[np.arange(20_000) < 950, np.zeros(20_000, bool)]
+    decided = np.r_[np.arange(20_000) < 948, np.zeros(20_000, bool)]
     found = audit(0 * group, decided, sensitive_features=group, constraint=DP, difference_bound=0.05)
     assert 0.05 < found.upper < 0.05005
     assert "as large as 0.0501, above the bound of 0.05" in found.to_markdown()

@@ -130,6 +130,13 @@ BAD_FITS = {
     "X shorter than y": (_data(X=X[:-1]), r"inconsistent numbers of samples: \[599, 600\]"),
     "complex X": (_data(X=X + 1j), r"Complex data not supported"),
     "every column constant": (_data(X=np.ones_like(X)), r"constant"),
+    "classes beyond memory": (
+        (
+            {"constraint": "equalized_odds", "min_cell_size": 1},
+            {"sensitive_features": A, "y": pd.Series(A).groupby(A).cumcount().to_numpy() % 100},
+        ),
+        r"equalized_odds of 100 classes and 2 groups has too many rates\. Merge rare classes",
+    ),
     "a single class": (_data(y=np.full(600, "no")), r"y has one class only, 'no'.*needs at least two"),
     "a single class with weight": (
         _data(sample_weight=(y == 0) * 1.0),

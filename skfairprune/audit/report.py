@@ -43,7 +43,8 @@ class Audit:
     verdict : {"within", "above", "undecided"} or None
         "within" if ``upper`` is not above the bound, and all rates were compared of the groups that are
         compared and of those under the model's constraint; "above" if ``lower`` is above the bound; and else
-        "undecided". None without a bound, or if no two groups have enough rows.
+        "undecided", also where nothing can be compared of what should be. None without a bound, or if no
+        group has enough rows beside another.
     gap, standard_error : float
         The largest difference between two groups' rates, and its sampling standard error.
     widest : Place or None

@@ -119,7 +119,7 @@ def audit(
     ...     difference_bound=0.05,
     ... )
     >>> found.verdict, found.gap, round(found.upper, 3)
-    ('within', 0.0, 0.033)
+    ('within', 0.0, 0.034)
     >>> print(found.to_markdown()[:42])
     # Audit of group gaps: demographic parity
     """

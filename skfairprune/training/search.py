@@ -13,8 +13,6 @@ class Trial(NamedTuple):
 
     Attributes
     ----------
-    budget : float
-        The most that the network was allowed to cost.
     widths : tuple of int
         The units left in each prunable layer.
     cost : float
@@ -30,7 +28,6 @@ class Trial(NamedTuple):
         many rows), "gap", several of them with a comma between; empty if all is.
     """
 
-    budget: float
     widths: tuple[int, ...]
     cost: float
     accuracy: float

@@ -174,7 +174,7 @@ class Trainer:
             network, [np.ones(shape, dtype=bool) for shape in structure.shapes()], structure
         )
         cost = layout.cost()
-        trials = [Trial(cost, layout.widths, cost, dense.accuracy, 0.0, dense.gap, "")]
+        trials = [Trial(layout.widths, cost, dense.accuracy, 0.0, dense.gap, "")]
 
         def within(number: int) -> bool:
             nonlocal best
@@ -195,7 +195,7 @@ class Trainer:
             small = layout.resized([int(mask.sum()) for mask in pruned.masks])
             error = float(np.std(dense.correct - found.correct) * np.sqrt(len(dense.correct)))
             figures = (found.accuracy, error, found.gap, ", ".join(missed))
-            trials.append(Trial(budgets[number], small.widths, small.cost(), *figures))
+            trials.append(Trial(small.widths, small.cost(), *figures))
             if not missed:
                 best = found
             return not missed
