@@ -163,11 +163,22 @@ def test_penalties_by_their_definitions():
     assert_allclose(penalties.diff_dp(score, y, group), abs(means[0] - means[1]))
     parts = [penalties.diff_dp(score[y == label], y, group[y == label]) for label in (0, 1)]
     assert_allclose(penalties.diff_eodd(score, y, group), sum(parts))
-    K = torch.exp(-((score[:, None] - score) ** 2) / 2)
-    L = torch.exp(-((group[:, None] - group).double() ** 2) / 2)
+    # As in FFB's loss.py: exp(-d^2 / sigma) with a sigma of 1, of scores and of groups as 0 and 1.
+    K = torch.exp(-((score[:, None] - score) ** 2))
+    L = torch.exp(-((group[:, None] - group).double() ** 2))
     H = torch.eye(40, dtype=torch.float64) - 1 / 40
     assert_allclose(penalties.hsic(score, y, group), torch.trace(K @ H @ L @ H) / 39**2)
     assert penalties.diff_dp(score, y, torch.zeros_like(group)) == 0
+
+
+def test_the_adversarys_part_of_a_gradient_is_taken_away():
+    """The step keeps the direction of the own loss that is at right angles to the adversary's."""
+    own, adversary = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    left = project(own, adversary, 0.0)
+    assert_allclose((left * adversary).sum(), 0, atol=1e-12)
+    assert_allclose((left * own).sum(), left.square().sum())
+    assert_allclose(project(own, adversary, 0.7), left - 0.7 * adversary)
+    assert_allclose(project(own, torch.zeros_like(own), 1.0), own)
 
 
 @pytest.mark.parametrize(

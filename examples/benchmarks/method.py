@@ -21,7 +21,7 @@ TOLERANCES: dict[str, tuple[float, ...]] = {
     "network reduction": (0.01, 0.05),  # each is up to 15 fits of a dense network
     "difference weight": (0.1, 0.2, 0.5, 1.0, 2.0, 4.0),
     "hsic weight": (10.0, 50.0, 100.0, 300.0, 1000.0),
-    "adversary weight": (0.1, 0.3, 1.0),
+    "adversary weight": (0.1, 0.3, 1.0, 3.0),
 }
 
 

@@ -3,18 +3,54 @@
 import numpy as np
 import torch
 from fairlearn.adversarial import AdversarialFairnessClassifier
+from fairlearn.adversarial._pytorch_engine import PytorchEngine
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from skfairprune.modules import PiecewiseLinearEncoding, find_knots
 
-__all__ = ["AdversarialNetwork"]
+__all__ = ["AdversarialNetwork", "ProjectingEngine", "project"]
+
+
+def project(own: torch.Tensor, adversary: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Return the gradient of the predictor's loss, less its part along the adversary's and alpha times that.
+
+    Zhang et al., "Mitigating Unwanted Biases with Adversarial Learning" (2018), Eq. 1.
+    """
+    unit = adversary / adversary.norm().clamp_min(torch.finfo(adversary.dtype).eps)
+    return own - (unit * own).sum() * unit - alpha * adversary
+
+
+class ProjectingEngine(PytorchEngine):
+    """fairlearn's engine with the projection of its paper.
+
+    That of fairlearn 0.15 sums ``torch.inner`` of two matrices, which is the product of the sums of their
+    rows, not of the matrices: it takes away up to 256 times too much here, and networks end constant or in
+    NaN. Its engine for TensorFlow has the product.
+    """
+
+    def train_step(self, X: torch.Tensor, Y: torch.Tensor, A: torch.Tensor) -> tuple[float, float]:
+        """Take one step of both networks; return their losses."""
+        self.predictor_model.train()
+        self.adversary_model.train()
+        weights = list(self.predictor_model.parameters())
+        predicted = self.predictor_model(X)
+        loss = self.predictor_loss(predicted, Y)
+        own = torch.autograd.grad(loss, weights, retain_graph=True)
+        read = torch.cat((predicted, Y), dim=1) if self.base.pass_y_ else predicted
+        guess = self.adversary_loss(self.adversary_model(read), A)
+        self.adversary_optimizer.zero_grad()
+        guess.backward(inputs=[*weights, *self.adversary_model.parameters()])
+        for weight, slope in zip(weights, own, strict=True):
+            assert weight.grad is not None
+            weight.grad = project(slope, weight.grad, self.base.alpha)
+        self.predictor_optimizer.step()
+        self.adversary_optimizer.step()
+        self.predictor_optimizer.zero_grad()
+        return loss.item(), guess.item()
 
 
 class AdversarialNetwork(ClassifierMixin, BaseEstimator):
     """A 256-256 network against a linear adversary that guesses the group (Zhang et al. 2018).
-
-    fairlearn divides by the norm of the adversary's gradient, and a network that has become constant gives
-    0/0: at fairlearn's learning rate of .001 that happened in every fit, at 3e-4, taken here, in few.
 
     Parameters
     ----------
@@ -46,12 +82,12 @@ class AdversarialNetwork(ClassifierMixin, BaseEstimator):
         knots = [find_knots(column, np.ones(len(y)), 48) for column in X.T]
         self.encoding_ = PiecewiseLinearEncoding(knots)
         self.network_ = AdversarialFairnessClassifier(
-            backend="torch",
+            backend=ProjectingEngine,
             predictor_model=[256, "leaky_relu", 256, "leaky_relu"],
             adversary_model=[],
             constraints=self.constraint,
             alpha=self.alpha,
-            learning_rate=3e-4,
+            learning_rate=1e-3,
             epochs=int(epochs),
             batch_size=batch_size,
             shuffle=True,

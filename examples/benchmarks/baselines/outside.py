@@ -130,5 +130,5 @@ OUTSIDE = (
     Method("adversarial", "adversarial", "penalty", _ADVERSARY, "adversary weight", _PARITY),
     Method("diff_dp", "DiffDP", "penalty", _penalised("diff_dp"), "difference weight", _PARITY[:1]),
     Method("diff_eodd", "DiffEOdd", "penalty", _penalised("diff_eodd"), "difference weight", _PARITY[1:]),
-    Method("hsic", "HSIC", "penalty", _penalised("hsic"), "hsic weight", _PARITY),
+    Method("hsic", "HSIC", "penalty", _penalised("hsic"), "hsic weight", _PARITY[:1]),
 )

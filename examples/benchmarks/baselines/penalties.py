@@ -41,9 +41,9 @@ def diff_eodd(score: Tensor, y: Tensor, group: Tensor) -> Tensor:
 
 
 def hsic(score: Tensor, y: Tensor, group: Tensor) -> Tensor:
-    r"""Hilbert-Schmidt independence criterion of score and group, with Gaussian kernels of width 1.
+    r"""Hilbert-Schmidt independence criterion of score and group, the labels left aside.
 
-    .. math:: \mathrm{tr}(K H L H) / (n - 1)^2
+    .. math:: \mathrm{tr}(K H L H) / (n - 1)^2, \qquad K_{ij} = e^{-(s_i - s_j)^2}, \; L_{ij} = e^{-[g_i \ne g_j]}
 
     Gretton et al., "Measuring statistical dependence with Hilbert-Schmidt norms" (2005), Eq. 9; as a
     penalty in Li et al., "Kernel dependence regularizers" (2019), and in FFB.
@@ -51,9 +51,8 @@ def hsic(score: Tensor, y: Tensor, group: Tensor) -> Tensor:
     n = len(score)
     if n < 2:
         return score.sum() * 0
-    K = torch.exp(-((score[:, None] - score[None, :]) ** 2) / 2)
-    one_hot = nn.functional.one_hot(group).to(score.dtype)
-    L = torch.exp(-((one_hot[:, None] - one_hot[None, :]) ** 2).sum(dim=2) / 4)  # codes 0 and 1: FFB's kernel
+    K = torch.exp(-((score[:, None] - score[None, :]) ** 2))
+    L = torch.exp(-(group[:, None] != group[None, :]).to(score.dtype))
     centred = K - K.mean(dim=0, keepdim=True)
     return (centred * (L - L.mean(dim=1, keepdim=True))).sum() / (n - 1) ** 2
 
