@@ -34,6 +34,9 @@ class ExportMixin(FittedMixin):
         ------
         NotFittedError
             If the estimator is not fitted.
+        ValueError
+            If a network of one's own cannot be exported for any number of rows, or a column has a bin too
+            narrow for the layers of torch.nn.
         """
         check_is_fitted(self, "module_")
         self._require_own_rule()

@@ -20,6 +20,7 @@ from sklearn.metrics import accuracy_score
 # Scripts, not a package: they import each other by the names of their files.
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "benchmarks"))
 (
+    adversarial,
     experiments,
     figures,
     loss_surface,
@@ -36,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "benchmarks"))
 ) = (
     importlib.import_module(name)
     for name in (
+        "baselines.adversarial",
         "experiments",
         "figures",
         "loss_surface",
@@ -90,7 +92,7 @@ def _points(name, shift, seeds=8):
 
 def test_paired_intervals_are_far_narrower_than_the_scatter_of_the_splits():
     frame = pd.concat([_points("bilevel", 0.0), _points("twin", 0.0), _points("better", 0.01)])
-    table = summary.compare(frame, "dp_gap", UNIT)
+    table = summary.compare(frame, "dp_gap", lambda seeds: UNIT)
     assert table.index[0] == "better"
     assert_allclose(table.loc["twin", ["difference", "difference_low", "difference_high"]], 0, atol=1e-12)
     # .01 higher over gaps from .02 to .2, of the rectangle .2 x .2.
@@ -99,6 +101,27 @@ def test_paired_intervals_are_far_narrower_than_the_scatter_of_the_splits():
     assert table.loc["bilevel", "high"] - table.loc["bilevel", "low"] > 0.01
     mean, error = summary.paired(_points("a", 0.0), _points("b", 0.01), "accuracy")
     assert_allclose([mean, error], [0.01, 0], atol=1e-12)
+
+
+def test_volumes_are_compared_at_as_many_points_and_on_the_same_splits():
+    ours = _points("bilevel", 0.0)
+    at_one = _points("one", 0.0, seeds=4)
+    frame = pd.concat([ours, at_one[at_one["tolerance"] == 0.02]])
+    asked = []
+
+    def refer(seeds):
+        asked.append(list(seeds))
+        return UNIT
+
+    table = summary.compare(frame, "dp_gap", refer)
+    assert asked == [list(range(8)), list(range(4)), list(range(4))]
+    assert_allclose(table.loc["one", "difference"], 0, atol=1e-12)
+    assert table.loc["one", ["n_points", "n_points_of_ours"]].tolist() == [1, 1]
+    none = summary.compare(frame, "dp_gap", lambda seeds: UNIT._replace(gap=0.01))
+    assert np.isnan(none.loc["one", "difference"])
+    assert "| - (4) |" in tables._summary({"adult": none.rename(index={"one": "magnitude"})})
+    alone = table.rename(index={"one": "magnitude"}).assign(n_points_of_ours=6)
+    assert "° (4) |" in tables._summary({"adult": alone})
 
 
 def test_methods_are_drawn_on_the_splits_that_all_have():
@@ -121,7 +144,7 @@ def test_a_frontier_has_the_points_that_none_of_its_others_is_better_than():
 @pytest.mark.parametrize(("seeds", "expected"), [(8, "+4* (8)"), (4, "+4 (4)")])
 def test_the_summary_marks_what_is_beyond_its_interval_on_enough_splits(seeds, expected):
     frame = pd.concat([_points("bilevel", 0.0, seeds), _points("magnitude", 0.01, seeds)])
-    table = summary.compare(frame, "dp_gap", UNIT._replace(top=0.75))
+    table = summary.compare(frame, "dp_gap", lambda seeds: UNIT._replace(top=0.75))
     assert f"| magnitude | {expected} |" in tables._summary({"adult": table})
 
 
@@ -174,11 +197,11 @@ def test_penalties_by_their_definitions():
 def test_the_adversarys_part_of_a_gradient_is_taken_away():
     """The step keeps the direction of the own loss that is at right angles to the adversary's."""
     own, adversary = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    left = project(own, adversary, 0.0)
+    left = adversarial.project(own, adversary, 0.0)
     assert_allclose((left * adversary).sum(), 0, atol=1e-12)
     assert_allclose((left * own).sum(), left.square().sum())
-    assert_allclose(project(own, adversary, 0.7), left - 0.7 * adversary)
-    assert_allclose(project(own, torch.zeros_like(own), 1.0), own)
+    assert_allclose(adversarial.project(own, adversary, 0.7), left - 0.7 * adversary)
+    assert_allclose(adversarial.project(own, torch.zeros_like(own), 1.0), own)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +217,28 @@ def test_a_penalty_narrows_the_gap(penalty, column, weight):
         assert row["accuracy"] > row["majority"] + 0.05
         gaps.append(row[column])
     assert gaps[1] < gaps[0] - 0.05
+
+
+@pytest.mark.filterwarnings("ignore")  # fairlearn's, of pandas and of rounds that did not converge
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("eg_lr", 0.01),
+        ("eg_network", 0.01),
+        ("threshold_hgb_dp", 0.01),
+        ("adversarial", 0.1),
+        ("diff_dp", 1.0),
+        ("hsic", 100.0),
+    ],
+)
+def test_a_method_outside_the_estimator_narrows_the_gap_and_is_no_constant(name, tolerance):
+    train, test = protocol.load_split("synthetic", 0)
+    found = {}
+    for one, asked in (("hgb", None), (name, tolerance)):
+        setting = method.Setting(train, 0, DP if one == name else None, None, 5)
+        found[one] = measure.figures(test, methods.METHODS[one].start(setting)(asked).decide(test), None)
+    assert found[name]["accuracy"] > found[name]["majority"] + 0.05
+    assert found[name]["dp_gap"] < found["hgb"]["dp_gap"] - 0.05
 
 
 TASK = store.Task("synthetic", 0, "bilevel", DP, 0.9, "auto")

@@ -1,5 +1,6 @@
 """Statistics over the seeds: means, paired differences, the frontier and its hypervolume."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -149,41 +150,65 @@ def _resample(
     return hypervolume(accuracy, gap, reference)
 
 
-def compare(frame: pd.DataFrame, gap: str, reference: Reference, ours: str = "bilevel") -> pd.DataFrame:
+def compare(
+    frame: pd.DataFrame, gap: str, refer: Callable[[list[int]], Reference], ours: str = "bilevel"
+) -> pd.DataFrame:
     """Compare the methods on one set under one constraint by hypervolume.
 
     The hypervolume is that of the mean points over the seeds, one for each tolerance, so that a lucky gap
     of one split is no point of the frontier. Intervals are 95 % percentile bootstrap intervals over the
-    seeds; differences to ours draw the same seeds for both.
+    seeds; differences to ours draw the same seeds for both. An envelope of more points is higher by their
+    noise alone: where a method has some of the bounds of ours, ours has these, too.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The rows.
+    gap : str
+        The column of the gap.
+    refer : callable
+        Returns the reference of some seeds: a mean over others is not what their gaps are held against.
+    ours : str, default="bilevel"
+        The method that the others are compared with.
 
     Returns
     -------
     DataFrame
-        Indexed by method, best first: value, low, high, difference, difference_low, difference_high,
-        n_seeds, n_common (those that ours has, too), seconds (mean of a fit).
+        Indexed by method, best first: value, low, high, difference (NaN where neither has a volume),
+        difference_low, difference_high, n_seeds, n_common (those that ours has, too), n_points (the
+        tolerances), n_points_of_ours, seconds (mean of a fit).
     """
     rng, rows = np.random.default_rng(0), {}
     constrained = frame[frame["tolerance"].notna()]
     seeds_of = {name: set(rows["seed"]) for name, rows in constrained.groupby("method")}
     for name, part in constrained.groupby("method"):
         seeds = sorted(seeds_of[name])
-        points, n = _points(part, gap, seeds), len(seeds)
+        points, n, reference = _points(part, gap, seeds), len(seeds), refer(seeds)
         drawn = _resample(points, rng.integers(n, size=(_DRAWS, n)), reference)
         row = {"value": float(_resample(points, np.arange(n)[None], reference)[0])}
         row["low"], row["high"] = np.quantile(drawn, [0.025, 0.975])
         common = sorted(seeds_of[name] & seeds_of.get(ours, set()))
         if name != ours and common:
             draws = rng.integers(len(common), size=(_DRAWS, len(common)))
-            mine = _points(constrained[constrained["method"] == ours], gap, common)
-            other = _points(part, gap, common)
+            reference, own = refer(common), constrained[constrained["method"] == ours]
+            grid = set(part["tolerance"])
+            if grid < set(own["tolerance"]):
+                own = own[own["tolerance"].isin(grid)]
+            mine, other = _points(own, gap, common), _points(part, gap, common)
+            row["n_points_of_ours"] = mine[0].shape[1]
             drawn = _resample(other, draws, reference) - _resample(mine, draws, reference)
             every = np.arange(len(common))[None]
             whole = _resample(other, every, reference) - _resample(mine, every, reference)
-            row["difference"] = float(whole[0])
-            row["difference_low"], row["difference_high"] = np.quantile(drawn, [0.025, 0.975])
+            if _resample(other, every, reference)[0] or _resample(mine, every, reference)[0]:
+                row["difference"] = float(whole[0])
+                row["difference_low"], row["difference_high"] = np.quantile(drawn, [0.025, 0.975])
             row["n_common"] = len(common)
-        rows[name] = {**row, "n_seeds": n, "seconds": part["fit_seconds"].mean()}
+        rows[name] = row | {
+            "n_seeds": n,
+            "n_points": part["tolerance"].nunique(),
+            "seconds": part["fit_seconds"].mean(),
+        }
     columns = ["value", "low", "high", "difference", "difference_low", "difference_high"]
-    columns += ["n_seeds", "n_common"]
+    columns += ["n_seeds", "n_common", "n_points", "n_points_of_ours"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=[*columns, "seconds"])
     return table.sort_values("value", ascending=False)

@@ -21,7 +21,19 @@ def _plain_encoding(encoding: PiecewiseLinearEncoding) -> list[nn.Module]:
     A linear layer reads the column of each bin and subtracts its left knot, a norm of mean 0 and variance 1
     divides by the bin's width, and a clip follows. The division has a layer of its own: in the linear layer,
     as x / width - left / width, it would lose the digits that a narrow bin far from 0 needs.
+
+    Raises
+    ------
+    ValueError
+        If a width is so small that its inverse is infinite: a norm divides by its square, which would be 0.
     """
+    per_width = 1 / encoding.width
+    if not bool(per_width.isfinite().all()):
+        raise ValueError(
+            f"A column has a bin so narrow ({float(encoding.width.min()):.3g}) that layers of torch.nn "
+            f"cannot divide by its width in {encoding.left.dtype}. Scale the column before fit, or export "
+            "with to_onnx."
+        )
     dtype, n_bins = encoding.left.dtype, encoding.n_outputs
     read = nn.Linear(encoding.n_columns, n_bins, dtype=dtype)
     scale = nn.BatchNorm1d(n_bins, eps=_EPS, dtype=dtype)
@@ -30,7 +42,7 @@ def _plain_encoding(encoding: PiecewiseLinearEncoding) -> list[nn.Module]:
         scale.running_var.fill_(1 - _EPS)
         read.weight.zero_()[torch.arange(n_bins), encoding.columns] = 1
         read.bias.copy_(-encoding.left)
-        scale.weight.copy_(1 / encoding.width)
+        scale.weight.copy_(per_width)
     return [read, scale, nn.Hardtanh(0.0, 1.0)]
 
 
@@ -54,7 +66,8 @@ def plain_network(network: DecisionNetwork, example: Tensor) -> nn.Module:
     Raises
     ------
     ValueError
-        If the network cannot be exported for any number of rows.
+        If the network cannot be exported for any number of rows, or has a bin too narrow for the layers of
+        torch.nn.
     """
     inner = network.network
     if isinstance(inner, TabularNetwork):

@@ -88,3 +88,12 @@ def test_a_network_that_cannot_be_exported_is_a_clear_error():
 def test_an_unfitted_estimator_is_a_clear_error():
     with pytest.raises(NotFittedError):
         FairPrunedClassifier().to_torch()
+
+
+def test_a_bin_too_narrow_to_be_divided_by_is_a_clear_error():
+    encoding = PiecewiseLinearEncoding([np.array([0.0, 2e-39, 1.0])]).float()
+    network = DecisionNetwork(TabularNetwork(encoding, (3,), 4).float(), torch.eye(4)).eval()
+    rows = torch.linspace(-1, 2, 9)[:, None]
+    assert network(rows).isfinite().all()
+    with pytest.raises(ValueError, match=r"bin so narrow \(2e-39\).* Scale the column .* to_onnx"):
+        plain_network(network, rows)

@@ -43,7 +43,8 @@ def diff_eodd(score: Tensor, y: Tensor, group: Tensor) -> Tensor:
 def hsic(score: Tensor, y: Tensor, group: Tensor) -> Tensor:
     r"""Hilbert-Schmidt independence criterion of score and group, the labels left aside.
 
-    .. math:: \mathrm{tr}(K H L H) / (n - 1)^2, \qquad K_{ij} = e^{-(s_i - s_j)^2}, \; L_{ij} = e^{-[g_i \ne g_j]}
+    .. math:: \mathrm{tr}(K H L H) / (n - 1)^2, \qquad K_{ij} = e^{-(s_i - s_j)^2}, \;
+        L_{ij} = e^{-[g_i \ne g_j]}
 
     Gretton et al., "Measuring statistical dependence with Hilbert-Schmidt norms" (2005), Eq. 9; as a
     penalty in Li et al., "Kernel dependence regularizers" (2019), and in FFB.
