@@ -201,8 +201,9 @@ def frontiers(frame: pd.DataFrame) -> str:
             "excludes 0. Below 0 ours is ahead. A method with two of the bounds of ours is held against ours "
             "at these; ° marks one of a single point, whose volume is smaller by that alone. Where neither "
             "is below the gap of unconstrained boosting stands -. Intervals and errors are those of means "
-            "over resampled splits of these rows; for other samples of the population they would be 1.8 times "
-            "as wide at five splits and 2.3 times at ten (Nadeau and Bengio, 2003), and many a star would go."
+            "over resampled splits of these rows; for other samples of the population they would be 1.8 "
+            "times as wide at five splits and 2.3 times at ten (Nadeau and Bengio, 2003), and many a star "
+            "would go."
         )
         parts.append(_summary(tables))
     return "\n\n".join([*parts, *details])
