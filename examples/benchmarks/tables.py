@@ -202,8 +202,8 @@ def frontiers(frame: pd.DataFrame) -> str:
             "at these; ° marks one of a single point, whose volume is smaller by that alone. Where neither "
             "is below the gap of unconstrained boosting stands -. Intervals and errors are those of means "
             "over resampled splits of these rows; for other samples of the population they would be 1.8 "
-            "times as wide at five splits and 2.3 times at ten (Nadeau and Bengio, 2003), and many a star "
-            "would go."
+            "times as wide at five splits and 2.3 times at ten (Nadeau and Bengio, 2003), and fewer would "
+            "exclude 0."
         )
         parts.append(_summary(tables))
     return "\n\n".join([*parts, *details])

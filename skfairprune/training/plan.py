@@ -60,7 +60,8 @@ def make_plan(
     Parameters
     ----------
     max_epochs : int
-        The epochs of all phases together: at least 3, one more for "prune_then_fair" and for "lottery".
+        The epochs of all phases together: at least 3, one more for "prune_then_fair", and for a
+        "lottery" that prunes.
     criterion : str
         What chooses the units: "bilevel", "lottery", "snip" (before any training), or a score of the
         dense network's units.
@@ -87,7 +88,7 @@ def make_plan(
     >>> sorted(make_plan(20, "magnitude", "prune_then_fair", "both").constrained)
     ['repair']
     """
-    least = 3 + (order == "prune_then_fair") + (criterion == "lottery")
+    least = 3 + (order == "prune_then_fair") + (criterion == "lottery" and prunes)
     if max_epochs < least:
         raise ValueError(
             f"order={order!r} with criterion={criterion!r} needs max_epochs >= {least}, one epoch for each "

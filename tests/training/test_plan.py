@@ -56,6 +56,7 @@ def test_the_constraint_is_where_the_ablation_says():
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("granularity", ["unit", "weight"])
 def test_without_anything_to_prune_all_epochs_train_weights(criterion, granularity):
+    assert make_plan(3, criterion, "joint", "both", granularity, prunes=False).n_epochs == 3
     plan = make_plan(20, criterion, "joint", "both", granularity, prunes=False)
     assert plan.bilevel == 0
     assert plan.n_epochs == 20
