@@ -224,6 +224,7 @@ def test_a_penalty_narrows_the_gap(penalty, column, weight):
     ("name", "tolerance"),
     [
         ("eg_lr", 0.01),
+        ("eg_additive", 0.01),
         ("eg_network", 0.01),
         ("threshold_hgb_dp", 0.01),
         ("adversarial", 0.1),

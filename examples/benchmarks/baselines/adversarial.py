@@ -6,7 +6,7 @@ from fairlearn.adversarial import AdversarialFairnessClassifier
 from fairlearn.adversarial._pytorch_engine import PytorchEngine
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from skfairprune.modules import PiecewiseLinearEncoding, find_knots
+from baselines.encoding import Encoder
 
 __all__ = ["AdversarialNetwork", "ProjectingEngine", "project"]
 
@@ -79,8 +79,7 @@ class AdversarialNetwork(ClassifierMixin, BaseEstimator):
         epochs = self.max_epochs
         if epochs == "auto":
             epochs = min(max(20, 1000 * batch_size // len(y)), 200)
-        knots = [find_knots(column, np.ones(len(y)), 48) for column in X.T]
-        self.encoding_ = PiecewiseLinearEncoding(knots)
+        self.encoder_ = Encoder().fit(X)
         self.network_ = AdversarialFairnessClassifier(
             backend=ProjectingEngine,
             predictor_model=[256, "leaky_relu", 256, "leaky_relu"],
@@ -95,12 +94,9 @@ class AdversarialNetwork(ClassifierMixin, BaseEstimator):
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
-            self.network_.fit(self._encode(X), y, sensitive_features=sensitive_features)
+            self.network_.fit(self.encoder_.transform(X), y, sensitive_features=sensitive_features)
         return self
-
-    def _encode(self, X: np.ndarray) -> np.ndarray:
-        return self.encoding_(torch.tensor(np.asarray(X), dtype=torch.float32)).numpy()
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the labels."""
-        return np.asarray(self.network_.predict(self._encode(X))).astype(int)
+        return np.asarray(self.network_.predict(self.encoder_.transform(X))).astype(int)
