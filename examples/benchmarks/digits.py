@@ -34,6 +34,7 @@ CONSTRAINT = "error_rate_parity"
 METHODS: dict[str, dict[str, Any]] = {
     "dense": {"sparsity": 0, "constraint": None},
     "bi-level (ours)": {},
+    "bi-level, the rule alone": {"constrain": None},
     "bi-level, no rule": {"decision_rule": False},
     "bi-level, unconstrained": {"constraint": None},
     "FPGM": {"criterion": "fpgm", "constraint": None},
