@@ -134,7 +134,9 @@ def test_the_bound_holds_within_strata(constraint):
 
 
 @pytest.mark.parametrize("stratified", [False, True])
-@pytest.mark.parametrize("moment", [DemographicParity, EqualizedOdds, TruePositiveRateParity, ErrorRateParity])
+@pytest.mark.parametrize(
+    "moment", [DemographicParity, EqualizedOdds, TruePositiveRateParity, ErrorRateParity]
+)
 def test_a_moment_of_fairlearn_keeps_its_bound(moment, stratified):
     """An instance is read as the constraint of its name, so that the fits are the same bits."""
     constraint = re.sub("(?<!^)(?=[A-Z])", "_", moment.__name__).lower()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from fairlearn.metrics import MetricFrame, selection_rate
+from fairlearn.metrics import MetricFrame
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -31,7 +31,7 @@ from torch import nn
 
 from skfairprune import FairPrunedClassifier
 from skfairprune.datasets import make_biased_classification
-from skfairprune.metrics import gap_with_error
+from skfairprune.metrics import degradation_gap, gap_with_error
 from skfairprune.networks.recipe import take_over
 from tests.networks import zoo
 
@@ -276,39 +276,52 @@ def test_auto_and_degradation_and_distillation():
         assert _fit(Net(), distill=teacher, max_epochs=3).sparsity_ >= 0.7
 
 
+def _chosen(constraint, label, y, decided, dense):
+    """Return what the rate of a constraint averages, and the rows of each of its events."""
+    if constraint == "error_rate_parity":
+        return decided != y, [np.ones(len(y), bool)]
+    if constraint == "degradation_parity":
+        return (dense == y).astype(float) - (decided == y), [np.ones(len(y), bool)]
+    return decided == label, [y == label, y != label] if constraint == "equalized_odds" else [y == y]
+
+
 # Class "c" is drawn at random: whether a row gets it is noise, which is told.
 @pytest.mark.filterwarnings("ignore:The rules behind the held-out figures")
-@pytest.mark.parametrize("constraint", ["demographic_parity", "equalized_odds", "error_rate_parity"])
-def test_more_classes_keep_the_bound_class_by_class(constraint):
+@pytest.mark.parametrize("stratified", [False, True])
+@pytest.mark.parametrize(
+    "constraint", ["demographic_parity", "equalized_odds", "error_rate_parity", "degradation_parity"]
+)
+def test_more_classes_keep_the_bound_class_by_class(constraint, stratified):
     rng = np.random.default_rng(0)
     y = np.where(rng.uniform(size=len(DATA.y)) < 0.3, "c", np.where(DATA.y == 1, "b", "a"))
     group = DATA.sensitive_features
+    strata = {"control_features": rng.choice(["north", "south"], len(y))} if stratified else {}
+    bound = 0.3 if stratified else 0.1  # cells of some fifty rows
     torch.manual_seed(0)
     clf = FairPrunedClassifier(
-        Net(3), sparsity=0.5, constraint=constraint, difference_bound=0.1, max_epochs=10, random_state=0
-    ).fit(DATA.X, y, sensitive_features=group)
+        Net(3), sparsity=0.5, constraint=constraint, difference_bound=bound, max_epochs=10, random_state=0
+    ).fit(DATA.X, y, sensitive_features=group, **strata)
     decided = clf.predict(DATA.X)
     assert clf.predict_proba(DATA.X).shape == (len(y), 3)
-    gaps = []
+    dense, data, gaps = None, {"sensitive_features": group, **strata}, []
+    if constraint == "degradation_parity":
+        scores = clf.dense_module_(torch.tensor(DATA.X, dtype=torch.float32))
+        dense = clf.classes_[scores.argmax(dim=1).numpy()]
     for label in clf.classes_:
-        chosen, is_label = (decided == label).astype(int), y == label
-        if constraint == "demographic_parity":
-            parts = [np.ones(len(y), bool)]
-        elif constraint == "equalized_odds":
-            parts = [is_label, ~is_label]
-        else:
-            parts, chosen = [np.ones(len(y), bool)], (decided != y).astype(int)
-        for part in parts:
+        chosen, events = _chosen(constraint, label, y, decided, dense)
+        for rows in events:
             frame = MetricFrame(
-                metrics=selection_rate,
-                y_true=chosen[part],
-                y_pred=chosen[part],
-                sensitive_features=group[part],
+                metrics=lambda y_true, y_pred: np.mean(y_pred),
+                y_true=rows[rows],
+                y_pred=chosen[rows],
+                **{name: values[rows] for name, values in data.items()},
             )
-            gaps.append(frame.difference())
-    found = gap_with_error(y, decided, constraint=constraint, sensitive_features=group)
-    assert_allclose(found.value, max(gaps))
-    assert found.value < 0.1 + 2 * found.standard_error
+            gaps.append(np.max(frame.difference()))
+    if dense is None:
+        assert_allclose(gap_with_error(y, decided, constraint=constraint, **data).value, max(gaps))
+    else:
+        assert_allclose(degradation_gap(y, decided, dense, **data).value, max(gaps))
+    assert max(gaps) < bound + 2 * clf.validation_gap_.standard_error
 
 
 def test_a_skorch_net_is_taken_over(monkeypatch):
