@@ -103,11 +103,12 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         What chooses the units that stay. "bilevel" trains gates under the constraint. The others are
         baselines: the published scores "magnitude", "fpgm", "snip", "taylor", "fairgrape", "fairprune" and
         "obs" (see :mod:`skfairprune.pruning.criteria`), "lottery" (magnitude in rounds, going back to the
-        first weights) and "random". Epochs that a criterion does not need go to the fine-tuning.
+        first weights after each: Frankle and Carbin, 2019) and "random". Epochs that a criterion does not
+        need go to the fine-tuning.
 
     order : {"joint", "prune_then_fair", "fair_then_prune"}, default="joint"
         Whether the constraint enters the training while units are removed, in a last phase after the
-        fine-tuning, or in the dense phase alone.
+        fine-tuning, or in the dense phase alone: the two orders that arXiv 2312.10181 compares with.
 
     constrain : {"both", "weights", "gates"} or None, default="both"
         Which levels of the joint order carry the constraint, for ablations.

@@ -42,6 +42,7 @@ def test_exact_sparsity_and_true_zeros(criterion):
     assert total["parameters_after"] == np.floor(0.1 * total["parameters_before"] + 1e-9)
     assert clf.sparsity_ == 1 - total["parameters_after"] / total["parameters_before"]
     assert clf.pruning_report_.loc["total", "note"].startswith("zeros are stored")
+    assert "tensor cores" not in clf.pruning_report_.loc["total", "note"]
     assert criterion == "random" or clf.score(DATA.X, DATA.y) > 0.65
 
 
@@ -51,6 +52,9 @@ def test_a_pattern_and_more():
         for start in range(0, kept.shape[1], 4):
             assert kept[:, start : start + 4].sum(axis=1).max() <= 2
     assert 0.4 < clf.sparsity_ < 0.5
+    note = clf.pruning_report_.loc["total", "note"]
+    assert "at most 2 of 4 consecutive weights of an output" in note
+    assert "sparse tensor cores" in note
     more = _fit(weight_pattern=(2, 4), sparsity=0.8)
     assert more.sparsity_ >= 0.8
     for kept in _nonzero(more):

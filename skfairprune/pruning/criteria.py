@@ -166,7 +166,9 @@ def taylor(data: ScoringData) -> list[Floats]:
 def obs(data: ScoringData) -> list[Floats]:
     """Score a unit by the loss that its removal adds when the others make up for it, per cost freed.
 
-    The optimal brain surgeon for units, see :func:`skfairprune.pruning.reconstruction.reconstruction_worth`.
+    The optimal brain surgeon (Hassibi and Stork, 1993) for units, one after the other with the weights
+    refitted between, as in Frantar and Alistarh, "Optimal Brain Compression" (2022): see
+    :func:`skfairprune.pruning.reconstruction.reconstruction_worth`.
     """
     sample = [(x, weight) for x, _, weight in data.batches]
     return reconstruction_worth(data.network, data.layers, data.layout, sample)

@@ -10,12 +10,15 @@ from torch.nn.modules.conv import _ConvNd
 from skfairprune.pruning.budget import Chain, Layout
 from skfairprune.pruning.layout import NetworkLayout
 from skfairprune.pruning.structure import Structure
-from skfairprune.pruning.weights import WeightLayout
+from skfairprune.pruning.weights import WeightLayout, WeightStructure
 
 __all__ = ["network_report", "pruning_report", "removal_report", "weight_report"]
 
 _FREE = "(free parameters)"
 _ZEROS = "zeros are stored: less memory and time only by compression or kernels that skip them"
+_PATTERN = (
+    "at most {} of {} consecutive weights of an output are there (2 of 4: sparse tensor cores skip the rest)"
+)
 _WHOLE = "keeps all weights: called more than once or never, or its weights are shared or not trained"
 
 
@@ -133,7 +136,9 @@ def _row_name(path: str) -> str:
     return f"{path} (layer)" if path in ("total", "network") else path
 
 
-def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) -> pd.DataFrame:
+def weight_report(
+    network: nn.Module, dense: WeightLayout, small: WeightLayout, pattern: Sequence[int] | None = None
+) -> pd.DataFrame:
     """Tabulate which single weights were removed.
 
     Parameters
@@ -142,6 +147,8 @@ def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) 
         The dense network.
     dense, small : WeightLayout
         The numbers of weights before and after.
+    pattern : (int, int) or None, default=None
+        Of every m consecutive inputs of an output at most n weights are there, for the pattern (n, m).
 
     Returns
     -------
@@ -178,7 +185,8 @@ def weight_report(network: nn.Module, dense: WeightLayout, small: WeightLayout) 
     table.index = pd.Index([_row_name(path.removeprefix("module.")) for path in rows], name="layer")
     for name, of_columns in sums.items():
         table.loc[name] = of_columns
-    table["note"] = [*(notes.get(path, "") for path in rows), *(_ZEROS for _ in sums)]
+    worth = _ZEROS if pattern is None else f"{_ZEROS}; {_PATTERN.format(*pattern)}"
+    table["note"] = [*(notes.get(path, "") for path in rows), *(worth for _ in sums)]
     table.insert(
         len(columns), "sparsity", 1 - table[f"{dense.measure}_after"] / table[f"{dense.measure}_before"]
     )
@@ -202,9 +210,9 @@ def removal_report(
         By the path of the layers whose outputs stay whole: why.
     """
     dense = structure.layout
-    if isinstance(dense, WeightLayout):
+    if isinstance(structure, WeightStructure):
         assert isinstance(small, WeightLayout)
-        return weight_report(network, dense, small)
+        return weight_report(network, structure.layout, small, structure.pattern)
     if isinstance(dense, Chain):
         assert isinstance(small, Chain)
         return pruning_report(dense, small)
