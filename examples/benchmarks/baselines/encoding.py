@@ -22,4 +22,4 @@ class Encoder(TransformerMixin, BaseEstimator):
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """Return the encoded rows, of shape (n_samples, bins of all columns)."""
-        return self.encoding_(torch.tensor(np.asarray(X), dtype=torch.float32)).numpy()
+        return self.encoding_(torch.tensor(np.asarray(X, dtype=np.float64))).numpy()

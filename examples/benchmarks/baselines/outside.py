@@ -84,7 +84,7 @@ def _additive(*, reduced: bool) -> Callable:
         setting = setting._replace(train=encode(setting.train))
         search = GridSearchCV(
             LogisticRegression(solver="newton-cholesky"),
-            {"C": [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]},
+            {"C": [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]},
             scoring="neg_log_loss",
         ).fit(setting.train.X, setting.train.y)
 
