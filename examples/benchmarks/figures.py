@@ -164,7 +164,7 @@ def _frontiers(frame: pd.DataFrame, names: list[str], constraint: str) -> Figure
     gap = gap_column(constraint)
     held = frame["constraint"] == constraint
     # References know no constraint: one point each.
-    held |= (frame["constraint"] == "none") & frame["method"].isin(["hgb", "lr"])
+    held |= (frame["constraint"] == "none") & frame["method"].isin(["hgb", "lr", "additive"])
     rows = common_seeds(whole_seeds(frame[held & frame["method"].isin(names) & frame["dataset"].isin(SETS)]))
     rows = rows[rows.groupby("dataset")["method"].transform("nunique") > 2]
     if rows[rows["constraint"] == constraint].empty:
