@@ -204,6 +204,22 @@ def test_dropped_columns_are_named_and_not_read(small):
     assert [frame.columns[position] for position in positions] == dropped
 
 
+@pytest.mark.parametrize("constraint", [None, "demographic_parity"])
+def test_noise_columns_leave_and_those_of_label_or_group_stay(small, constraint):
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 2, 6000)
+    good, noise = rng.normal(size=(6000, 3)), rng.normal(size=(6000, 10))
+    proxy = 1.5 * group + rng.normal(size=6000)
+    chance = 1 / (1 + np.exp(-1.5 * (good @ [1.2, -1.0, 0.8] + group - 0.5)))
+    label = (rng.uniform(size=6000) < chance).astype(int)
+    rows = np.column_stack([good, proxy, noise, good[:, 0]])
+    clf = small(prune_inputs=True, sparsity=0.98, hidden_layer_sizes=(64, 64), max_epochs=20)
+    clf.set_params(constraint=constraint).fit(rows, label, sensitive_features=group)
+    assert not {1, 2, 3} & set(clf.dropped_columns_)
+    assert len({0, 14} & set(clf.dropped_columns_)) <= 1  # of two that are equal one is enough
+    assert len(set(range(4, 14)) & set(clf.dropped_columns_)) >= 7
+
+
 def test_dropped_columns_have_no_weights(small):
     clf = small(prune_inputs=True, sparsity=0.95).fit(X, y)
     first = next(module for module in clf.module_.modules() if isinstance(module, nn.Linear))

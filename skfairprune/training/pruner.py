@@ -1,5 +1,6 @@
 """From the dense network to the small one: the criteria that choose the units, run on one interface."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from skfairprune.modules import TabularNetwork
+from skfairprune.pruning.budget import Chain
+from skfairprune.pruning.columns import needed_columns
 from skfairprune.pruning.criteria import ScoringData
 from skfairprune.pruning.gates import BudgetedGates
 from skfairprune.pruning.structure import Masks, Structure
@@ -22,6 +26,7 @@ from skfairprune.training.plan import LOTTERY_ROUNDS, Plan
 __all__ = ["Pruned", "Pruner"]
 
 _GATE_LR = 0.02
+_COLUMN_ROWS = 16384  # on which the columns are judged
 
 
 class Pruned(NamedTuple):
@@ -33,6 +38,12 @@ class Pruned(NamedTuple):
 
 def _own_parameter(network: nn.Module, name: str) -> list[nn.Parameter]:
     return [network.get_parameter(name)]
+
+
+def _has_fewer_inputs(structure: Structure, masks: Masks) -> bool:
+    """Tell whether a removal has taken encoded inputs."""
+    layout = structure.layout
+    return isinstance(layout, Chain) and layout.prune_inputs and not masks[0].all()
 
 
 @dataclass
@@ -104,8 +115,34 @@ class Pruner:
             worth = structure.score(self.criterion, self._scoring_data(network, initial, structure))
         masks = structure.select(worth, budget)
         if self.criterion in ("bilevel", "obs"):
-            return Pruned(structure.remove_and_refit(network, masks, self.levels.sample()), masks)
+            pruned = Pruned(structure.remove_and_refit(network, masks, self.levels.sample()), masks)
+            if self.criterion == "bilevel" and _has_fewer_inputs(structure, masks):
+                return self._without_columns(network, structure, worth, budget, pruned)
+            return pruned
         return Pruned(structure.remove(initial if self.criterion == "snip" else network, masks), masks)
+
+    def _without_columns(
+        self,
+        network: nn.Module,
+        structure: Structure,
+        worth: list[NDArray[np.float64]],
+        budget: int,
+        pruned: Pruned,
+    ) -> Pruned:
+        """Choose again among the columns that the small network needs on upper rows.
+
+        A gate stands before each bin, and a column of noise loses bins, but seldom all of them.
+        """
+        assert isinstance(network, TabularNetwork)
+        assert isinstance(pruned.network, TabularNetwork)
+        rows = self.levels.upper
+        some = rows.position[:: -(-len(rows.position) // _COLUMN_ROWS)]
+        small = copy.deepcopy(pruned.network).eval()
+        needed = needed_columns(small, rows.x[some], rows.target[some], rows.weight[some])
+        stays = np.isin(network.encoding.columns.cpu().numpy(), needed)
+        masks = structure.select([np.where(stays, worth[0], -np.inf), *worth[1:]], budget)
+        masks[0] &= stays
+        return Pruned(structure.remove_and_refit(network, masks, self.levels.sample()), masks)
 
     def _train(self, network: nn.Module, n_epochs: int) -> None:
         objective = self.lagrangian.objective()
