@@ -78,8 +78,9 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         or MACs (multiplications of one row in the linear layers).
 
     prune_inputs : bool, default=False
-        Whether encoded inputs (bins of a column) are removed, too, where that loses least for what it frees.
-        A column without any is not read any more. Not with ``sparsity_measure="units"``, nor with criteria
+        Whether encoded inputs (bins of a column) are removed, too, where that loses least for what it frees,
+        and, with `criterion` "bilevel", whole columns that held-out rows do not need. A column without any
+        bin is not read any more. Not with ``sparsity_measure="units"``, nor with criteria
         that are published for neurons alone ("magnitude", "fpgm", "lottery").
 
     granularity : {"unit", "weight"}, default="unit"

@@ -48,12 +48,12 @@ def needed_columns(network: TabularNetwork, x: Tensor, target: Tensor, weight: T
     with torch.no_grad():
         encoded = encoding(x)
         state = first(encoded)
-        centred = encoded - (weight[:, None] * encoded).sum(dim=0) / weight.sum()
+        encoded -= (weight[:, None] * encoded).sum(dim=0) / weight.sum()
 
         def part(column: int) -> Tensor:
             """Return what a column adds to the first layer, less its mean."""
             bins = (encoding.columns == column).nonzero().squeeze(1)
-            return centred[:, bins] @ first.weight[:, bins].T
+            return encoded[:, bins] @ first.weight[:, bins].T
 
         least = losses(state)
         alone = [float(losses(state - part(column)).mean()) for column in columns]
