@@ -40,10 +40,10 @@ def _own_parameter(network: nn.Module, name: str) -> list[nn.Parameter]:
     return [network.get_parameter(name)]
 
 
-def _has_fewer_inputs(structure: Structure, masks: Masks) -> bool:
-    """Tell whether a removal has taken encoded inputs."""
+def _prunes_inputs(structure: Structure, masks: Masks) -> bool:
+    """Tell whether a removal may take encoded inputs, and takes something."""
     layout = structure.layout
-    return isinstance(layout, Chain) and layout.prune_inputs and not masks[0].all()
+    return isinstance(layout, Chain) and layout.prune_inputs and not all(mask.all() for mask in masks)
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Pruner:
         masks = structure.select(worth, budget)
         if self.criterion in ("bilevel", "obs"):
             pruned = Pruned(structure.remove_and_refit(network, masks, self.levels.sample()), masks)
-            if self.criterion == "bilevel" and _has_fewer_inputs(structure, masks):
+            if self.criterion == "bilevel" and _prunes_inputs(structure, masks):
                 return self._without_columns(network, structure, worth, budget, pruned)
             return pruned
         return Pruned(structure.remove(initial if self.criterion == "snip" else network, masks), masks)
