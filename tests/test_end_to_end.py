@@ -122,7 +122,8 @@ def test_the_bound_holds_within_strata(constraint):
     gap = _gap(constraint, truth, clf.predict(fresh), their_group, their_stratum)
     error = clf.validation_gap_.standard_error
     assert gap <= 0.05 + 2.5 * error
-    assert before > 0.07 or constraint == "error_rate_parity"
+    least = 0.07 if constraint == "true_positive_rate_parity" else 0.1
+    assert before > least or constraint == "error_rate_parity"
     assert clf.score(fresh, truth) > free.score(fresh, truth) - 0.08
     assert re.fullmatch(r"(all|y=0|y=1) \| '(north|south)'", clf.validation_gap_.event)
     assert len(clf.multipliers_) == (4 if constraint == "equalized_odds" else 2)

@@ -63,10 +63,11 @@ def needed_columns(network: TabularNetwork, x: Tensor, target: Tensor, weight: T
             without = state - part(column)
             found = losses(without)
             more = found - least
-            if more.mean() > more.std() / len(more) ** 0.5 or (number == len(order) - 1 and not needed):
+            last = number == len(order) - 1 and not needed
+            if more.mean() <= more.std() / len(more) ** 0.5 and not last:
+                state = without
+                if more.mean() < 0:
+                    least = found
+            else:  # or the loss is not finite, which says nothing
                 needed.append(int(column))
-                continue
-            state = without
-            if more.mean() < 0:
-                least = found
     return np.sort(np.array(needed))

@@ -141,7 +141,7 @@ def test_the_exported_encoding_is_the_encoding(knots, dtype):
 
 
 def test_the_export_of_pruned_inputs_reads_the_bins_that_stayed(small, fitted, train, fresh, tmp_path):
-    clf = small(prune_inputs=True, sparsity=0.8, difference_bound=0.4)
+    clf = small(prune_inputs=True, sparsity=0.8, difference_bound=0.2, random_state=2)
     clf.fit(train.X, train.y, sensitive_features=train.sensitive_features)
     assert clf.module_.network.encoding.n_outputs < fitted.module_.network.encoding.n_outputs
     clf.to_onnx(tmp_path / "model.onnx")
