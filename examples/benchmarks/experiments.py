@@ -139,7 +139,7 @@ EXPERIMENTS = {
     "iterations": Experiment(
         "Training iterations against prune-then-fair",
         _FEW,
-        ("bilevel", "prune_then_fair"),
+        ("bilevel", "prune_then_fair", "bilevel_raw", "prune_then_fair_raw"),
         (_EO,),
         sparsities=(0.7, 0.9),
         bounds=(0.05,),
