@@ -10,7 +10,7 @@ their gates at 0.
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -29,8 +29,8 @@ from skfairprune.pruning.opaque import (
     OpaqueNetwork,
     Part,
     PartPruner,
-    is_recurrent,
-    is_recurrent_or_splits,
+    is_mixing,
+    is_mixing_or_splits,
 )
 from skfairprune.pruning.shrink import is_depthwise, shrink
 from skfairprune.pruning.units import Side, UnitLayer
@@ -224,39 +224,63 @@ def _trace(network: nn.Module, rows: Tensor, beside: bool) -> Iterator[_Candidat
         yield [paths[module]], lambda: _leave_out(reason)
 
 
+class _Bounded(list):
+    """Mappings of places from one operation to the next, none of which may come to one that is not there.
+
+    torch-pruning follows some reshapes around a circle without end, to ever higher places.
+    """
+
+    def __init__(self, mappings: Iterable[Any], largest: int) -> None:
+        super().__init__(mappings)
+        self.largest = largest
+
+    def __setitem__(self, position: Any, mapping: Any) -> None:
+        def bounded(places: list[Any]) -> list[Any]:
+            mapped = mapping(places)
+            if any(place.idx >= self.largest for place in mapped):
+                raise RuntimeError("it counts more channels than there are, since a reshape multiplies them")
+            return mapped
+
+        super().__setitem__(position, bounded if callable(mapping) else mapping)
+
+
 def _dependencies(
     network: nn.Module, rows: Tensor, kinds: tuple[type, ...], beside: bool
 ) -> tuple[Any, list[Any]]:
     """Return the dependency graph and its groups of what leaves together.
 
-    Recurrent layers are no part of it. Where torch-pruning fails, splits are none, either: it loses the
-    places of their channels. Nor is then what is concatenated with channels.
+    Recurrent layers, and others that mix channels, are no part of it. Where torch-pruning fails, splits are
+    none, either: it loses the places of their channels. Nor is then what is concatenated with channels.
     """
     import torch_pruning
 
     def find(is_opaque: Choice, beside: bool) -> tuple[Any, list[Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of free parameters, which are refused here
+            opaque = OpaqueNetwork(network, rows, is_opaque, beside)
             graph = torch_pruning.DependencyGraph().build_dependency(
-                OpaqueNetwork(network, rows, is_opaque, beside),
+                opaque,
                 rows,
                 forward_fn=lambda module, inputs: module(inputs),
                 customized_pruners={Part: PartPruner()},
                 verbose=False,
             )
+            for node in graph.module2node.values():
+                for dependency in node.dependencies:
+                    dependency.index_mapping = _Bounded(dependency.index_mapping, opaque.largest)
             return graph, list(graph.get_all_groups(root_module_types=kinds))
 
-    attempts = [(is_recurrent, True)] if beside else []
-    for attempt in (*attempts, (is_recurrent, False)):
+    attempts = [(is_mixing, True)] if beside else []
+    for attempt in (*attempts, (is_mixing, False)):
         with suppress(Exception):  # of torch-pruning
             return find(*attempt)
-    return find(is_recurrent_or_splits, False)
+    return find(is_mixing_or_splits, False)
 
 
 def _concatenates(network: nn.Module, rows: Tensor) -> bool:
     """Tell whether channels are concatenated with what no layer made."""
     with suppress(Exception):  # of the user's own forward pass
-        return any(part.function == "cat" for part in OpaqueNetwork(network, rows, is_recurrent, True).parts)
+        return any(part.function == "cat" for part in OpaqueNetwork(network, rows, is_mixing, True).parts)
     return False
 
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-__all__ = ["Choice", "OpaqueNetwork", "Part", "PartPruner", "is_recurrent", "is_recurrent_or_splits"]
+__all__ = ["Choice", "OpaqueNetwork", "Part", "PartPruner", "is_mixing", "is_mixing_or_splits"]
 
-#: The functions that torch's recurrent layers call.
-_RECURRENT = {"gru", "lstm", "rnn_tanh", "rnn_relu"}
+#: The functions of torch's recurrent layers, and of other layers that mix channels by several operations.
+_MIXING = {"gru", "lstm", "rnn_tanh", "rnn_relu", "local_response_norm"}
 # The dimension along which each concatenates where none is given.
 _CONCATENATIONS = {"cat": 0, "concat": 0, "concatenate": 0, "hstack": 1}
 
@@ -19,14 +19,14 @@ _CONCATENATIONS = {"cat": 0, "concat": 0, "concatenate": 0, "hstack": 1}
 Choice = Callable[[str, Sequence[Tensor]], bool]
 
 
-def is_recurrent(name: str, outputs: Sequence[Tensor]) -> bool:
-    """Tell whether a function is that of a recurrent layer."""
-    return name.removesuffix("_cell") in _RECURRENT
+def is_mixing(name: str, outputs: Sequence[Tensor]) -> bool:
+    """Tell whether a function is that of a recurrent layer, or of another that mixes channels."""
+    return name.removesuffix("_cell") in _MIXING
 
 
-def is_recurrent_or_splits(name: str, outputs: Sequence[Tensor]) -> bool:
-    """Tell whether a function is that of a recurrent layer, or has several outputs: chunk, split, unbind."""
-    return is_recurrent(name, outputs) or len(outputs) > 1
+def is_mixing_or_splits(name: str, outputs: Sequence[Tensor]) -> bool:
+    """Tell whether a function mixes channels, or has several outputs: chunk, split, unbind."""
+    return is_mixing(name, outputs) or len(outputs) > 1
 
 
 class _Unexplained(torch.autograd.Function):
@@ -58,7 +58,8 @@ class Part(nn.Module):
         # Along the one dimension that a split changes; features of recurrent layers are last.
         pairs = zip(output.shape, inputs[0].shape, strict=False)
         changed = [size for size, before in pairs if size != before]
-        self.n_channels = changed[0] if len(changed) == 1 else output.shape[-1]
+        unchanged = output.shape[1 if function == "local_response_norm" else -1]
+        self.n_channels = changed[0] if len(changed) == 1 else unchanged
         return _Unexplained.apply(output.detach(), *inputs)
 
 
@@ -99,6 +100,11 @@ class OpaqueNetwork(nn.Module):
         Which functions are opaque.
     beside : bool
         Whether parts stand for what is concatenated with channels, too.
+
+    Attributes
+    ----------
+    largest : int
+        The most elements that any output of a function has.
     """
 
     def __init__(self, network: nn.Module, rows: Tensor, is_opaque: Choice, beside: bool) -> None:
@@ -107,12 +113,15 @@ class OpaqueNetwork(nn.Module):
         self.network = network
         self.is_opaque = is_opaque
         self.parts = nn.ModuleList()
+        self.largest = 0
         self(rows)  # makes the parts, so that torch-pruning finds them among the modules
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's outputs."""
-        with _Replace(self.parts, self.is_opaque, self.beside):
-            return self.network(x)
+        with _Replace(self.parts, self.is_opaque, self.beside) as replace:
+            outputs = self.network(x)
+        self.largest = replace.largest
+        return outputs
 
 
 class _Replace(TorchFunctionMode):
@@ -123,7 +132,7 @@ class _Replace(TorchFunctionMode):
         self.parts = parts
         self.is_opaque = is_opaque
         self.beside = beside
-        self.n_used = 0
+        self.n_used = self.largest = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         function = getattr(func, "__name__", "")
@@ -133,6 +142,7 @@ class _Replace(TorchFunctionMode):
             args = (self._with_parts(args[0], given.get("dim", given.get("axis", default))), *args[1:])
         result = func(*args, **(kwargs or {}))
         values, spec = tree_flatten(result)
+        self.largest = max(self.largest, *(v.numel() for v in values if isinstance(v, Tensor)), 0)
         inputs = [x for x in tree_flatten((args, kwargs))[0] if _has_graph(x)]
         outputs = [value for value in values if _has_graph(value)]
         if not inputs or not outputs or not self.is_opaque(function, outputs):

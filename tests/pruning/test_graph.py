@@ -349,9 +349,34 @@ class _Cells(nn.Module):
         return self.head(torch.relu(self.mid(state[0])))
 
 
+class _Normalised(nn.Module):
+    """A normalisation over neighbouring channels, on which torch-pruning does not end."""
+
+    def __init__(self, normalise):
+        super().__init__()
+        self.normalise = normalise
+        self.before, self.first, self.mid = nn.Linear(64, 64), nn.Conv2d(1, 6, 3), nn.Linear(54, 12)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x):
+        channels = self.normalise(self.first(torch.relu(self.before(x)).unflatten(1, (1, 8, 8))))
+        return self.head(torch.relu(self.mid(nn.functional.max_pool2d(channels, 2).flatten(1))))
+
+
+def _over_neighbours(x):
+    squares = nn.functional.pad(x.square().unsqueeze(1), (0, 0, 0, 0, 1, 0))
+    means = nn.functional.avg_pool3d(squares, (2, 1, 1), stride=1).view(x.shape)
+    return x / (1 + means)
+
+
 @pytest.mark.parametrize(
     ("network", "names", "whole"),
     [
+        (
+            _Normalised(nn.LocalResponseNorm(2)),
+            ["mid"],
+            {"first": "local_response_norm reads", "before": "without some of its outputs"},
+        ),
         (_Chunks(), ["first", "mid"], {"wide": "the function chunk reads its outputs"}),
         (_Cells(), ["before", "mid"], {"first": "lstm_cell reads", "cell": "recurrent layers stay whole"}),
         *(
@@ -493,6 +518,11 @@ def test_a_network_of_a_recurrent_layer_alone_is_refused():
         ValueError, match=r"recurrent: recurrent layers stay whole.*Give a network with hidden"
     ):
         find_coupled_units(Alone(), _rows())
+
+
+def test_a_network_that_torch_pruning_follows_in_circles_is_refused():
+    with pytest.raises(ValueError, match="counts more channels than there are"):
+        find_coupled_units(_Normalised(_over_neighbours), _rows())
 
 
 def test_where_all_else_fails_the_heads_are_left(monkeypatch):
