@@ -17,8 +17,8 @@ from skfairprune._precision import MOST_ROWS, keeps_apart
 
 __all__ = ["make_preprocessor", "source_columns"]
 
-# Flags come as True, as text, or as 1.
-_FLAGS = {"True": "1", "False": "0"}
+#: Flags come as True, as text, or as 1.
+FLAGS = {"True": "1", "False": "0"}
 _WHOLE = 2.0**63  # below, floats without a fraction are taken for integers
 
 
@@ -57,6 +57,11 @@ def _to_strings(X: pd.DataFrame) -> pd.DataFrame:
 
     A missing value in a column of integers makes pandas keep 2 as 2.0, and flags come as True or as 1.
     """
+    return _to_raw_strings(X).replace(FLAGS)
+
+
+def _to_raw_strings(X: pd.DataFrame) -> pd.DataFrame:
+    """Return texts, "missing" where missing, flags as they are written."""
     texts = {}
     for column, values in X.items():
         there = values.notna()
@@ -72,8 +77,7 @@ def _to_text(value: Any) -> str:
         number = float(value)
         if number.is_integer() and abs(number) < _WHOLE:
             return str(int(number))
-    text = str(value)
-    return _FLAGS.get(text, text)
+    return str(value)
 
 
 def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> ColumnTransformer:

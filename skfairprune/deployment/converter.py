@@ -4,19 +4,28 @@ import re
 from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.preprocessing import FunctionTransformer
 
 from skfairprune._labels import show_labels
-from skfairprune.datasets._preprocessing import _is_number, _to_float32, _to_float64, _to_strings
+from skfairprune.datasets._preprocessing import (
+    FLAGS,
+    _is_number,
+    _to_float32,
+    _to_float64,
+    _to_raw_strings,
+    _to_strings,
+    _told_apart,
+)
 from skfairprune.deployment.onnx import load_extra, onnx_model
 
 __all__ = ["onnx_inputs", "onnx_types", "register_onnx_converter"]
 
 _OUTPUTS = ("label", "probabilities")
 # What makes the inputs of each type that onnx_types declares.
-_MADE = {"tensor(float)": _to_float32, "tensor(string)": _to_strings}
+_MADE = {"tensor(float)": _to_float32, "tensor(string)": _to_raw_strings}
 _FUNCTION = "FairPrunedFunctionTransformer"  # skl2onnx's name of the functions in make_preprocessor
 
 
@@ -59,7 +68,7 @@ def onnx_inputs(X: pd.DataFrame, session: Any = None) -> dict[str, NDArray]:
     """
     if session is None:
         return {
-            name: (_to_float32 if _is_number(X[column].dtype) else _to_strings)(X[[column]]).to_numpy()
+            name: (_to_float32 if _is_number(X[column].dtype) else _to_raw_strings)(X[[column]]).to_numpy()
             for name, column in _input_names(X).items()
         }
     types = {taken.name: taken.type for taken in session.get_inputs()}
@@ -83,7 +92,7 @@ def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
     Parameters
     ----------
     X : DataFrame of shape (n_samples, n_features)
-        The columns that the pipeline was fitted on; only the dtypes are read.
+        The columns that the pipeline was fitted on, at least those that it reads, and some rows.
 
     Returns
     -------
@@ -95,10 +104,25 @@ def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
     ImportError
         If the extra ``onnx`` is not installed.
     ValueError
-        As :func:`onnx_inputs`.
+        As :func:`onnx_inputs`; and if columns are dates, durations or complex, or numbers that float32 cannot
+        tell apart.
     """
     _input_names(X)
     (types,) = load_extra("skl2onnx.common.data_types")
+    leave_out = (
+        "before the pipeline is fitted, or leave them out of X here if the pipeline does not read them."
+    )
+    if strange := [column for column, dtype in X.dtypes.items() if getattr(dtype, "kind", "O") in "mMc"]:
+        raise ValueError(
+            f"An ONNX model takes no dates, durations or complex numbers, such as the columns {strange}: "
+            f"turn them into real numbers {leave_out}"
+        )
+    numbers = X[[column for column in X.columns if _is_number(X[column].dtype)]]
+    if lost := numbers.columns[~_told_apart(numbers, np.float32)].tolist():
+        raise ValueError(
+            f"An ONNX model takes numbers as float32, which cannot tell the values of the columns {lost} "
+            f"apart: subtract a constant from them, such as their least value, {leave_out}"
+        )
     return [
         (name, (types.FloatTensorType if _is_number(X[name].dtype) else types.StringTensorType)([None, 1]))
         for name in X.columns
@@ -148,11 +172,11 @@ def register_onnx_converter() -> None:
     # Here, since the estimator imports this package for its own export.
     from skfairprune._classifier import FairPrunedClassifier
 
-    skl2onnx, _, shapes = load_extra("skl2onnx", "onnxscript", "skl2onnx.common.shape_calculator")
+    skl2onnx, _ = load_extra("skl2onnx", "onnxscript")
     skl2onnx.update_registered_converter(
         FairPrunedClassifier,
         "FairPrunedClassifier",
-        shapes.calculate_linear_classifier_output_shapes,
+        _shape_classifier,
         _convert_classifier,
         options={"zipmap": [True, False, "columns"], "nocl": [True, False]},
     )
@@ -163,6 +187,18 @@ def register_onnx_converter() -> None:
         _convert_function,
         parser=_parse_function,
     )
+
+
+def _shape_classifier(operator: Any) -> None:
+    """Declare label and probabilities, as of scikit-learn's own classifiers."""
+    shapes, types = load_extra("skl2onnx.common.shape_calculator", "skl2onnx.common.data_types")
+    if any(isinstance(given.type, types.StringTensorType) for given in operator.inputs):
+        raise ValueError(
+            "A column of text or booleans comes to the classifier as it is (remainder='passthrough'), and in "
+            "an ONNX model it is text there. Encode it, or turn booleans into integers, as by "
+            "X.astype({'column': int}), before the pipeline is fitted."
+        )
+    shapes.calculate_linear_classifier_output_shapes(operator)
 
 
 def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
@@ -238,7 +274,7 @@ def _shape_function(operator: Any) -> None:
 
 
 def _convert_function(scope: Any, operator: Any, container: Any) -> None:
-    """Convert a function: numbers to float32, strings column by column."""
+    """Convert a function: numbers to float32, strings column by column, flags to "1" and "0"."""
     onnx, operations = load_extra("onnx", "skl2onnx.common._apply_operation")
     source, targets = operator.inputs[0].full_name, [output.full_name for output in operator.outputs]
     if operator.raw_operator.func is _to_float32:
@@ -247,5 +283,27 @@ def _convert_function(scope: Any, operator: Any, container: Any) -> None:
     for number, target in enumerate(targets):
         index = scope.get_unique_variable_name("column")
         container.add_initializer(index, onnx.TensorProto.INT64, [1], [number])
+        given = scope.get_unique_variable_name("given")
         name = scope.get_unique_operator_name("Gather")
-        container.add_node("Gather", [source, index], target, name=name, axis=1)
+        container.add_node("Gather", [source, index], given, name=name, axis=1)
+        for flag, text in FLAGS.items():
+            there, mapped = (scope.get_unique_variable_name(name) for name in ("there", "mapped"))
+            constants = [scope.get_unique_variable_name(name) for name in ("flag", "text")]
+            for constant, value in zip(constants, (flag, text), strict=True):
+                container.add_initializer(constant, onnx.TensorProto.STRING, [1], [value.encode()])
+            container.add_node(
+                "Equal",
+                [given, constants[0]],
+                there,
+                op_version=19,
+                name=scope.get_unique_operator_name("Equal"),
+            )
+            container.add_node(
+                "Where",
+                [there, constants[1], given],
+                mapped,
+                op_version=16,
+                name=scope.get_unique_operator_name("Where"),
+            )
+            given = mapped
+        operations.apply_identity(scope, given, target, container)

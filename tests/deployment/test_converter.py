@@ -12,7 +12,7 @@ from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from skfairprune import FairPrunedClassifier
 from skfairprune.datasets import load_benchmark, make_biased_classification, make_preprocessor
@@ -27,6 +27,10 @@ def _registered():
 
 def _convert(model, types, **options):
     content = skl2onnx.to_onnx(model, initial_types=types, options={"zipmap": False, **options})
+    return _open(content)
+
+
+def _open(content):
     return onnxruntime.InferenceSession(content.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
@@ -90,6 +94,44 @@ def test_single_records_are_taken_as_the_model_declares_its_columns(small, mixed
         onnx_inputs(one.assign(**{numbers[0]: "many"}), session)
 
 
+@pytest.mark.parametrize("dtype", [bool, object, str, int])
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        OneHotEncoder(handle_unknown="ignore", sparse_output=False),
+        OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
+    ],
+)
+def test_encoders_of_ones_own_read_flags_as_they_are_written(dtype, encoder):
+    flags = pd.Series([True, False, False, True, True], dtype=dtype)
+    X = pd.DataFrame({"number": [0.5, 1, 2, 3, 4], "flag": flags, "job": list("abbca")})
+    encode = ColumnTransformer([("encode", encoder, ["flag", "job"])], remainder="passthrough").fit(X)
+    session = _open(skl2onnx.to_onnx(encode, initial_types=onnx_types(X)))
+    (encoded,) = session.run(None, onnx_inputs(X, session))
+    assert_array_equal(encoded, encode.transform(X))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_flags_that_no_encoder_reads_are_told(small):
+    X = pd.DataFrame({"number": np.linspace(0, 1, 60), "flag": 20 * [True, False, True]})
+    model = make_pipeline(ColumnTransformer([], remainder="passthrough"), small(max_epochs=3))
+    model.fit(X, 30 * [0, 1], fairprunedclassifier__sensitive_features=np.arange(60) % 2)
+    with pytest.raises(ValueError, match=r"turn booleans into integers, as by X.astype"):
+        _convert(model, onnx_types(X))
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (pd.to_datetime(["2020-01-01", "2020-01-02"]), r"no dates.*columns \['odd'\]"),
+        ([123456789, 123456790], r"float32.*columns \['odd'\] apart: subtract a constant"),
+    ],
+)
+def test_columns_that_an_onnx_model_cannot_take_are_told(values, match):
+    with pytest.raises(ValueError, match=match):
+        onnx_types(pd.DataFrame({"number": [1.0, 2.0], "odd": values}))
+
+
 def test_a_model_with_inputs_of_other_types_is_told(small):
     data = make_biased_classification(300, base_rates=(0.6, 0.2), random_state=0)
     X = pd.DataFrame(data.X[:, :2], columns=["a", "b"])
@@ -130,9 +172,12 @@ def test_values_that_float32_cannot_tell_apart_are_refused(small, mixed):
     seconds = 1_600_000_000 + np.arange(len(mixed.X)) % 100
     X = mixed.X.assign(seconds=seconds)
     model = make_pipeline(make_preprocessor(X), small(max_epochs=3)).fit(X, mixed.y)
-    for frame in (X, X.iloc[:1]):
-        with pytest.raises(ValueError, match=r"keeps numbers as float64.*Subtract a constant"):
-            _convert(model, onnx_types(frame))
+    with pytest.raises(
+        ValueError, match=r"float32.*values of the columns \['seconds'\].*subtract a constant"
+    ):
+        onnx_types(X)
+    with pytest.raises(ValueError, match=r"keeps numbers as float64.*Subtract a constant"):
+        _convert(model, onnx_types(X.iloc[:1]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
