@@ -178,7 +178,11 @@ def register_onnx_converter() -> None:
         "FairPrunedClassifier",
         _shape_classifier,
         _convert_classifier,
-        options={"zipmap": [True, False, "columns"], "nocl": [True, False]},
+        options={
+            "zipmap": [True, False, "columns"],
+            "nocl": [True, False],
+            "raw_scores": [True, False],
+        },
     )
     skl2onnx.update_registered_converter(
         FunctionTransformer,
@@ -208,7 +212,9 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     )
     clf = operator.raw_operator
     clf._require_own_rule()
-    model = onnx_model(clf.module_, clf.example_rows(), clf.classes_)
+    options = container.get_options(clf, {"nocl": False, "raw_scores": False})
+    labels = np.arange(len(clf.classes_)) if options["nocl"] else clf.classes_
+    model = onnx_model(clf.module_, clf.example_rows(), labels)
     for node in model.graph.node:
         while node.input and not node.input[-1]:
             del node.input[-1]
@@ -238,9 +244,16 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
         renamed.input[:] = [rename(name) for name in node.input]
         renamed.output[:] = [rename(name) for name in node.output]
         container.nodes.append(renamed)
-    output = operator.outputs[1]
+    output, scores = operator.outputs[1], inside["probabilities"]
+    if options["raw_scores"] and len(clf.classes_) == 2:
+        # What decision_function says of the second class, and its negative: as of scikit-learn's own.
+        difference = scope.get_unique_variable_name("difference")
+        container.add_initializer(difference, kind, [2, 2], [1.0, -1.0, -1.0, 1.0])
+        scores = scope.get_unique_variable_name("scores")
+        name = scope.get_unique_operator_name("MatMul")
+        container.add_node("MatMul", [inside["probabilities"], difference], scores, name=name, op_version=13)
     to = types.guess_proto_type(output.type)
-    operations.apply_cast(scope, inside["probabilities"], output.full_name, container, to=to)
+    operations.apply_cast(scope, scores, output.full_name, container, to=to)
 
 
 def _parse_function(scope: Any, model: Any, inputs: list[Any], custom_parsers: Any = None) -> list[Any]:

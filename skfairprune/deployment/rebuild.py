@@ -48,8 +48,13 @@ def rebuild(
     with torch.random.fork_rng(devices=[]):  # the first weights of a callable are replaced
         module = make_module(template, n_features, saved.n_joint).to(dtype)
     replace_attention(module)
+    if strange := [name for name, _ in module.named_parameters() if name not in shapes][:5]:
+        raise ValueError(
+            f"{path} does not hold a network with the layers of module={name_of(template)}: it has no "
+            f"{strange}, but {[*shapes][:5]}. Give the module that the estimator was fitted with."
+        )
     for name, parameter in module.named_parameters():
-        shape, given = tuple(shapes.get(name, ())), tuple(parameter.shape)
+        shape, given = tuple(shapes[name]), tuple(parameter.shape)
         # The output layer was widened.
         if given != shape and not (shape[:1] == (saved.n_joint,) and shape[1:] == given[1:]):
             raise ValueError(

@@ -7,6 +7,7 @@ and a checksum over the JSON and all tensors, which tells damage; it does not te
 import hashlib
 import json
 import os
+import secrets
 import warnings
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,7 +67,8 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
     Raises
     ------
     ValueError
-        If a parameter or an attribute has no form as data, or no fit takes the parameters.
+        If a parameter or an attribute has no form as data, no fit takes the parameters, or `module` asks for
+        a built-in network and one of one's own is fitted, or the other way round.
     FileNotFoundError, IsADirectoryError
         If the path is none of a file.
     """
@@ -78,6 +80,14 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
     requests = _requests(fitted.pop("_metadata_request", None))
     content: dict[str, Any] = {"params": {}, "fitted": {}, "requests": requests}
     own = params.pop("module")
+    if (own is None) != (fitted["_example"] is None):
+        fitted_one, remedy = (
+            ("a network of your own", "...") if own is None else ("the built-in network", None)
+        )
+        raise ValueError(
+            f"What is fitted is {fitted_one}, and module was set to another since: call "
+            f"clf.set_params(module={remedy}) with what it was in fit, and save again."
+        )
     content["own"] = None if own is None else name_of(own)
     for name, value in params.items():
         try:
@@ -102,12 +112,19 @@ def write_estimator(path: str | os.PathLike[str], estimator: BaseEstimator) -> N
             ) from error
     text = json.dumps(content, allow_nan=False)
     metadata = {"skfairprune": str(_VERSION), "estimator": text, "sha256": _checksum(text, tensors)}
-    # A file that is half written has a name of its own.
-    part = target.with_name(target.name + ".part")
-    part.write_bytes(save_tensors(tensors, metadata))
-    part.replace(target)
+    _write(target, save_tensors(tensors, metadata))
     if own is not None:
         _try_reading(target, estimator, own)
+
+
+def _write(target: Path, content: bytes) -> None:
+    """Write a file by way of one of a name that no other has, so that it is never there half written."""
+    part = target.with_name(f"{target.name}.{secrets.token_hex(8)}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _try_reading(path: Path, estimator: BaseEstimator, own: Any) -> None:
@@ -174,13 +191,22 @@ def read_estimator(path: str | os.PathLike[str], kind: type[Estimator], module: 
         if True not in fitted["_rows"]:
             raise ValueError(f"{path} is damaged: it does not say which rows its figures are of.")
         fitted["_rows"] = fitted["_rows"][True]
+    if module is not None and (missing := {*_SINCE_2} - set(fitted)):
+        raise ValueError(f"{path} is damaged: it lacks {sorted(missing)}.")
     n_features = fitted["n_features_in_"]
-    for name in ("module_", "dense_module_"):
-        if isinstance(fitted[name], OwnNetwork):
-            fitted[name] = rebuild(fitted[name], module, n_features, fitted["_dense_shapes"], path)
-    vars(estimator).update(dict.fromkeys((*_SINCE_2, *_LATER)) | fitted)
-    if module is not None:
-        _check_outputs(estimator, path)
+    try:
+        for name in ("module_", "dense_module_"):
+            if isinstance(fitted[name], OwnNetwork):
+                fitted[name] = rebuild(fitted[name], module, n_features, fitted["_dense_shapes"], path)
+        vars(estimator).update(dict.fromkeys((*_SINCE_2, *_LATER)) | fitted)
+        if module is not None:
+            _check_outputs(estimator, path)
+    except ValueError:
+        raise
+    except _NOT_AS_WRITTEN as error:
+        raise ValueError(
+            f"{path} is damaged, or was fitted with another module: {type(error).__name__}: {error}"
+        ) from error
     try:
         estimator._validate_params()
         whole = len(fitted["classes_"]) == len(fitted["module_"].output_weights)

@@ -13,6 +13,7 @@ __all__ = ["export_advice", "plain_network"]
 
 # Of a norm of variance 1: torch 2.11 refuses 0, and 1 - 2^-10 + 2^-10 is 1 to the bit.
 _EPS = 2.0**-10
+_TRIED_BATCHES = (1, 9, 1000)
 
 
 def _plain_encoding(encoding: PiecewiseLinearEncoding) -> list[nn.Module]:
@@ -101,11 +102,14 @@ def _is_plain(module: nn.Module, example: Tensor) -> bool:
 def _export(network: DecisionNetwork, example: Tensor) -> nn.Module:
     shapes = ({0: torch.export.Dim.DYNAMIC},)  # a named Dim can freeze the batch in silence
     try:
-        return torch.export.export(network, (example,), dynamic_shapes=shapes).module()
+        program = torch.export.export(network, (example,), dynamic_shapes=shapes).module()
+        for n_rows in _TRIED_BATCHES:  # it can carry limits of its own
+            program(example[torch.arange(n_rows) % len(example)])
+        return program
     except Exception as error:  # whatever the user's forward pass comes to
         raise ValueError(
-            f"torch.export cannot export the network for any number of rows: {type(error).__name__}: {error} "
-            f"{export_advice(error)} clf.module_ is the network itself, an nn.Module."
+            f"torch.export cannot export the network for any number of rows. {export_advice(error)} "
+            f"clf.module_ is the network itself, an nn.Module. It failed by {type(error).__name__}: {error}"
         ) from error
 
 

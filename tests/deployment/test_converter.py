@@ -9,6 +9,7 @@ import skl2onnx
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -178,6 +179,31 @@ def test_values_that_float32_cannot_tell_apart_are_refused(small, mixed):
         onnx_types(X)
     with pytest.raises(ValueError, match=r"keeps numbers as float64.*Subtract a constant"):
         _convert(model, onnx_types(X.iloc[:1]))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_calibrated_model_decides_alike(small, train, fresh, n_classes, dtype):
+    y = train.y if n_classes == 2 else np.digitize(train.X[:, 0], [-0.5, 0.5])
+    clf = small(max_epochs=3, constraint=None, dtype=dtype)
+    model = CalibratedClassifierCV(clf, cv=2).fit(train.X, y)
+    session = _convert(model, [("X", FloatTensorType([None, train.X.shape[1]]))])
+    rows = fresh.X.astype(np.float32)
+    label, proba = session.run(None, {"X": rows})
+    assert np.ptp(proba) > 0.1
+    assert_allclose(proba, model.predict_proba(rows), atol=1e-5)
+    assert (label == model.predict(rows)).mean() > 0.999  # but for ties
+
+
+def test_scores_and_positions_are_given_where_they_are_asked_for(small, train, fresh):
+    clf = small(max_epochs=3, constraint=None).fit(train.X, np.array(["no", "yes"])[train.y])
+    types, rows = [("X", FloatTensorType([None, train.X.shape[1]]))], fresh.X.astype(np.float32)
+    options = {"zipmap": False, "nocl": True, "raw_scores": True}
+    content = skl2onnx.to_onnx(clf, initial_types=types, options={id(clf): options})
+    label, scores = _open(content).run(None, {"X": rows})
+    assert_array_equal(clf.classes_[label], clf.predict(rows))
+    assert_allclose(scores, np.outer(clf.decision_function(rows), [-1, 1]), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -168,10 +168,28 @@ def test_a_network_that_counts_its_rows_is_a_clear_error():
         def forward(self, x):
             return x.reshape(2, 2)
 
-    with pytest.raises(
-        ValueError, match=r"(?s)cannot be exported to ONNX for any number of rows: .*treat every row alone"
-    ):
+    told = r"(?s)cannot be exported to ONNX for any number of rows\. .*treat every row alone.*It failed by"
+    with pytest.raises(ValueError, match=told):
         onnx_model(DecisionNetwork(Counts(), torch.eye(2)).eval(), torch.randn(9, 2), np.array([0, 1]))
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+def test_an_export_that_gives_nan_is_refused(quantize, tmp_path):
+    class LogSigmoid(nn.Module):
+        """Which onnxruntime computes as the logarithm of what is 0 for rows far below 0."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.layer(nn.functional.logsigmoid(x))
+
+    network = DecisionNetwork(LogSigmoid(), torch.eye(2)).eval().requires_grad_(False)
+    rows = torch.linspace(-1000, 1000, 18).reshape(9, 2)
+    with pytest.raises(ValueError, match=r"other probabilities under onnxruntime|differ by nan on average"):
+        save_onnx(network, rows, np.array([0, 1]), tmp_path / "model.onnx", quantize)
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_a_float64_network_takes_float64_rows(small, train, fresh, tmp_path):

@@ -18,6 +18,7 @@ from sklearn.exceptions import NotFittedError
 from skfairprune import FairPrunedClassifier
 from skfairprune.audit import audit
 from skfairprune.deployment import storage
+from tests.networks.zoo import PlainMLP
 
 ATTRIBUTES = [*storage._FITTED, *storage._SOMETIMES]
 
@@ -301,6 +302,10 @@ def saved(fitted, tmp_path):
     """A saved model's path, tensors, metadata and JSON."""
     path = tmp_path / "model.safetensors"
     fitted.save(path)
+    return _parts(path)
+
+
+def _parts(path):
     with safetensors.safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
@@ -477,6 +482,29 @@ def test_a_forged_file_is_refused(saved, part, name, value):
     content[part][name] = value
     _forge(path, tensors, content)
     _refuses(path, "is damaged")
+
+
+@pytest.mark.parametrize("name", ["_example_joint", "_dense_shapes", "_example"])
+@pytest.mark.parametrize("forged", ["missing", None])
+def test_a_forged_file_of_a_network_of_ones_own_is_refused(train, tmp_path, name, forged):
+    clf = FairPrunedClassifier(PlainMLP, sparsity=0.5, max_epochs=3, constraint=None, random_state=0)
+    clf.fit(train.X[:200], train.y[:200]).save(tmp_path / "own.safetensors")
+    path, tensors, _, content = _parts(tmp_path / "own.safetensors")
+    content["fitted"][name] = None
+    if forged == "missing":
+        del content["fitted"][name]
+    _forge(path, tensors, content)
+    with pytest.raises(ValueError, match="is damaged|gives other outputs"):
+        FairPrunedClassifier.load(path, module=PlainMLP)
+
+
+def test_a_file_of_the_users_beside_it_stays(saved):
+    path = saved[0]
+    mine = path.with_name(path.name + ".part")
+    mine.write_text("mine")
+    FairPrunedClassifier.load(path).save(path)
+    assert mine.read_text() == "mine"
+    assert {*path.parent.glob(f"{path.name}*")} == {path, mine}
 
 
 def test_loading_runs_no_code(saved, monkeypatch):

@@ -85,6 +85,17 @@ def test_a_network_that_cannot_be_exported_is_a_clear_error():
         plain_network(network, torch.randn(2, 3))
 
 
+@pytest.mark.parametrize("forward", [lambda x: torch.cdist(x, torch.eye(3)), lambda x: torch.cat(x.split(7))])
+def test_a_program_with_a_limit_of_rows_is_refused(forward):
+    class Limited(nn.Linear):
+        def forward(self, x):
+            return super().forward(forward(x))
+
+    network = DecisionNetwork(Limited(3, 2), torch.eye(2)).eval().requires_grad_(False)
+    with pytest.raises(ValueError, match=r"any number of rows\. .*Guard failed: x\.size\(\)\[0\]"):
+        plain_network(network, torch.randn(9, 3))
+
+
 def test_an_unfitted_estimator_is_a_clear_error():
     with pytest.raises(NotFittedError):
         FairPrunedClassifier().to_torch()

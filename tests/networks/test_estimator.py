@@ -587,6 +587,17 @@ def test_files_refuse_another_network(fitted, tmp_path):
         FairPrunedClassifier.load(tmp_path / "built_in.safetensors", module=Net())
 
 
+def test_a_network_that_the_parameters_no_longer_ask_for_is_not_saved(fitted, tmp_path):
+    path = tmp_path / "net.safetensors"
+    fitted = copy.deepcopy(fitted).set_params(module=None)
+    with pytest.raises(ValueError, match=r"is a network of your own, .* clf.set_params\(module=...\)"):
+        fitted.save(path)
+    built_in = FairPrunedClassifier(hidden_layer_sizes=(8,), sparsity=0.1, max_epochs=3).fit(DATA.X, DATA.y)
+    with pytest.raises(ValueError, match=r"is the built-in network, .* clf.set_params\(module=None\)"):
+        built_in.set_params(module=Net()).save(path)
+    assert not path.exists()
+
+
 def test_a_callable_that_returns_one_module_every_time():
     torch.manual_seed(0)
     net = Net(4)
