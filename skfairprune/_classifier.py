@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from skfairprune._reproducible import plain_modes, reproducible
 from skfairprune._targets import resolve_constraint
 from skfairprune.constraints import CONSTRAINTS
 from skfairprune.modules import ACTIVATIONS
+from skfairprune.networks.template import name_of
 from skfairprune.pruning.budget import MEASURES
 from skfairprune.pruning.criteria import CRITERIA
 from skfairprune.training.distillation import TEACHERS
@@ -457,6 +458,34 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, those of a skorch net in `module` too, as scikit-learn does.
+
+        Parameters
+        ----------
+        **params
+            By name; ``module__name`` is the parameter of a skorch net.
+
+        Returns
+        -------
+        FairPrunedClassifier
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or `module` is a network or a function, which has none.
+        """
+        module = params.get("module", getattr(self, "module", None))
+        nested = [name for name in params if name.startswith("module__")]
+        if nested and (isinstance(module, type) or not hasattr(module, "set_params")):
+            told = "None" if module is None else name_of(module)
+            raise ValueError(
+                f"{nested[0]} is for a skorch net, and module is {told}, which has no parameters to set. "
+                "Give module one function for each value, such as functools.partial(Network, width=16), or a "
+                "skorch net, whose network has the parameter module__module__width."
+            )
+        return super().set_params(**params)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(

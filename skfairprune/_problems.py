@@ -147,7 +147,7 @@ def rule_problems(frontier: RuleFrontier, constraint: str, bound: float, fitted:
     problems = []
     if not is_within(rule.event_gaps, bound):
         problems.append(
-            f"The rule for difference_bound={bound} does not keep it on held-out rows: its "
+            f"The rule for difference_bound={bound:.4g} does not keep it on held-out rows: its "
             f"gap there is {rule.gap.value:.3f}, with a standard error of {rule.gap.standard_error:.3f}. "
             f"{_of_chance(rule.cells, bound)}frontier_ shows the others; "
             f"{'' if fitted else 'fit with this bound, '}train longer, or give more rows."

@@ -168,7 +168,7 @@ class Comparison:
         growth = max(event.limits.growth(bound) for event in events)
         if np.isfinite(growth):
             growth = float(np.max([growth, *(self._size / n if n else np.nan for n in self._count(missing))]))
-        return found._replace(verdict="undecided", rows_needed=self.n_samples * growth)
+        return found._replace(verdict="undecided", rows_needed=float(np.ceil(self.n_samples * growth)))
 
     def _count(self, names: Collection[tuple[str, Hashable]]) -> list[float]:
         """Return the numbers of rows of some events and groups."""

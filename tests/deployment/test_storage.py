@@ -494,7 +494,7 @@ def test_a_forged_file_of_a_network_of_ones_own_is_refused(train, tmp_path, name
     if forged == "missing":
         del content["fitted"][name]
     _forge(path, tensors, content)
-    with pytest.raises(ValueError, match="is damaged|gives other outputs"):
+    with pytest.raises(ValueError, match=r"is damaged|gives other outputs"):
         FairPrunedClassifier.load(path, module=PlainMLP)
 
 

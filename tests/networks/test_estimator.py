@@ -355,6 +355,14 @@ def test_a_skorch_net_is_taken_over(monkeypatch):
     assert not net.initialized_
 
 
+@pytest.mark.parametrize("module", [Net, functools.partial(Net, 1), Net(), None, NeuralNetClassifier])
+def test_a_network_without_parameters_to_set_is_told(module):
+    clf = FairPrunedClassifier(module)
+    with pytest.raises(ValueError, match=r"module__width is for a skorch net.*functools.partial"):
+        clf.set_params(module__width=16)
+    assert clf.set_params(module=NeuralNetClassifier(Net), module__lr=0.5).module.lr == 0.5
+
+
 def test_an_optimizer_that_states_its_own_rate_is_taken():
     net = NeuralNetClassifier(
         Net, optimizer=functools.partial(torch.optim.SGD, momentum=0.9), optimizer__lr=0.02, max_epochs=3
