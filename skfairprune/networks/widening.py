@@ -117,7 +117,7 @@ def check_outputs(module: nn.Module, n_joint: int, probe: Tensor) -> JointNetwor
             f"The function given as module was called as module({probe.shape[1]}, {n_joint}), the columns "
             f"and then n_outputs, and its network {kind(module)} gives outputs of shape "
             f"{tuple(outputs.shape)} for {len(probe)} rows: it must return n_outputs values a row, of shape "
-            f"({len(probe)}, {n_joint}), also for two classes. A function of other parameters can be wrapped: "
+            f"({len(probe)}, {n_joint}), also for two classes. Wrap a function of other parameters: "
             "lambda n_features_in, n_outputs: Network(n_features_in, width=64, n_outputs=n_outputs)."
         )
     return JointNetwork(module, find_link(module, n_joint, probe), n_joint)
