@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from skfairprune.networks.attention import replace_attention
 from skfairprune.networks.contract import check_behaviour, check_modules
 from skfairprune.networks.joint import JointNetwork
+from skfairprune.networks.sharing import check_own_tensors
 from skfairprune.networks.trial import copied
 from skfairprune.networks.widening import check_outputs, widen_outputs
 
@@ -52,7 +53,8 @@ def make_network(
         If the function does not return a module.
     """
     fresh = callable(template) and not isinstance(template, nn.Module)
-    module = make_module(template, n_features, len(class_of))
+    given = _given_module(template, n_features, len(class_of))
+    module = _copy(given)
     strange = [name for name, parameter in module.named_parameters() if not parameter.is_floating_point()]
     if strange:
         raise ValueError(f"The module's parameters {strange} are no real numbers: use floating-point ones.")
@@ -62,6 +64,7 @@ def make_network(
             "or there are none. Let at least the last layer learn."
         )
     module = module.to(probe.dtype)
+    check_own_tensors(given, module, probe)
     check_behaviour(module, probe)
     if fresh:
         network = check_outputs(module, len(class_of), probe)
@@ -86,6 +89,12 @@ def make_module(template: Any, n_features: int, n_outputs: int) -> nn.Module:
     TypeError
         If the callable does not return a module.
     """
+    # A function can return one and the same module every time; a fit must not change it.
+    return _copy(_given_module(template, n_features, n_outputs))
+
+
+def _given_module(template: Any, n_features: int, n_outputs: int) -> nn.Module:
+    """Return the module of a template itself."""
     if isinstance(template, NeuralNet):
         given = template.get_params_for("module")
         try:
@@ -96,7 +105,7 @@ def make_module(template: Any, n_features: int, n_outputs: int) -> nn.Module:
                 f"{sorted(given)}: {error}."
             ) from error
     if isinstance(template, nn.Module):
-        return _copy(template)
+        return template
     make: Callable[[int, int], Any] = template
     try:
         made = make(n_features, n_outputs)
@@ -110,8 +119,7 @@ def make_module(template: Any, n_features: int, n_outputs: int) -> nn.Module:
         raise TypeError(
             f"module(n_features_in, n_outputs) must return a torch.nn.Module; it returned {made!r}."
         )
-    # A function can return one and the same module every time; a fit must not change it.
-    return _copy(made)
+    return made
 
 
 def _copy(module: nn.Module) -> nn.Module:
