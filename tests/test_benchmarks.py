@@ -1,7 +1,6 @@
 """The benchmark: its statistics by hand, its store and runner, a smoke run on embedded data, its pages."""
 
 import importlib
-import itertools
 import sys
 from pathlib import Path
 
@@ -520,10 +519,59 @@ def test_what_the_estimator_lacks_is_told(capsys):
 
 
 def test_names_that_do_not_exist_are_refused(capsys):
-    for flag, name in itertools.product(("--sets", "--methods"), ["nothing"]):
+    for flag in ("--sets", "--methods", "--constraints"):
         with pytest.raises(SystemExit):
-            run.main(["means", flag, name])
-        assert "unknown: nothing; there are " in capsys.readouterr().err
+            run.main(["means", flag, "nothing"])
+        assert "unknown: 'nothing'; there are " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [["--methods", "magnitude"], ["--constraints", "degradation_parity"]])
+def test_a_run_with_nothing_to_fit_says_so(asked, capsys):
+    assert run.main(["means", *asked]) == 2
+    assert "Nothing to fit: no such methods, under such constraints, are in means" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("run --constraints demographic_partiy", "unknown: 'demographic_partiy'; there are 'none', "),
+        ("run --seeds 0", "--seeds: got 0; it must be at least 1"),
+        ("run --seeds -1", "--seeds: got -1; it must be at least 1"),
+        ("run --jobs 0", "--jobs: got 0; it must be at least 1, or -1 for all cores"),
+        ("digits --seeds 0", "--seeds: got 0"),
+        ("digits --first-seed -1", "--first-seed: got -1; it must be at least 0"),
+        ("digits --jobs 0", "--jobs: got 0"),
+        ("digits --width 0", "--width: got 0"),
+        ("digits --epochs 0", "--epochs: got 0"),
+        ("digits --methods dense;nope", "unknown: 'nope'; there are 'dense', 'bi-level (ours)', "),
+        ("stages --seeds 0", "--seeds: got 0"),
+        ("stages --jobs 0", "--jobs: got 0"),
+        ("stages --sets adult,nope", "unknown: 'nope'; there are 'adult', "),
+        ("loss_surface --seeds 0", "--seeds: got 0"),
+        ("loss_surface --epochs 0", "--epochs: got 0"),
+        ("loss_surface --steps 1", "--steps: got 1; it must be at least 2"),
+        ("loss_surface --sets nope", "unknown: 'nope'; there are 'adult', "),
+        ("hypergradients --seeds 0", "--seeds: got 0"),
+        ("hypergradients --data nope", "--data: invalid choice: 'nope' (choose from "),
+        ("memory --rows 0", "--rows: got 0"),
+        ("memory --columns 0", "--columns: got 0; it must be at least 2"),
+        ("speed --repeats 0", "--repeats: got 0"),
+        ("speed --threads 0", "--threads: got 0"),
+        ("predict --epochs 0", "--epochs: got 0"),
+        ("predict --repeats 0", "--repeats: got 0"),
+        ("devices --threads 1 0", "--threads: got 0"),
+        ("noise --draws 0", "--draws: got 0"),
+        ("noise --rows 700 1", "--rows: got 1; it must be at least 2"),
+    ],
+)
+def test_command_lines_are_checked_first(command, told, monkeypatch, capsys):
+    script, *arguments = command.split()
+    main = importlib.import_module(script).main
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_the_splits_that_chose_the_design_and_the_others_are_told_apart(frame):

@@ -22,6 +22,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from command_line import at_least
 from measure import tell_machine
 from protocol import Part, load, split
 from sklearn.model_selection import train_test_split
@@ -144,7 +145,7 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--threads", nargs="+", type=int, default=[1], help="of the fits on the CPU")
+    parser.add_argument("--threads", nargs="+", type=at_least(1), default=[1], help="of the fits on the CPU")
     args = parser.parse_args()
     machine = tell_machine()
     heads = ["fit", *(f"CPU, {n} thread{'s' * (n > 1)}, s" for n in args.threads)]

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from command_line import at_least, check_names, n_jobs
 from joblib import Parallel, delayed
 from sklearn.model_selection import train_test_split
 
@@ -109,12 +110,12 @@ def run(method: str, seed: int, args: argparse.Namespace) -> list[dict[str, Any]
 def main() -> None:
     """Print the means over the splits, with standard errors, and the paired differences to dense."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seeds", type=at_least(1), default=5)
+    parser.add_argument("--first-seed", type=at_least(0), default=0)
+    parser.add_argument("--jobs", type=n_jobs, default=1)
     parser.add_argument("--network", choices=list(NETWORKS), default="ResNet10")
     parser.add_argument(
-        "--width", type=int, default=16, help="channels of the first stage of four, or of a token"
+        "--width", type=at_least(1), default=16, help="channels of the first stage of four, or of a token"
     )
     parser.add_argument(
         "--int8", action="store_true", help="decide by the ONNX export with int8 weights, too"
@@ -127,10 +128,11 @@ def main() -> None:
         default=[],
         help="other bounds, which the network that was fitted under --bound is set to",
     )
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=at_least(1), default=40)
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--methods", type=lambda text: text.split(";"), default=list(METHODS))
     args = parser.parse_args()
+    check_names(parser, args.methods, METHODS)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     tasks = [(method, seed) for seed in seeds for method in args.methods]
     rows = pd.DataFrame(chain(*Parallel(args.jobs)(delayed(run)(*task, args) for task in tasks)))

@@ -26,8 +26,9 @@ import numpy as np
 import pandas as pd
 import torch
 from bilevel_problems import N_ROWS, Problem, Rows, make_problems
+from command_line import at_least
 from fairlearn.metrics import demographic_parity_difference
-from protocol import Part, load, split
+from protocol import OTHERS, SETS, Part, load, split
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from torch import Tensor
@@ -270,8 +271,8 @@ def run_real(name: str, seeds: int) -> None:
 def main() -> int:
     """Run the comparison and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="a set of SKFAIRPRUNE_DATA, such as adult")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", choices=[*SETS, *OTHERS], help="a set of SKFAIRPRUNE_DATA")
+    parser.add_argument("--seeds", type=at_least(1), default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.data is None:

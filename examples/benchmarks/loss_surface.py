@@ -18,13 +18,14 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
+from command_line import at_least, check_names
 from figures import STYLE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from measure import tell_machine
 from methods import SKIPPED
 from numpy.typing import NDArray
-from protocol import Part, load_split
+from protocol import OTHERS, SETS, Part, load_split
 from summary import mean_error
 from tables import markdown, value
 from torch import Tensor, nn
@@ -228,19 +229,21 @@ def main(argv: list[str] | None = None) -> int:
     """Write the figures and the table of barriers; the status is 2 if the estimator has no ablations."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", default="adult,compas,law_school", help="separated by commas")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=at_least(1), default=3)
     parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--epochs", type=int, help="of a fit; the estimator's own by default")
-    parser.add_argument("--steps", type=int, default=25, help="points along a side of the plane")
+    parser.add_argument("--epochs", type=at_least(1), help="of a fit; the estimator's own by default")
+    parser.add_argument("--steps", type=at_least(2), default=25, help="points along a side of the plane")
     parser.add_argument("--docs", type=Path, default=_ROOT / "docs" / "benchmarks")
     args = parser.parse_args(argv)
+    sets = args.sets.split(",")
+    check_names(parser, sets, [*SETS, *OTHERS])
     if "no_gates" in SKIPPED:
         print(f"No ablations to compare: {SKIPPED['no_gates']}", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
     args.docs.mkdir(parents=True, exist_ok=True)
     rows, images = [], []
-    for name in args.sets.split(","):
+    for name in sets:
         for seed in range(args.seeds):
             surface, solutions = solve(name, seed, args.sparsity, args.epochs or "auto")
             for level in ("weights", "gates"):

@@ -14,6 +14,7 @@ import threading
 import numpy as np
 import psutil
 import torch
+from command_line import at_least
 
 from skfairprune import FairPrunedClassifier
 
@@ -48,8 +49,8 @@ class PeakMemory:
 def main() -> None:
     """Fit once and print the growth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--columns", type=int, default=50)
+    parser.add_argument("--rows", type=at_least(1), default=1_000_000)
+    parser.add_argument("--columns", type=at_least(2), default=50)
     args = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from command_line import at_least
 
 from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
@@ -70,8 +71,8 @@ def measure(rows: ScoredRows, population: ScoredRows, name: str, bound: float) -
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=40)
-    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--draws", type=at_least(1), default=40)
+    parser.add_argument("--rows", type=at_least(2), nargs="+", default=ROWS)
     args = parser.parse_args()
     table = {}
     for label, law in LAWS.items():

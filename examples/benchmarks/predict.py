@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from command_line import at_least
 from protocol import Part, load, split
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -149,8 +150,8 @@ def print_quality(models: dict[str, FairPrunedClassifier], test: Part) -> None:
 def main() -> int:
     """Fit, race, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--epochs", type=at_least(1), default=20)
+    parser.add_argument("--repeats", type=at_least(1), default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     try:

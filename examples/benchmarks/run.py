@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from command_line import at_least, check_names, n_jobs
 from experiments import EXPERIMENTS, N_SETTLED, Experiment, dense_task, plan, shorten
 from joblib import Parallel, delayed, parallel_config
 from measure import figures, size, tell_machine, tell_warnings
@@ -161,9 +162,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", type=names, help="only these methods of the experiments")
     parser.add_argument("--constraints", type=names, help='only these; "none" is unconstrained')
     parser.add_argument(
-        "--seeds", type=int, help="the number of resampled splits, from the first seed of an experiment on"
+        "--seeds",
+        type=at_least(1),
+        help="the number of resampled splits, from the first seed of an experiment on",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="processes, with one thread each")
+    parser.add_argument("--jobs", type=n_jobs, default=1, help="processes, with one thread each")
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="then start no more fits")
     parser.add_argument("--retry-failed", action="store_true", help="try the failed fits again")
     parser.add_argument("--smoke", action="store_true", help="short fits of two seeds on two small sets")
@@ -177,13 +180,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="tell what is done and open, and stop")
     parser.add_argument("--print", action="store_true", help="print the tables at the end")
     args = parser.parse_args(argv)
+    planned = EXPERIMENTS.values()
     for given, known in (
         (args.experiments, EXPERIMENTS),
         (args.sets, [*SETS, *OTHERS]),
-        (args.methods, [*METHODS, *SKIPPED]),
+        (args.methods, dict.fromkeys(name for each in planned for name in each.methods)),
+        (args.constraints, dict.fromkeys(c or "none" for each in planned for c in each.constraints)),
     ):
-        if unknown := [name for name in given or () if name not in known]:
-            parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+        check_names(parser, given or (), known)
     for name in args.experiments or EXPERIMENTS:
         if EXPERIMENTS[name].first_seed < N_SETTLED < (args.seeds or 0):
             parser.error(
@@ -193,10 +197,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark; the status is 1 if a fit failed, 2 if data are missing."""
+    """Run the benchmark; the status is 1 if a fit failed, 2 if data are missing or nothing is to fit."""
     args = parse(argv)
     store = Store(args.folder / (args.run or ("smoke" if args.smoke else "main")))
     chosen = choose(args)
+    if not any(any(plan(experiment)) for experiment in chosen.values()):
+        tell_skipped(chosen.items())
+        print("Nothing to fit: no such methods, under such constraints, are in", *chosen, file=sys.stderr)
+        return 2
     if args.take_over is not None:
         failed = args.take_over.with_name("failures.parquet")
         failures = pd.read_parquet(failed) if failed.is_file() else None

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command_line import at_least
 from protocol import Part, load, split
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -144,9 +145,9 @@ def main() -> int:
     """Run the races and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=list(GOALS))
-    parser.add_argument("--repeats", type=int, default=3, help="of the fits; predictions repeat more")
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="of the fits; predictions repeat more")
     parser.add_argument("--bound", type=float, default=0.02, help="of the fits with many groups")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=at_least(1), default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     try:

@@ -23,9 +23,10 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
+from command_line import at_least, check_names, n_jobs
 from joblib import Parallel, delayed
 from measure import tell_machine
-from protocol import load_split
+from protocol import OTHERS, SETS, load_split
 from summary import mean_error
 from tables import markdown, value
 
@@ -98,12 +99,14 @@ def main() -> int:
     """Print a table for each set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", default="adult,compas,law_school", help="separated by commas")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=at_least(1), default=5)
     parser.add_argument("--sparsities", default=".95,.98,.99", help="separated by commas")
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--jobs", type=n_jobs, default=1)
     args = parser.parse_args()
+    sets = args.sets.split(",")
+    check_names(parser, sets, [*SETS, *OTHERS])
     levels = [float(level) for level in args.sparsities.split(",")]
-    tasks = product(args.sets.split(","), range(args.seeds), levels, STAGES)
+    tasks = product(sets, range(args.seeds), levels, STAGES)
     try:
         rows = Parallel(n_jobs=args.jobs)(delayed(run)(*task) for task in tasks)
     except (FileNotFoundError, ImportError) as error:
