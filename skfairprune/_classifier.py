@@ -464,12 +464,13 @@ class FairPrunedClassifier(ExportMixin, ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        **params
+        **params : dict
             By name; ``module__name`` is the parameter of a skorch net.
 
         Returns
         -------
         FairPrunedClassifier
+            This estimator.
 
         Raises
         ------
