@@ -48,7 +48,8 @@ def trial_of(module: nn.Module, training: bool = False) -> nn.Module:
 def forward_quietly(trial: nn.Module, rows: Tensor) -> Tensor:
     """Run a trial without a trace in torch's random numbers."""
     with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
-        return trial(rows)
+        outputs = trial(rows)
+    return outputs.detach() if isinstance(outputs, Tensor) else outputs
 
 
 def run_trial(trial: nn.Module, probe: Tensor) -> Tensor:

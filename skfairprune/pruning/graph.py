@@ -545,4 +545,4 @@ def _outputs(network: nn.Module, run: Callable[[], Tensor], without: set[str]) -
     finally:
         for handle in handles:
             handle.remove()
-    return [outputs, *(found[path] for path in sorted(found))]
+    return [outputs.detach(), *(found[path].detach() for path in sorted(found))]

@@ -70,7 +70,7 @@ def activation_gram(network: nn.Module, consumer: str, sample: Sequence[tuple[Te
     def add(module: nn.Module, args: tuple[Tensor]) -> None:
         if not args[0].numel():  # another expert has the row
             return
-        rows = nn.functional.pad(args[0].double(), (0, 1), value=1.0)
+        rows = nn.functional.pad(args[0].detach().double(), (0, 1), value=1.0)
         weights = weight
         if rows.ndim > 2 or len(rows) > len(weight):  # each row holds several tokens
             rows = rows.reshape(len(weight), -1, rows.shape[-1])

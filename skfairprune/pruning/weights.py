@@ -246,7 +246,7 @@ class WeightStructure(Structure):
 
         def record(path: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Tensor]) -> None:
-                inputs = args[0].double().square()
+                inputs = args[0].detach().double().square()
                 # Features come last in a linear layer's inputs, channels second in a convolution's.
                 inputs = inputs.flatten(2).mean(2) if isinstance(module, _ConvNd) else inputs
                 if inputs.numel():

@@ -355,6 +355,21 @@ def test_a_skorch_net_is_taken_over(monkeypatch):
     assert not net.initialized_
 
 
+@pytest.mark.parametrize("params", [{}, {"sparsity": 0}, {"granularity": "weight"}])
+def test_a_network_may_switch_gradients_on(params):
+    class WithGradients(Net):
+        def forward(self, x):
+            with torch.enable_grad():
+                return super().forward(x)
+
+    torch.manual_seed(0)
+    instance = Net(1)
+    with_gradients = WithGradients(1)
+    with_gradients.load_state_dict(instance.state_dict())
+    fits = [_fit(module, max_epochs=3, **params) for module in (instance, with_gradients)]
+    assert_array_equal(*(fit.predict_proba(DATA.X) for fit in fits))
+
+
 @pytest.mark.parametrize("module", [Net, functools.partial(Net, 1), Net(), None, NeuralNetClassifier])
 def test_a_network_without_parameters_to_set_is_told(module):
     clf = FairPrunedClassifier(module)
