@@ -52,6 +52,11 @@ def _is_number(dtype: Any) -> bool:
     return getattr(dtype, "kind", "O") in "iuf"
 
 
+def _is_unusable(dtype: Any) -> bool:
+    """Tell whether a type is one of dates, durations or complex numbers."""
+    return getattr(dtype, "kind", "O") in "mMc"
+
+
 def _to_strings(X: pd.DataFrame) -> pd.DataFrame:
     """Return texts, "missing" where missing, that do not depend on the dtype that values came in.
 
@@ -125,7 +130,7 @@ def make_preprocessor(X: pd.DataFrame, *, min_frequency: int | float = 0.01) -> 
     """
     if not isinstance(X, pd.DataFrame):
         raise ValueError(f"X must be a DataFrame, whose dtypes are read; got {type(X).__name__}.")
-    if unusable := [column for column, dtype in X.dtypes.items() if getattr(dtype, "kind", "O") in "mMc"]:
+    if unusable := [column for column, dtype in X.dtypes.items() if _is_unusable(dtype)]:
         raise ValueError(
             f"Columns {unusable} are dates, durations or complex; drop them or turn them into real numbers."
         )

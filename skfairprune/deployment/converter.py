@@ -13,6 +13,7 @@ from skfairprune._labels import show_labels
 from skfairprune.datasets._preprocessing import (
     FLAGS,
     _is_number,
+    _is_unusable,
     _to_float32,
     _to_float64,
     _to_raw_strings,
@@ -112,7 +113,7 @@ def onnx_types(X: pd.DataFrame) -> list[tuple[str, Any]]:
     leave_out = (
         "before the pipeline is fitted, or leave them out of X here if the pipeline does not read them."
     )
-    if strange := [column for column, dtype in X.dtypes.items() if getattr(dtype, "kind", "O") in "mMc"]:
+    if strange := [column for column, dtype in X.dtypes.items() if _is_unusable(dtype)]:
         raise ValueError(
             f"An ONNX model takes no dates, durations or complex numbers, such as the columns {strange}: "
             f"turn them into real numbers {leave_out}"

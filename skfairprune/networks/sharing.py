@@ -38,8 +38,9 @@ def check_own_tensors(given: nn.Module, network: nn.Module, probe: Tensor) -> No
         If it uses parameters or buffers of the one given, or trained weights that are none of its parameters.
     """
     names = {
-        tensor.untyped_storage().data_ptr(): name
+        place: name
         for name, tensor in chain(given.named_parameters(), given.named_buffers())
+        if (place := _place(tensor))
     }
     for training in (False, True):
         trial = trial_of(network, training)
@@ -62,6 +63,11 @@ def check_own_tensors(given: nn.Module, network: nn.Module, probe: Tensor) -> No
                 "attributes of a module, or in an nn.ModuleList, and tensors as nn.Parameter; or freeze what "
                 "is constant, by requires_grad_(False)."
             )
+
+
+def _place(tensor: Tensor) -> int:
+    """Return where the numbers of a tensor, or of what it is a view of, are; 0 if it has none."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
 class _Watch(TorchFunctionMode):
@@ -98,7 +104,7 @@ class _Watch(TorchFunctionMode):
         return result
 
     def _note(self, value: Tensor) -> None:
-        if value.layout == torch.strided and (name := self.names.get(value.untyped_storage().data_ptr())):
+        if name := self.names.get(_place(value)):
             self.shared.append(name)
         elif (
             torch.is_grad_enabled() and value.requires_grad and value.is_leaf and id(value) not in self.known

@@ -91,6 +91,10 @@ class _Slope(nn.Module):
             return x + 0.1 * slope
 
 
+def _with_nothing(_, x):
+    return torch.cat([x, torch.zeros(len(x), 0)], dim=1)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -101,11 +105,14 @@ class _Slope(nn.Module):
         _changes(called=lambda net: _Holder(nn.Linear(16, 16).requires_grad_(False))),
         _changes(called=lambda net: partial(torch.mul, torch.ones(16))),
         _changes(called=lambda net: _Slope()),
+        # Nothing is where nothing is.
+        _changes(called=lambda net: partial(_with_nothing, net.register_buffer("none", torch.zeros(0)))),
     ],
 )
 def test_what_no_other_network_uses_is_taken(change):
     for module in (_Called(7, 2, change), lambda n, k: _Called(n, k, change)):
-        make_network(module, 7, [0, 0, 1, 1], 2, torch.randn(9, 7))
+        made = make_network(module, 7, [0, 0, 1, 1], 2, torch.randn(9, 7))
+        assert made(torch.randn(3, 7)).shape == (3, 4)
 
 
 def test_a_hook_on_the_module_that_it_is_given_is_the_copys():
