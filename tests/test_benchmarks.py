@@ -14,6 +14,7 @@ from fairlearn.metrics import (
     equalized_odds_difference,
 )
 from numpy.testing import assert_allclose
+from scipy.stats import t
 from sklearn.metrics import accuracy_score
 
 # Scripts, not a package: they import each other by the names of their files.
@@ -140,11 +141,28 @@ def test_a_frontier_has_the_points_that_none_of_its_others_is_better_than():
     assert figures._undominated(points)["accuracy"].tolist() == [0.6, 0.71, 0.8]
 
 
-@pytest.mark.parametrize(("seeds", "expected"), [(8, "+4* (8)"), (4, "+4 (4)")])
-def test_the_summary_marks_what_is_beyond_its_interval_on_enough_splits(seeds, expected):
-    frame = pd.concat([_points("bilevel", 0.0, seeds), _points("magnitude", 0.01, seeds)])
+@pytest.mark.parametrize(
+    ("seeds", "noise", "expected"), [(8, 0, "+4** (8)"), (8, 0.03, "+4* (8)"), (4, 0, "+4 (4)")]
+)
+def test_the_summary_marks_what_is_beyond_its_intervals_on_enough_splits(seeds, noise, expected):
+    """A difference that is the same on all splits is beyond both, one that varies beyond the narrow one."""
+    better = _points("magnitude", 0.01, seeds)
+    better["accuracy"] += noise * (better["seed"] - (seeds - 1) / 2) / seeds
+    frame = pd.concat([_points("bilevel", 0.0, seeds), better])
     table = summary.compare(frame, "dp_gap", lambda seeds: UNIT._replace(top=0.75))
     assert f"| magnitude | {expected} |" in tables._summary({"adult": table})
+
+
+def test_the_wider_interval_is_that_of_the_corrected_t_test():
+    """With one bound the volume is linear in the accuracy, whose interval has a closed form."""
+    rng, n = np.random.default_rng(0), 6
+    ours, other = (_points(name, 0.0, n).query("tolerance == 0.02") for name in ("bilevel", "other"))
+    other = other.assign(accuracy=other["accuracy"] + rng.normal(0.01, 0.005, n))
+    found = summary.compare(pd.concat([ours, other]), "dp_gap", lambda seeds: UNIT).loc["other"]
+    differences = (other["accuracy"].to_numpy() - ours["accuracy"].to_numpy()) * 0.18 / 0.04
+    high = t(n - 1, scale=differences.std(ddof=1) * np.sqrt(1 / n + 0.3 / 0.7)).ppf(0.975)
+    assert_allclose(found["difference"], differences.mean())
+    assert_allclose(found["difference_wide"], high, rtol=0.05)  # of 2,000 draws
 
 
 def test_figures_are_those_of_fairlearn():

@@ -11,7 +11,7 @@ from sklearn.utils import Bunch
 
 from skfairprune.datasets import load_benchmark, make_biased_classification, make_preprocessor
 
-__all__ = ["OTHERS", "SETS", "Part", "load", "load_split", "split"]
+__all__ = ["OTHERS", "SETS", "TEST_SIZE", "Part", "load", "load_split", "split"]
 
 #: The six development sets.
 SETS = ("adult", "compas", "german_credit", "bank_marketing", "law_school", "acs_income")
@@ -20,6 +20,8 @@ SETS = ("adult", "compas", "german_credit", "bank_marketing", "law_school", "acs
 OTHERS = ("acs_race", "synthetic")
 #: The most rows of a set that are used; which ones is drawn once, the same for every seed.
 LIMITS = {"acs_income": 40_000, "acs_race": 20_000}
+#: The share of the rows that each split tests on.
+TEST_SIZE = 0.3
 _SYNTHETIC_ROWS = 2_500
 
 
@@ -63,7 +65,7 @@ def split(data: Bunch, seed: int) -> tuple[Part, Part]:
     The sensitive column and the columns that the catalog excludes are not in X.
     """
     cells = data.y.astype(str) + data.sensitive_features.astype(str)
-    parts = train_test_split(np.arange(len(cells)), test_size=0.3, stratify=cells, random_state=seed)
+    parts = train_test_split(np.arange(len(cells)), test_size=TEST_SIZE, stratify=cells, random_state=seed)
     X = make_preprocessor(data.X).fit(data.X.iloc[parts[0]]).transform(data.X)
     y, group = data.y.to_numpy(), data.sensitive_features.to_numpy()
     train, test = (Part(X[part], y[part], group[part]) for part in parts)

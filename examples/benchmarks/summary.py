@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from measure import GAPS
 from numpy.typing import NDArray
+from protocol import TEST_SIZE
+from scipy.stats import t as student
 
 __all__ = [
     "Reference",
@@ -139,6 +141,18 @@ def _points(frame: pd.DataFrame, gap: str, seeds: list[int]) -> tuple[NDArray, N
     return accuracy, gaps
 
 
+def _half_width(draws: NDArray[np.floating], n_splits: int) -> float:
+    """Return half of the 95 % interval of a mean for other samples of the population, from its bootstrap.
+
+    Training parts of the splits overlap, so that their standard error says too little of other samples; the
+    correction is that of Nadeau and Bengio (2003), with Student's distribution of ``n_splits`` - 1 degrees
+    of freedom.
+    """
+    overlap = 1 + n_splits * TEST_SIZE / (1 - TEST_SIZE)
+    error = draws.std() * np.sqrt(n_splits / (n_splits - 1) * overlap)
+    return float(student.ppf(0.975, n_splits - 1) * error)
+
+
 def _resample(
     points: tuple[NDArray, NDArray], draws: NDArray[np.intp], reference: Reference
 ) -> NDArray[np.floating]:
@@ -157,8 +171,9 @@ def compare(
 
     The hypervolume is that of the mean points over the seeds, one for each tolerance, so that a lucky gap
     of one split is no point of the frontier. Intervals are 95 % percentile bootstrap intervals over the
-    seeds; differences to ours draw the same seeds for both. An envelope of more points is higher by their
-    noise alone: where a method has some of the bounds of ours, ours has these, too.
+    seeds, of means over splits of these rows; differences to ours draw the same seeds for both. An envelope
+    of more points is higher by their noise alone: where a method has some of the bounds of ours, ours has
+    these, too.
 
     Parameters
     ----------
@@ -175,7 +190,8 @@ def compare(
     -------
     DataFrame
         Indexed by method, best first: value, low, high, difference (NaN where neither has a volume),
-        difference_low, difference_high, n_seeds, n_common (those that ours has, too), n_points (the
+        difference_low, difference_high, difference_wide (half of its interval for other samples of the
+        population), n_seeds, n_common (those that ours has, too), n_points (the
         tolerances), n_points_of_ours, seconds (mean of a fit).
     """
     rng, rows = np.random.default_rng(0), {}
@@ -202,13 +218,15 @@ def compare(
             if _resample(other, every, reference)[0] or _resample(mine, every, reference)[0]:
                 row["difference"] = float(whole[0])
                 row["difference_low"], row["difference_high"] = np.quantile(drawn, [0.025, 0.975])
+                if len(common) > 1:
+                    row["difference_wide"] = _half_width(drawn, len(common))
             row["n_common"] = len(common)
         rows[name] = row | {
             "n_seeds": n,
             "n_points": part["tolerance"].nunique(),
             "seconds": part["fit_seconds"].mean(),
         }
-    columns = ["value", "low", "high", "difference", "difference_low", "difference_high"]
+    columns = ["value", "low", "high", "difference", "difference_low", "difference_high", "difference_wide"]
     columns += ["n_seeds", "n_common", "n_points", "n_points_of_ours"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=[*columns, "seconds"])
     return table.sort_values("value", ascending=False)
