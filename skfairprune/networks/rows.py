@@ -64,8 +64,8 @@ def logits_by_batch(
         block = block.toarray() if sparse.issparse(block) else block
         batch = torch.tensor(block, dtype=dtype, device="cpu")
         try:
-            with plain_modes(), torch.inference_mode():
-                logits = network(batch)
+            with plain_modes(), torch.no_grad():  # in inference mode no forward pass could take a gradient
+                logits = network(batch).detach()
         except Exception as error:  # of the user's own forward pass
             position = _first_failure(network, batch)
             if position is None:  # such as too little memory
@@ -153,7 +153,7 @@ def _first_failure(network: nn.Module, batch: Tensor) -> int | None:
 
 def _fails(network: nn.Module, batch: Tensor) -> bool:
     try:
-        with plain_modes(), torch.inference_mode():
+        with plain_modes(), torch.no_grad():
             network(batch)
     except Exception:  # of the user's own forward pass
         return True

@@ -154,7 +154,8 @@ def weight_report(
     -------
     DataFrame
         One row for each module with weights, by its path; then "total", of the modules that lose weights, and
-        "network", of all. Columns as in :func:`pruning_report`: units are outputs, of which none leaves,
+        "network", of all. Columns as in :func:`pruning_report`: units are outputs, of which none leaves (the
+        last two rows count those of the network, too),
         parameters and macs after are those that are not 0; and note, what that is worth, or why a linear
         layer or convolution keeps all weights.
     """

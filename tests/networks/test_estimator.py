@@ -370,6 +370,28 @@ def test_a_network_may_switch_gradients_on(params):
     assert_array_equal(*(fit.predict_proba(DATA.X) for fit in fits))
 
 
+@pytest.mark.parametrize("params", [{}, {"sparsity": 0}, {"granularity": "weight"}])
+def test_a_forward_pass_may_take_a_gradient(params):
+    """A step against the gradient of .5 |x|² by .1 gives .9 x."""
+
+    class Stepping(Net):
+        def forward(self, x):
+            with torch.enable_grad():
+                point = x.detach().clone().requires_grad_()
+                (slope,) = torch.autograd.grad(0.5 * point.square().sum(), point)
+            return super().forward(x - 0.1 * slope)
+
+    class Scaled(Net):
+        def forward(self, x):
+            return super().forward(x - 0.1 * x)
+
+    torch.manual_seed(0)
+    scaled, stepping = Scaled(1), Stepping(1)
+    stepping.load_state_dict(scaled.state_dict())
+    fits = [_fit(module, max_epochs=3, **params) for module in (scaled, stepping)]
+    assert_array_equal(*(fit.predict_proba(DATA.X) for fit in fits))
+
+
 @pytest.mark.parametrize("module", [Net, functools.partial(Net, 1), Net(), None, NeuralNetClassifier])
 def test_a_network_without_parameters_to_set_is_told(module):
     clf = FairPrunedClassifier(module)
