@@ -55,25 +55,6 @@ class FrontierRule(NamedTuple):
         """The largest of the gaps."""
         return largest_gap(self.event_gaps)
 
-    def dominates(self, other: "FrontierRule", driven: NDArray[np.bool_]) -> bool:
-        """Tell whether accuracy or gap is better than another rule's and the other no worse.
-
-        The gap is that of the cells ``driven``, of shape (n_events, n_groups): of others, which no rule is
-        fitted for, it is noise.
-        """
-        mine, theirs = ((rule.accuracy, -largest_gap(rule._gaps_of(driven)).value) for rule in (self, other))
-        return mine != theirs and all(one >= two for one, two in zip(mine, theirs, strict=True))
-
-    def replaces(self, other: "FrontierRule", driven: NDArray[np.bool_]) -> bool:
-        """Tell whether it dominates another rule, with no larger gap in any event."""
-        pairs = zip(self._gaps_of(driven), other._gaps_of(driven), strict=True)
-        return self.dominates(other, driven) and not any(one.value > two.value for one, two in pairs)
-
-    def _gaps_of(self, cells: NDArray[np.bool_]) -> list[Gap]:
-        """Return the gaps of some cells."""
-        assert self.cells is not None
-        return self.cells._replace(included=self.cells.included & cells).event_gaps()
-
 
 @dataclass(frozen=True)
 class RuleFrontier:
@@ -125,8 +106,8 @@ def fit_frontier(
 ) -> tuple[RuleFrontier, Floats]:
     """Fit rules for bounds from 0 to the unconstrained gap, close to each other near 0.
 
-    A rule gives way to that of a smaller bound which is better in accuracy or gap on held-out rows and no
-    worse in the other; the unconstrained one stays.
+    A rule gives way to that of a smaller bound which is better in accuracy (by the class weights) or gap on
+    held-out rows and no worse in the other; the unconstrained one stays.
 
     Parameters
     ----------
@@ -152,12 +133,41 @@ def fit_frontier(
     grid = np.geomspace(smallest, largest, _N_BOUNDS - 2).tolist() if largest > 0 else []
     bounds = np.unique([0.0, bound, *grid])
     held_out = _HeldOut(problem, fold, bounds, bound)
-    rules = held_out.rules()
+    candidates = held_out.candidates()
     chosen: list[int] = []
     for number in range(len(bounds)):
-        chosen.append(_settle(number, rules, chosen, problem.included))
-    frontier = RuleFrontier(bounds, [rules[number] for number in chosen], held_out.majority, problem.included)
+        chosen.append(_settle(number, candidates, chosen, problem.included))
+    frontier = RuleFrontier(
+        bounds, [candidates[number].rule for number in chosen], held_out.majority, problem.included
+    )
     return frontier, held_out.shares(chosen[frontier.position(bound)])
+
+
+class _Candidate(NamedTuple):
+    """A rule, and its held-out accuracy by the class weights, which rules are fitted for."""
+
+    rule: FrontierRule
+    worth: float
+
+    def dominates(self, other: "_Candidate", driven: NDArray[np.bool_]) -> bool:
+        """Tell whether accuracy or gap is better than another rule's and the other no worse.
+
+        The gap is that of the cells ``driven``, of shape (n_events, n_groups): of others, which no rule is
+        fitted for, it is noise.
+        """
+        mine, theirs = ((one.worth, -largest_gap(one._gaps_of(driven)).value) for one in (self, other))
+        return mine != theirs and all(one >= two for one, two in zip(mine, theirs, strict=True))
+
+    def replaces(self, other: "_Candidate", driven: NDArray[np.bool_]) -> bool:
+        """Tell whether it dominates another rule, with no larger gap in any event."""
+        pairs = zip(self._gaps_of(driven), other._gaps_of(driven), strict=True)
+        return self.dominates(other, driven) and not any(one.value > two.value for one, two in pairs)
+
+    def _gaps_of(self, cells: NDArray[np.bool_]) -> list[Gap]:
+        """Return the gaps of some cells."""
+        rates = self.rule.cells
+        assert rates is not None
+        return rates._replace(included=rates.included & cells).event_gaps()
 
 
 class _HeldOut:
@@ -209,15 +219,15 @@ class _HeldOut:
             shares[there] = rows.decide(rule)
         return shares
 
-    def rules(self) -> list[FrontierRule]:
+    def candidates(self) -> list[_Candidate]:
         """Return the rule for each bound, and what it reaches."""
-        measured: dict[int, FrontierRule] = {}
+        measured: dict[int, _Candidate] = {}
         for number, fit in enumerate(self.fits):
             if id(fit) not in measured:
                 measured[id(fit)] = self._measure(number)
         return [measured[id(fit)] for fit in self.fits]
 
-    def _measure(self, number: int) -> FrontierRule:
+    def _measure(self, number: int) -> _Candidate:
         """Return the rule for the bound of that number, and what it reaches."""
         problem, fit, weight = self.problem, self.fits[number], self.weight
         shares = self.shares(number)
@@ -231,7 +241,11 @@ class _HeldOut:
         there = self.class_shares > 0
         recalls = np.bincount(self.label, weight * right, len(there))[there] / self.class_shares[there]
         accuracy, balanced = np.clip([accuracy, recalls.mean()], 0.0, 1.0).tolist()
-        return FrontierRule(fit, cells.event_gaps(), accuracy, error, min(alike, 1.0), cells, balanced)
+        rule = FrontierRule(fit, cells.event_gaps(), accuracy, error, min(alike, 1.0), cells, balanced)
+        if np.ptp(problem.class_weight) == 0:
+            return _Candidate(rule, accuracy)
+        by_class = problem.class_weight[self.label] * weight
+        return _Candidate(rule, float(by_class @ right / by_class.sum()))
 
 
 def _descend(
@@ -293,7 +307,7 @@ def _aims_alike(problem: RuleProblem, fit: RuleFit, bound: float, smaller: float
     return not fit.raised and bool(np.array_equal(target(bound), target(smaller)))
 
 
-def _settle(number: int, rules: list[FrontierRule], smaller: list[int], driven: NDArray[np.bool_]) -> int:
+def _settle(number: int, candidates: list[_Candidate], smaller: list[int], driven: NDArray[np.bool_]) -> int:
     """Return the number of the rule itself, or of one of a smaller bound that dominates it on held-out rows.
 
     Of several the most accurate is taken. None takes the place of the unconstrained rule, nor does one that
@@ -301,10 +315,12 @@ def _settle(number: int, rules: list[FrontierRule], smaller: list[int], driven: 
     drove a rule, it is neither more accurate nor nearer to the bound on other rows. The choice is by held-out
     figures, which it then makes look a little too good.
     """
-    own = rules[number]
-    if not own.fit.multipliers.any():
+    own = candidates[number]
+    if not own.rule.fit.multipliers.any():
         return number
-    better = [k for k in smaller if not rules[k].fit.constant and rules[k].dominates(own, driven)]
-    if not better and rules[-1].replaces(own, driven):
-        return len(rules) - 1
-    return max(better, key=lambda k: rules[k].accuracy, default=number)
+    better = [
+        k for k in smaller if not candidates[k].rule.fit.constant and candidates[k].dominates(own, driven)
+    ]
+    if not better and candidates[-1].replaces(own, driven):
+        return len(candidates) - 1
+    return max(better, key=lambda k: candidates[k].worth, default=number)

@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score
 from skfairprune import frontier as module
 from skfairprune.constraints import get_constraint
 from skfairprune.datasets import make_biased_classification
-from skfairprune.frontier import FrontierRule, RuleFrontier, _settle, fit_frontier
+from skfairprune.frontier import FrontierRule, RuleFrontier, _Candidate, _settle, fit_frontier
 from skfairprune.gaps import CellRates, largest_gap
 from skfairprune.rulefit import RuleProblem
 from skfairprune.scored import ScoredRows
@@ -211,7 +211,7 @@ def test_with_balanced_classes_the_safe_label_is_the_commonest():
 def _rule(fit, gap, accuracy, of_noise=0.9):
     """Return a rule with that gap between two groups; the rate of a third is of noise."""
     cells = CellRates(np.array([[0.2, 0.2 + gap, of_noise]]), np.full((1, 3), 0.01), np.ones((1, 3), bool))
-    return FrontierRule(fit, cells.event_gaps(), accuracy, 0.01, cells=cells)
+    return _Candidate(FrontierRule(fit, cells.event_gaps(), accuracy, 0.01, cells=cells), accuracy)
 
 
 def _settled(number, rules):
@@ -365,10 +365,38 @@ def test_no_rule_of_a_smaller_bound_is_more_accurate_held_out_at_no_larger_gap(s
         for number, rule in enumerate(frontier.rules):
             smaller = [one for one in frontier.rules[:number] if not one.fit.constant]
             better = any(
-                one.accuracy > rule.accuracy and one.dominates(rule, frontier.driven) for one in smaller
+                one.accuracy > rule.accuracy
+                and _Candidate(one, one.accuracy).dominates(_Candidate(rule, rule.accuracy), frontier.driven)
+                for one in smaller
             )
             n_better += better and bool(rule.fit.multipliers.any())
     assert (n_better == 0) == settles
+
+
+def test_with_class_weights_no_rule_gives_way_to_one_of_less_accuracy_by_them(monkeypatch):
+    """Of a rare class some rows go with the gap, which plain accuracy rewards."""
+    rng, n = np.random.default_rng(0), 8000
+    group = (rng.random(n) < 0.3).astype(np.intp)
+    easy = rng.normal(size=n) > 1.6
+    positive = 1 / (
+        1 + np.exp(-np.where(group == 1, -1.3 + 0.9 * rng.normal(size=n), np.where(easy, 4.0, -5.0)))
+    )
+    label = (rng.random(n) < positive).astype(np.intp)
+    by_label = np.stack([1 - positive, positive], axis=1)
+    proba = by_label[:, :, None] * np.where(group[:, None, None] == [[[0, 1]]], 0.9, 0.1)
+    rows, constraint = ScoredRows(proba, label, group, np.ones(n)), get_constraint("demographic_parity")
+    balanced = 1 / (2 * np.bincount(label) / n)
+
+    def found():
+        fold = np.arange(n) % 2
+        return fit_frontier(rows, fold, constraint, np.ones((1, 2), bool), 0.2, balanced)[0].rules
+
+    settled = found()
+    monkeypatch.setattr(module, "_settle", lambda number, *others: number)
+    own = found()
+    assert len({id(rule) for rule in settled}) < len({id(rule) for rule in own})  # some gave way
+    for one, two in zip(settled, own, strict=True):
+        assert one.balanced_accuracy >= two.balanced_accuracy - 1e-9
 
 
 @pytest.mark.parametrize("name", ["demographic_parity", "equalized_odds"])
