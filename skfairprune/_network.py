@@ -135,10 +135,11 @@ def _choose_knots(data: FitData, n_bins: int, rng: np.random.RandomState) -> lis
         rows = np.sort(rng.permutation(len(X))[:_KNOT_ROWS])
     sample, weight = X[rows], weight[rows]
     # The range is that of all rows: a value that is rare must not leave a column constant.
-    knots = [
-        np.unique([low, *find_knots(column, weight, n_bins), high])
-        for column, low, high in zip(sample.T, X.min(axis=0), X.max(axis=0), strict=True)
-    ]
+    knots = []
+    for column, low, high in zip(sample.T, X.min(axis=0), X.max(axis=0), strict=True):
+        found = find_knots(column, weight, n_bins)
+        every = np.unique([low, *found, high])
+        knots.append(every if len(every) <= n_bins + 1 else np.unique([low, *found[1:-1], high]))
     if all(len(k) == 1 for k in knots):
         raise ValueError(
             f"Every one of the {len(knots)} columns of X is constant; at least one must vary to learn from."

@@ -196,16 +196,16 @@ def resolve_device(name: Any) -> torch.device:
     Raises
     ------
     ValueError
-        If it is not there.
+        If it is not there, or has no double precision.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device, dtype=torch.float64)  # rates and Gram matrices are summed in it
         if device.type == "meta":
             raise RuntimeError("its tensors have no numbers")
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"device={name!r} is not available here ({reason}); use 'auto', 'cpu' or an available GPU "

@@ -241,11 +241,11 @@ class _HeldOut:
         there = self.class_shares > 0
         recalls = np.bincount(self.label, weight * right, len(there))[there] / self.class_shares[there]
         accuracy, balanced = np.clip([accuracy, recalls.mean()], 0.0, 1.0).tolist()
-        rule = FrontierRule(fit, cells.event_gaps(), accuracy, error, min(alike, 1.0), cells, balanced)
+        measured = FrontierRule(fit, cells.event_gaps(), accuracy, error, min(alike, 1.0), cells, balanced)
         if np.ptp(problem.class_weight) == 0:
-            return _Candidate(rule, accuracy)
+            return _Candidate(measured, accuracy)
         by_class = problem.class_weight[self.label] * weight
-        return _Candidate(rule, float(by_class @ right / by_class.sum()))
+        return _Candidate(measured, float(by_class @ right / by_class.sum()))
 
 
 def _descend(

@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 from sklearn.exceptions import NotFittedError
 
 from skfairprune import FairPrunedClassifier
+from skfairprune._parameters import resolve_device
 from skfairprune.datasets import make_biased_classification
 
 DATA = make_biased_classification(600, random_state=0)
@@ -385,6 +386,19 @@ def test_messages_stay_short_with_many_groups(small):
 def test_fit_refuses_a_gpu_that_is_not_there(small, device):
     with pytest.raises(ValueError, match=f"device='{device}' is not available here.*use 'auto', 'cpu'"):
         small(device=device).fit(X, y)
+
+
+def test_fit_refuses_a_device_without_double_precision(monkeypatch):
+    """As "mps", where torch raises this error."""
+
+    def empty(*size, dtype=None, **params):
+        if dtype is torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return torch.zeros(*size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    with pytest.raises(ValueError, match=r"device='cpu' is not available here \(Cannot convert.*float64"):
+        resolve_device("cpu")
 
 
 BAD_ROWS = {

@@ -1232,6 +1232,13 @@ def test_a_constant_column_is_ignored(small, train):
     assert_array_equal(clf.predict_proba(X_other), clf.predict_proba(X))
 
 
+@pytest.mark.parametrize("n_bins", [1, 2, 12])
+def test_there_are_no_more_bins_than_asked_for_where_knots_are_of_a_sample(n_bins, small, train, monkeypatch):
+    monkeypatch.setattr("skfairprune._network._KNOT_ROWS", 300)
+    clf = small(constraint=None, max_epochs=3, n_bins=n_bins).fit(train.X, train.y)
+    assert np.bincount(clf.module_.network.encoding.columns).max() == n_bins
+
+
 def test_a_rare_value_is_not_lost_where_knots_are_of_a_sample(small, train, monkeypatch):
     monkeypatch.setattr("skfairprune._network._KNOT_ROWS", 300)
     X = np.c_[train.X, np.zeros(len(train.y))]

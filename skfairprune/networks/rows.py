@@ -14,7 +14,8 @@ from skfairprune.networks.trial import trial_of
 
 __all__ = ["N_MIXED", "check_rows", "logits_by_batch", "mix_rows"]
 
-_BATCH_ROWS = 4096  # the encoding of so many stays in the cache
+# Rows at once: the encoding of so many stays in the cache; of wide rows so many as hold no more numbers.
+_BATCH_ROWS, _BATCH_NUMBERS = 4096, 2**20
 #: The rows of :func:`mix_rows`.
 N_MIXED = 9
 _ADVICE = (
@@ -59,8 +60,9 @@ def logits_by_batch(
     ValueError
         If the network raises an error on a row, or its logits are not finite there.
     """
-    for start in range(0, rows.shape[0], _BATCH_ROWS):
-        block = rows[start : start + _BATCH_ROWS]
+    n_rows = min(_BATCH_ROWS, max(_BATCH_NUMBERS // max(rows.shape[1], 1), 1))
+    for start in range(0, rows.shape[0], n_rows):
+        block = rows[start : start + n_rows]
         block = block.toarray() if sparse.issparse(block) else block
         batch = torch.tensor(block, dtype=dtype, device="cpu")
         try:

@@ -1,5 +1,6 @@
 """Gates: the relaxed mask, one scalar in [0, 1] a unit, always at the budget."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,10 @@ __all__ = ["BudgetedGates", "Gated", "GatedNetwork", "gate_columns"]
 
 # The threshold is bracketed by nested grids and polished by Newton steps, without leaving the device.
 _GRID, _GRID_ROUNDS, _NEWTON_ROUNDS = 32, 2, 3
+# Newton steps need a bracket that is not much wider than the temperature.
+_LEAST_TEMPERATURE = 0.01
+# Gates that are tried at all thresholds of a grid at once; of more each is tried by itself.
+_GATES_AT_ONCE = 100_000
 
 
 class BudgetedGates(nn.Module):
@@ -67,9 +72,12 @@ class BudgetedGates(nn.Module):
         low = scores.min() - 40 * self.temperature
         width = scores.max() + 40 * self.temperature - low
         steps = torch.arange(_GRID + 1, device=scores.device, dtype=scores.dtype) / _GRID
-        for _ in range(_GRID_ROUNDS):
+        finer = math.ceil(math.log(_LEAST_TEMPERATURE / self.temperature, _GRID))
+        for _ in range(_GRID_ROUNDS + max(finer, 0)):
             grid = low + width * steps
-            over = self._count(self._relaxed(grid[:, None], scores)) > self.budget
+            parts = grid[:, None].split(1 if len(scores) > _GATES_AT_ONCE else len(grid))
+            counts = torch.cat([self._count(self._relaxed(part, scores)) for part in parts])
+            over = counts > self.budget
             low, width = grid[(over.sum() - 1).clamp(min=0)], width / _GRID
         threshold = low + width / 2
         for _ in range(_NEWTON_ROUNDS):

@@ -70,11 +70,13 @@ class Structure(ABC):
         """Return the network without the masked parts, the others making up for them where that is known."""
 
     @abstractmethod
-    def hold(self, parameters: Callable[[str], list[nn.Parameter]]) -> None:
+    def hold(self, masks: Masks, parameters: Callable[[str], list[nn.Parameter]]) -> None:
         """Prepare a training of what is left, so that what is gone stays gone.
 
         Parameters
         ----------
+        masks : list of ndarray of bool
+            What is left.
         parameters : callable
             Takes the name of a parameter, returns it from each of the networks that are trained.
         """
@@ -131,7 +133,7 @@ class UnitStructure(Structure):
             return shrink_and_refit(network, self.layers, masks, sample)
         return self.remove(network, masks)
 
-    def hold(self, parameters: Callable[[str], list[nn.Parameter]]) -> None:
+    def hold(self, masks: Masks, parameters: Callable[[str], list[nn.Parameter]]) -> None:
         """Do nothing: units that left cannot return."""
 
     def remaining(self, masks: Masks) -> "UnitStructure":

@@ -292,7 +292,13 @@ class WeightStructure(Structure):
         best = [end - len(part) + int(np.argmax(part)) for end, part in zip(ends, parts, strict=True)]
         order = np.concatenate([best, order[~np.isin(order, best)]])
         kept = np.zeros(len(every), dtype=bool)
-        kept[order[np.cumsum(price[order]) <= free]] = True
+        while len(order):
+            spent = np.cumsum(price[order]) <= free
+            kept[order[spent]] = True
+            free -= price[order[spent]].sum()
+            # Of what follows the first that is too dear, some may be cheaper.
+            order = order[~spent]
+            order = order[price[order] <= free]
         masks = np.split(kept, ends[:-1])
         return [mask.reshape(layer.shape) for mask, layer in zip(masks, self.layers, strict=True)]
 
@@ -324,11 +330,11 @@ class WeightStructure(Structure):
         """Return the network without the masked weights; fine-tuning makes up for them."""
         return self.remove(network, masks)
 
-    def hold(self, parameters: Callable[[str], list[nn.Parameter]]) -> None:
-        """Keep zeros 0 in a training: without a gradient steps and weight decay leave them there."""
-        for layer in self.layers:
+    def hold(self, masks: Masks, parameters: Callable[[str], list[nn.Parameter]]) -> None:
+        """Keep what is gone 0 in a training: without a gradient steps and weight decay leave it there."""
+        for layer, mask in zip(self.layers, masks, strict=True):
             for weight in parameters(f"{layer.name}.weight"):
-                weight.register_hook(partial(torch.mul, (weight.detach() != 0).to(weight)))
+                weight.register_hook(partial(torch.mul, torch.from_numpy(mask).to(weight)))
 
     def remaining(self, masks: Masks) -> "WeightStructure":
         """Return the same weights: those that are gone are 0."""

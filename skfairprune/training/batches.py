@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["EVALUATION_ROWS", "Batch", "Batches", "Rows"]
+__all__ = ["Batch", "Batches", "Rows", "evaluation_batches"]
 
-#: Rows in a batch without gradients: their encoding stays in the processor's cache.
-EVALUATION_ROWS = 2048
+# Rows in a batch without gradients: their encoding stays in the processor's cache. Of wide rows there are as
+# many as hold no more numbers.
+_EVALUATION_ROWS, _EVALUATION_NUMBERS = 2048, 2**19
 
 
 class Rows(NamedTuple):
@@ -74,3 +75,8 @@ class Batches:
         for part in position.tensor_split(self.n_batches):
             x, target, weight = (tensor.index_select(0, part) for tensor in self.rows[:3])
             yield Batch(x, target, weight, part)
+
+
+def evaluation_batches(rows: Rows) -> Batches:
+    """Return batches of rows, in their order, that go through a network without gradients."""
+    return Batches(rows, min(_EVALUATION_ROWS, max(_EVALUATION_NUMBERS // max(rows.x.shape[1], 1), 1)))

@@ -99,8 +99,9 @@ def closed_form(
     parameters : Parameters
         :math:`\theta`.
     consumers : mapping of str to slice, or Tensor of shape (n_inputs,) of long
-        The names of the gated weights, of shape (n_outputs, n_inputs, ...), and which of the gates multiply
-        their columns: a slice of them one by one, or for each column the position of its gate, -1 for none.
+        The names of the gated weights that are trained, of shape (n_outputs, n_inputs, ...), and which of the
+        gates multiply their columns: a slice of them one by one, or for each column the position of its gate,
+        -1 for none. Without any this is :func:`first_order`.
     damping : float
         :math:`\gamma`, above 0.
 
@@ -109,6 +110,8 @@ def closed_form(
     Tensor of shape (n_units_total,)
         The derivative by each gate.
     """
+    if not consumers:
+        return first_order(upper_loss, gates, parameters)
     gates, parameters = gates.detach().requires_grad_(), _detached(parameters, consumers)
     weights = [parameters[name] for name in consumers]
     result, *upper = grad(upper_loss(gates, parameters), [gates, *weights])

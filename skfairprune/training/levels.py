@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skfairprune.training.batches import EVALUATION_ROWS, Batches, Rows
+from skfairprune.training.batches import Batches, Rows, evaluation_batches
 from skfairprune.training.splits import LevelSplit
 
 __all__ = ["Levels"]
@@ -63,7 +63,7 @@ class Levels(NamedTuple):
         """Return some lower rows and their weights, in batches, for Gram matrices."""
         position = self.lower.position
         rows = self.lower.take(position[:: -(-len(position) // _GRAM_ROWS)])
-        return [(batch.x, batch.weight) for batch in Batches(rows, EVALUATION_ROWS)]
+        return [(batch.x, batch.weight) for batch in evaluation_batches(rows)]
 
     def lower_batches(
         self, batch_size: int, generator: torch.Generator

@@ -9,13 +9,15 @@ import torch
 from numpy.typing import NDArray
 from skorch import NeuralNet
 from skorch.callbacks import Callback
+from skorch.utils import TeeGenerator
 from torch import Tensor, nn
 
 from skfairprune.pruning.gates import BudgetedGates
-from skfairprune.training.batches import EVALUATION_ROWS, Batch, Batches, Rows
+from skfairprune.training.batches import Batch, Batches, Rows, evaluation_batches
 from skfairprune.training.hypergradient import Hypergradient, Loss, Parameters, hypergradient
 from skfairprune.training.iterated import IteratedBatches, OwnIterator
 from skfairprune.training.replay import ReplayedGradient, can_replay
+from skfairprune.training.stacks import CopyStack
 
 __all__ = [
     "BilevelNet",
@@ -39,7 +41,7 @@ def joint_proba(logits: Callable[[Batch], Tensor], rows: Rows) -> NDArray[np.flo
     """
     found: Tensor | None = None
     start = 0
-    for batch in Batches(rows, EVALUATION_ROWS):
+    for batch in evaluation_batches(rows):
         proba = torch.softmax(logits(batch), dim=1)
         if found is None:
             found = proba.new_empty(len(rows.position), proba.shape[1])
@@ -133,7 +135,7 @@ class PhaseNet(NeuralNet):
     def get_iterator(self, dataset: Rows, training: bool = False) -> Batches | IteratedBatches:
         """Return batches to train on, shuffled or of the user's iterator, or large ones to evaluate."""
         if not training:
-            return Batches(dataset, EVALUATION_ROWS)
+            return evaluation_batches(dataset)
         if self.own_iterator is not None:
             return self.own_iterator.batches(dataset, self.batch_size)
         return Batches(dataset, self.batch_size, self.generator)
@@ -227,9 +229,12 @@ class BilevelNet(PhaseNet):
         self.gate_optimizer_ = torch.optim.Adam([self.gates.scores], lr=self.gate_lr, fused=True)
         self.upper_batches_ = self._cycle_upper()
         self.names_ = _names_by_module(self.module_)
-        self.consumers_ = {
-            f"network.{path}.weight": columns for path, columns in self.module_.columns.items()
+        # Weights that are not trained do not follow the gates.
+        self.trained_ = {
+            name: parameter for name, parameter in self.module_.named_parameters() if parameter.requires_grad
         }
+        consumers = {f"network.{path}.weight": columns for path, columns in self.module_.columns.items()}
+        self.consumers_ = {name: columns for name, columns in consumers.items() if name in self.trained_}
         self.step_ = 0
         return self
 
@@ -250,7 +255,7 @@ class BilevelNet(PhaseNet):
         """Return a level's loss of a batch as a function of gates and parameters."""
 
         def loss(gates: Tensor, parameters: Parameters) -> Tensor:
-            every = {name: parameters[first] for first, names in self.names_.items() for name in names}
+            every = {name: value for first, value in parameters.items() for name in self.names_[first]}
             # Of a module with two names torch would swap the parameters twice, and leave the second behind.
             logits = torch.func.functional_call(self.module_, every, (batch.x, gates), tie_weights=False)
             return objective(logits, batch.target, batch.weight)
@@ -269,7 +274,7 @@ class BilevelNet(PhaseNet):
             self._loss_of(next(self.upper_batches_), self.upper_objective),
             self._loss_of(batch, self.criterion_),
             self.current_gates_,
-            dict(self.module_.named_parameters()),
+            self.trained_,
             consumers=self.consumers_,
             damping=self.damping,
         )
@@ -318,6 +323,15 @@ class FineTuneNet(PhaseNet):
         self.fold = fold
         self.soft_target = soft_target
         super().__init__(module, criterion, **kwargs)
+
+    def notify(self, method_name: str, **given: Any) -> None:
+        """Tell callbacks of each network's gradients by themselves: a norm that is clipped is that of one."""
+        if method_name != "on_grad_computed" or not isinstance(self.module_, CopyStack):
+            super().notify(method_name, **given)
+            return
+        for network in self.module_.networks:
+            of_network = {"named_parameters": TeeGenerator(network.named_parameters())}
+            super().notify(method_name, **given | of_network)
 
     def batch_loss(self, batch: Batch, training: bool) -> Tensor:
         """Compute the summed training loss of all networks, or each row's loss under the one blind to it."""

@@ -148,6 +148,10 @@ class PhaseRunner:
             # Of patience without end only the way back to the best epoch is left.
             patience = n_epochs + 1 if self.n_iter_no_change is None else self.n_iter_no_change
             stopping = EarlyStopping(patience=patience, load_best=merit is None, sink=_silent)
+            if self.n_iter_no_change is not None:
+                # Relative to a loss below 0 skorch's threshold would call a worse epoch better. Without a
+                # patience the choice is between epochs within 1e-4 of each other.
+                stopping.threshold, stopping.threshold_mode = 0.0, "abs"
             callbacks.append(("early_stopping", stopping))
             stoppers.append(stopping)
         if self.progress is not None:

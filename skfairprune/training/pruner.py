@@ -178,7 +178,7 @@ class Pruner:
         for number in range(1, LOTTERY_ROUNDS + 1):
             if number > 1:
                 network = whole.remove(initial, masks)
-                whole.hold(partial(_own_parameter, network))
+                whole.hold(masks, partial(_own_parameter, network))
                 self._train(network, self.plan.dense // LOTTERY_ROUNDS)
             worth = structure.score("magnitude", self._scoring_data(network, network, structure))
             target = dense_cost * (budget / dense_cost) ** (number / LOTTERY_ROUNDS)

@@ -225,7 +225,7 @@ class Trainer:
         if task is not None and self.plan.dense:
             self.lagrangian.measure_noise(self._scores(network, rows))
 
-    def _fine_tune(self, small: nn.Module, structure: Structure) -> list[nn.Module]:
+    def _fine_tune(self, small: nn.Module, masks: Masks, structure: Structure) -> list[nn.Module]:
         """Fine-tune on all rows and, beside, copies that are blind to one fold each.
 
         The phases before were blind to all upper rows, so each has a score from weights that never saw it.
@@ -234,7 +234,7 @@ class Trainer:
         levels = self.levels
         n_networks = 1 + (levels.n_folds if self._uses_every_row else levels.n_folds // 2)
         stack = stack_networks([small] * n_networks)
-        structure.hold(stack.parameters_of)
+        structure.hold(masks, stack.parameters_of)
         for phase, n_epochs in (("fine-tune", self.plan.fine_tune), ("repair", self.plan.repair)):
             objective = self.lagrangian.objective()
             update = self.lagrangian.constrain(objective, phase, self.runner.n_steps(levels.final, 1))
@@ -285,7 +285,7 @@ class Trainer:
 
     def _finish(self, small: nn.Module, masks: Masks, structure: Structure) -> _Judged:
         """Fine-tune a pruned network, fit its rules, and judge what it decides on the upper rows."""
-        network, *copies = self._fine_tune(small, structure)
+        network, *copies = self._fine_tune(small, masks, structure)
         levels, task, upper = self.levels, self.lagrangian.task, self.levels.upper
         rows = levels.rule if self._uses_every_row else upper
         index = rows.position.cpu().numpy()

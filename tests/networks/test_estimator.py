@@ -17,9 +17,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.callbacks import (
+    Callback,
     Checkpoint,
     EarlyStopping,
     EpochScoring,
+    GradientNormClipping,
     InputShapeSetter,
     LoadInitState,
     LRScheduler,
@@ -33,6 +35,8 @@ from skfairprune import FairPrunedClassifier
 from skfairprune.datasets import make_biased_classification
 from skfairprune.metrics import degradation_gap, gap_with_error
 from skfairprune.networks.recipe import take_over
+from skfairprune.training import hypergradient as hypergradients
+from skfairprune.training.stacks import CopyStack
 from tests.networks import zoo
 
 DATA = make_biased_classification(2500, base_rates=(0.6, 0.2), random_state=0)
@@ -683,6 +687,63 @@ def test_frozen_weights_are_no_parts_of_a_weight_mask():
     clf = _fit(net, granularity="weight", sparsity=0.5, max_epochs=3)
     assert torch.equal(clf.module_.network.module[0].weight, net[0].weight)
     assert len(clf.masks_) == 2
+
+
+@pytest.mark.parametrize("criterion", ["lottery", "magnitude"])
+@pytest.mark.parametrize("sparsity", [0, 0.3])
+def test_weights_that_start_at_0_learn_unless_they_are_removed(criterion, sparsity):
+    class ZeroBranch(nn.Module):
+        def __init__(self, n_features, n_outputs):
+            super().__init__()
+            self.straight = nn.Linear(n_features, n_outputs)
+            self.inner, self.branch = nn.Linear(n_features, 16), nn.Linear(16, n_outputs)
+            nn.init.zeros_(self.branch.weight)
+
+        def forward(self, x):
+            return self.straight(x) + self.branch(self.inner(x).relu())
+
+    clf = _fit(ZeroBranch, criterion=criterion, granularity="weight", sparsity=sparsity)
+    mask = clf.masks_[[*clf.pruning_report_.index].index("branch")]
+    learned = clf.module_.network.module.branch.weight.detach().numpy()
+    assert mask.any()
+    assert_array_equal(learned != 0, mask)
+
+
+@pytest.mark.parametrize("hypergradient", ["closed_form", "implicit"])
+def test_weights_that_are_not_trained_do_not_follow_the_gates(hypergradient, monkeypatch):
+    """Where none that could follow is trained, the estimators are the first-order one, but for the biases."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(N_FEATURES, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    for layer in net[2:]:
+        layer.requires_grad_(False)
+    given = []
+
+    def spy(method, upper, lower, gates, parameters, **others):
+        found = hypergradients.hypergradient(method, upper, lower, gates, parameters, **others)
+        given.append((set(parameters), found, hypergradients.first_order(upper, gates, parameters)))
+        return found
+
+    monkeypatch.setattr("skfairprune.training.net.hypergradient", spy)
+    _fit(net, constraint=None, sparsity=0.5, hypergradient=hypergradient)
+    names, found, first_order = given[0]
+    assert names == {"network.module.0.weight", "network.module.0.bias"}
+    assert torch.equal(found, first_order) == (hypergradient == "closed_form")
+
+
+def test_a_norm_is_clipped_for_each_network_by_itself():
+    norms = []
+
+    class Look(Callback):
+        def on_batch_end(self, net, training, **kwargs):
+            if training and isinstance(net.module_, CopyStack):
+                for network in net.module_.networks:
+                    gradients = [p.grad.norm() for p in network.parameters() if p.grad is not None]
+                    norms.append(float(torch.stack(gradients).norm()))
+
+    net = NeuralNetClassifier(Net, max_epochs=6, callbacks=[GradientNormClipping(0.01), Look()])
+    FairPrunedClassifier(net, sparsity=0.5, random_state=0).fit(DATA.X, DATA.y)
+    assert len(norms) > 15
+    assert_allclose(norms, 0.01, rtol=1e-3)
 
 
 def test_parameters_that_are_no_real_numbers_are_refused():

@@ -98,6 +98,23 @@ def test_equal_scores_share_the_budget(temperature):
     assert_allclose(_count(CHAIN, found), 150, rtol=1e-9)
 
 
+@pytest.mark.parametrize("sizes", [(4, 4), (16, 16)])
+@pytest.mark.parametrize("temperature", [0.01, 1e-3, 1e-4])
+def test_gates_that_are_nearly_a_mask_meet_the_budget(sizes, temperature):
+    chain = Chain(20, sizes, 4)
+    for seed in range(5):
+        budget = 0.37 * chain.cost()
+        gates = _gates(chain, budget=budget, temperature=temperature, seed=seed, spread=3.0)
+        assert_allclose(_count(chain, gates().detach().numpy()), budget, rtol=1e-6)
+
+
+def test_many_gates_are_tried_at_one_threshold_after_the_other(monkeypatch):
+    gates = _gates(budget=150, temperature=0.1)
+    together = gates().detach()
+    monkeypatch.setattr("skfairprune.pruning.gates._GATES_AT_ONCE", 1)
+    assert_allclose(gates().detach(), together, rtol=1e-12)
+
+
 def test_single_precision():
     gates = _gates(budget=150, temperature=0.1, dtype=torch.float32)
     found = gates().detach()

@@ -167,6 +167,18 @@ def test_the_weights_of_most_worth_stay_exactly_at_the_budget(budget):
     assert all(mask.any() for mask in masks)
 
 
+def test_what_a_dear_weight_leaves_of_the_budget_goes_to_cheaper_ones():
+    """A convolution at 64 places beside linear layers, by multiplications: less than one of it is left."""
+    network, x = zoo.Conv2dNetwork(64, 4), torch.rand(3, 64)
+    structure, rng = _structure(network, "macs", x=x), np.random.default_rng(0)
+    budget = structure.layout.cost() // 5 + 3
+    masks = structure.select([rng.normal(size=layer.n_units) for layer in structure.layers], budget)
+    left = budget - structure.layout.resized([int(mask.sum()) for mask in masks]).cost()
+    gone = [layer.n_places for layer, mask in zip(structure.layers, masks, strict=True) if not mask.all()]
+    assert {1, 64} <= set(gone)
+    assert 0 <= left < 1
+
+
 @pytest.mark.parametrize("pattern", [(2, 4), (1, 2), (3, 4)])
 def test_every_block_keeps_the_pattern(pattern):
     n, m = pattern
@@ -213,7 +225,9 @@ def test_zeros_stay_in_a_training():
     structure = _structure(network)
     masks = [np.arange(30).reshape(5, 6) % 3 == 0, np.arange(20).reshape(4, 5) % 2 == 0]
     small = structure.remove(network, masks)
-    structure.hold(lambda name: [small.get_parameter(name)])
+    with torch.no_grad():
+        small[0].weight[0, 0] = 0  # a weight that stays, and starts at 0
+    structure.hold(masks, lambda name: [small.get_parameter(name)])
     optimizer = torch.optim.AdamW(small.parameters(), lr=0.1, weight_decay=0.1)
     before = small[0].weight.detach().clone()
     for _ in range(5):

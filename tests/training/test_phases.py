@@ -42,11 +42,28 @@ def test_a_callback_ends_a_phase_at_the_end_of_an_epoch():
     assert len(_run([("stop", Stop())])) == 2
 
 
-def _run(callbacks=(), callback=None):
+def _run(callbacks=(), callback=None, objective=None, n_epochs=5, n_iter_no_change=None):
     rows = Rows(torch.randn(20, 3), torch.arange(20) % 2, torch.ones(20), torch.arange(20))
-    runner = PhaseRunner(5, 0.1, None, False, torch.Generator(), torch.optim.SGD, callbacks=callbacks)
-    runner.run("dense", nn.Linear(3, 2), Objective(), rows, 5, rows, callback=callback)
+    generator = torch.Generator()
+    runner = PhaseRunner(5, 0.1, n_iter_no_change, False, generator, torch.optim.SGD, callbacks=callbacks)
+    objective = Objective() if objective is None else objective
+    runner.run("dense", nn.Linear(3, 2), objective, rows, n_epochs, rows, callback=callback)
     return runner.history
+
+
+def test_patience_ends_where_a_loss_below_0_gets_slowly_worse():
+    """By skorch's own threshold, relative to such a loss, each of these epochs is better than the last."""
+
+    class Worsening(nn.Module):
+        n_judged = 0
+
+        def forward(self, logits, target, weight):
+            if not torch.is_grad_enabled():
+                self.n_judged += 1
+                return torch.tensor(-0.5 + 2e-5 * self.n_judged)
+            return logits.square().mean()
+
+    assert len(_run(objective=Worsening(), n_epochs=9, n_iter_no_change=2)) == 3
 
 
 @pytest.mark.parametrize("number", [3, 20])
