@@ -37,7 +37,7 @@ class Lagrangian:
     itself, and the multipliers ascend. (On few rows a rule is a threshold or two set by chance; what is
     trained averages over all rows: docs/design_notes.md has the figures.) With
     :math:`r_{e,g}` the thresholded rates on held-out rows and :math:`[l_e, u_e]` the nearest band of the
-    width that is allowed (the bound less a sampling standard error),
+    width that is allowed (the bound less a sampling standard error, though at least half of it),
 
     .. math:: \lambda_{e,g} \leftarrow \lambda_{e,g} + \eta \min_{g'} P(e, g')\,
               \big(r_{e,g} - \mathrm{clip}(r_{e,g}, l_e, u_e)\big),
