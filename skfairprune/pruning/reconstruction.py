@@ -214,7 +214,7 @@ def log_worth(errors: Sequence[Floats], layout: Layout) -> list[Floats]:
     Parameters
     ----------
     errors : sequence of ndarray of shape (n_units,)
-        What the removal of each unit adds to some error, by layer; not negative.
+        What the removal of each unit adds to some error, in shares of it, by layer; not negative.
     layout : Layout
         What it frees.
     """

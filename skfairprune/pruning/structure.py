@@ -117,7 +117,10 @@ class UnitStructure(Structure):
         """Return the worth by reconstruction, or where that has no closed form, by Fisher information."""
         if can_refit(network, self.layers):
             return reconstruction_worth(network, self.layers, self.layout, sample)
-        return log_worth(fisher_information(data()), self.layout)
+        found = fisher_information(data())
+        # Shares, as the errors of the reconstruction are: of a good network all are small.
+        total = max(sum(part.sum() for part in found), np.finfo(float).tiny)
+        return log_worth([part / total for part in found], self.layout)
 
     def select(self, worth: Sequence[Floats], budget: float) -> Masks:
         """Return masks of the units of most worth within a budget."""

@@ -16,7 +16,8 @@ def _ramp(score: Tensor) -> Tensor:
     """Project scores on the probability simplex: the sparsemax of Martins and Astudillo (2016), Alg. 1."""
     score = score - score.amax(dim=1, keepdim=True)  # of scores far above 1 the cumulative sums lose the 1
     ordered = score.sort(dim=1, descending=True).values
-    excess = ordered.cumsum(dim=1) - 1
+    # Cumulative sums as a product, since cumsum has no deterministic form on a GPU.
+    excess = ordered @ ordered.new_ones(2 * ordered.shape[1:]).triu() - 1
     number = torch.arange(1, score.shape[1] + 1, device=score.device, dtype=score.dtype)
     n_support = (number * ordered > excess).sum(dim=1, keepdim=True)
     threshold = excess.gather(1, n_support - 1) / n_support

@@ -4,9 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
+from torch import nn
 
 from skfairprune import FairPrunedClassifier
 from skfairprune.datasets import make_biased_classification
+from skfairprune.pruning import structure as module
+from skfairprune.pruning.budget import Chain
+from skfairprune.pruning.reconstruction import log_worth
+from skfairprune.pruning.structure import UnitStructure
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +67,16 @@ def test_columns_without_names_are_dropped_by_position(data):
 def test_inputs_are_no_units(data):
     with pytest.raises(ValueError, match="prune_inputs=True needs sparsity_measure"):
         _fit(data, sparsity_measure="units", prune_inputs=True)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12])
+def test_units_start_in_their_order_however_small_their_errors_are(scale, monkeypatch):
+    """Of a network that has learned its rows by heart the Fisher information is next to nothing."""
+    structure = UnitStructure((), Chain(3, (2, 3), 2))
+    errors = [np.array([0.1, 0.4]), np.array([0.2, 0.3, 0.05])]
+    monkeypatch.setattr(module, "can_refit", lambda *given: False)
+    monkeypatch.setattr(module, "fisher_information", lambda data: [scale * part for part in errors])
+    found = structure.start(nn.Identity(), [], lambda: None)
+    expected = log_worth([part / 1.05 for part in errors], structure.layout)
+    for one, two in zip(found, expected, strict=True):
+        assert_allclose(one, two, rtol=1e-9)
