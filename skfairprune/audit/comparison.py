@@ -15,8 +15,8 @@ __all__ = ["Comparison", "Finding", "Place"]
 
 _ERROR = 0.05  # the probability of a wrong verdict
 # Of the limits of a rate of which a difference has its upper one. That is not exact as they are: at .05 it is
-# below the true difference in up to 5.5 % of samples, and 7 % where one rate is near 0 and one near 1; at
-# .045 in at most 5 % (tests/test_audit.py counts all samples of some).
+# below the true difference in up to 5.5 % of samples; at .045 in at most 5 % (tests/test_audit.py counts all
+# samples of some), but 7 % where one rate is near 0 and one near 1, which no bound of use allows.
 _ALPHA = 0.045
 
 

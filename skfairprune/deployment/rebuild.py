@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from skfairprune.deployment.codec import OwnNetwork
 from skfairprune.modules import DecisionNetwork
@@ -99,6 +99,8 @@ def _state_shape(module: nn.Module, weight: Tensor) -> None:
     """Set the sizes that a module states of its weight."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
+    elif isinstance(module, _ConvTransposeNd):
+        return  # it has other axes, and no unit of it is removed
     elif isinstance(module, _ConvNd):
         if module.groups > 1 and module.groups == module.in_channels == module.out_channels:
             module.groups = module.in_channels = len(weight)

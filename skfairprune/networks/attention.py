@@ -1,9 +1,11 @@
 """Multi-head attention whose heads can be removed."""
 
 import math
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 __all__ = ["HeadAttention", "replace_attention"]
 
@@ -87,10 +89,10 @@ class HeadAttention(nn.Module):
         """
         if not _is_plain(attention):
             raise ValueError(
-                "Only a nn.MultiheadAttention itself, without add_bias_kv, add_zero_attn and hooks, can be "
-                f"written as HeadAttention, got {type(attention).__name__} with "
+                "Only a nn.MultiheadAttention itself, without add_bias_kv, add_zero_attn, hooks and "
+                f"parametrizations, can be written as HeadAttention, got {type(attention).__name__} with "
                 f"add_bias_kv={attention.bias_k is not None}, add_zero_attn={attention.add_zero_attn} and "
-                f"{len(_hooks(attention))} hooks."
+                f"{sum(len(_hooks(part)) for part in attention.modules())} hooks."
             )
         if attention.in_proj_weight is None:
             weights = [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
@@ -260,10 +262,11 @@ class HeadAttention(nn.Module):
 def replace_attention(network: nn.Module) -> nn.Module:
     """Replace every ``nn.MultiheadAttention`` of a network by the :class:`HeadAttention` of its function.
 
-    What cannot be rewritten stays as it is: attention with ``add_bias_kv`` or ``add_zero_attn``, with hooks,
-    and subclasses. A module that is used in several places is so afterwards. ``nn.TransformerEncoder`` no
-    longer packs padded inputs into nested tensors, which in evaluation without gradients set its outputs at
-    the padding to 0; they are now what they are with gradients.
+    What cannot be rewritten stays as it is: attention with ``add_bias_kv`` or ``add_zero_attn``, with hooks
+    or parametrizations, with parameters that another module has, too, and subclasses. A module that is used
+    in several places is so afterwards. ``nn.TransformerEncoder`` no longer packs padded inputs into nested
+    tensors, which in evaluation without gradients set its outputs at the padding to 0; they are now what
+    they are with gradients.
 
     Parameters
     ----------
@@ -276,10 +279,13 @@ def replace_attention(network: nn.Module) -> nn.Module:
         The network, or what replaces it if it is itself a ``nn.MultiheadAttention``.
     """
     root = nn.ModuleList([network])
+    owners = Counter(held for module in root.modules() for held in module._parameters.values())
     replaced: dict[nn.Module, HeadAttention] = {}
     for parent in list(root.modules()):
         for name, child in list(parent._modules.items()):  # named_children leaves out a child's second name
-            if isinstance(child, nn.MultiheadAttention) and _is_plain(child):
+            if not isinstance(child, nn.MultiheadAttention):
+                continue
+            if _is_plain(child) and all(owners[held] == 1 for held in child.parameters()):
                 if child not in replaced:
                     replaced[child] = HeadAttention.from_multihead(child)
                 parent.register_module(name, replaced[child])
@@ -307,7 +313,7 @@ def _is_plain(attention: nn.MultiheadAttention) -> bool:
         and attention.bias_k is None
         and attention.bias_v is None
         and not attention.add_zero_attn
-        and not _hooks(attention)
+        and not any(_hooks(part) or is_parametrized(part) for part in attention.modules())
     )
 
 

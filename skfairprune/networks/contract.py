@@ -38,8 +38,8 @@ def check_modules(network: nn.Module) -> None:
     Raises
     ------
     ValueError
-        If it has a scripted, a compiled or a lazy module, complex buffers, layers in plain lists, or
-        functions that hold its layers.
+        If it has a scripted, a compiled or a lazy module, complex buffers, layers or parameters in plain
+        lists, or functions that hold its layers.
     """
     tensors = chain(network.named_parameters(), network.named_buffers())
     if lazy := [name for name, tensor in tensors if is_lazy(tensor)]:
@@ -83,6 +83,13 @@ def _check_attributes(network: nn.Module) -> None:
                 raise ValueError(
                     f"The network {kind(network)} keeps layers in {where}, where neither PyTorch nor fit "
                     "finds them. Put them in an nn.ModuleList or nn.ModuleDict."
+                )
+            # Recurrent layers keep such a list and look after it.
+            if not isinstance(module, nn.RNNBase) and any(isinstance(item, nn.Parameter) for item in held):
+                raise ValueError(
+                    f"The network {kind(network)} keeps parameters in {where}, which would be the old ones "
+                    "once units are removed. Read them from their layers in the forward pass, or put them in "
+                    "an nn.ParameterList."
                 )
             if any(isinstance(item, FunctionType) and _holds_layers(item) for item in held):
                 raise ValueError(

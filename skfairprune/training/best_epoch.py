@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from skorch.callbacks import Callback
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
 __all__ = ["BestEpoch"]
 
@@ -97,8 +98,16 @@ class BestEpoch(Callback):
 def _tensors(net: Any) -> dict[str, Tensor]:
     """Return what is averaged by name, tensors of several names once.
 
-    They are looked up anew each time, since a forward pass may put new buffers in place of old ones.
+    They are looked up anew each time, since a forward pass may put new buffers in place of old ones. Of the
+    buffers these are the statistics of norms; others need not have a mean, such as the unit vectors of a
+    spectral norm, and keep their last value.
     """
     kept = net.module_.state_dict().keys()
-    tensors = (*net.module_.named_parameters(), *net.module_.named_buffers())
+    statistics = (
+        (f"{path}.{name}", buffer)
+        for path, module in net.module_.named_modules()
+        if isinstance(module, _NormBase)
+        for name, buffer in module.named_buffers(recurse=False)
+    )
+    tensors = (*net.module_.named_parameters(), *statistics)
     return {name: held.detach() for name, held in tensors if name in kept and held.is_floating_point()}

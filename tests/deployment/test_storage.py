@@ -14,6 +14,7 @@ from numpy.testing import assert_array_equal
 from pandas.testing import assert_frame_equal
 from sklearn import config_context
 from sklearn.exceptions import NotFittedError
+from torch import nn
 
 from skfairprune import FairPrunedClassifier
 from skfairprune.audit import audit
@@ -516,3 +517,22 @@ def test_loading_runs_no_code(saved, monkeypatch):
     FairPrunedClassifier.load(saved[0])
     assert set(sys.modules) == before
     assert b"skfairprune.deployment" not in saved[0].read_bytes()
+
+
+def test_a_transposed_convolution_comes_back_with_its_sizes(train, tmp_path):
+    class Up(nn.Module):
+        def __init__(self, n_features, n_outputs):
+            super().__init__()
+            self.first, self.up = nn.Linear(n_features, 16), nn.ConvTranspose1d(16, 6, 3)
+            self.head = nn.Linear(18, n_outputs)
+
+        def forward(self, x):
+            hidden = self.up(self.first(x).relu()[:, :, None])
+            return self.head(hidden.reshape(len(x), self.up.out_channels * 3))
+
+    clf = FairPrunedClassifier(Up, sparsity=0, max_epochs=3, constraint=None, random_state=0)
+    clf.fit(train.X[:200], train.y[:200]).save(tmp_path / "up.safetensors")
+    loaded = FairPrunedClassifier.load(tmp_path / "up.safetensors", module=Up)
+    up = loaded.module_.network.module.up
+    assert (up.in_channels, up.out_channels) == (16, 6)
+    assert_array_equal(loaded.predict_proba(train.X), clf.predict_proba(train.X))

@@ -433,6 +433,12 @@ class _Subclass(nn.MultiheadAttention):
     pass
 
 
+def _with_orthogonal_output():
+    attention = _attention()
+    nn.utils.parametrizations.orthogonal(attention.out_proj)
+    return attention
+
+
 def _hooked():
     attention = _attention()
     attention.register_forward_hook(lambda module, args, output: output)
@@ -448,8 +454,9 @@ def _hooked():
         lambda: nn.utils.parametrizations.orthogonal(_attention(), "in_proj_weight"),
         lambda: prune.random_unstructured(_attention(), "in_proj_weight", 0.5),
         _hooked,
+        _with_orthogonal_output,
     ],
-    ids=["bias_kv", "zero_attn", "subclass", "parametrised", "masked", "hooked"],
+    ids=["bias_kv", "zero_attn", "subclass", "parametrised", "masked", "hooked", "output parametrised"],
 )
 def test_what_cannot_be_rewritten_stays(attention):
     attention = attention()
@@ -459,6 +466,14 @@ def test_what_cannot_be_rewritten_stays(attention):
     assert isinstance(network[1], HeadAttention)
     with pytest.raises(ValueError, match=f"got {type(attention).__name__} with add_bias_kv="):
         HeadAttention.from_multihead(attention)
+
+
+def test_attentions_that_share_weights_stay():
+    network = nn.ModuleList([_attention(), _attention(), _attention()])
+    network[1].in_proj_weight = network[0].in_proj_weight
+    replace_attention(network)
+    assert [type(part) for part in network] == [nn.MultiheadAttention, nn.MultiheadAttention, HeadAttention]
+    assert network[1].in_proj_weight is network[0].in_proj_weight
 
 
 def test_weights_are_copied_as_they_are():

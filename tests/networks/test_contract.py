@@ -195,6 +195,14 @@ class _PlainList(_Net):
         return self.out(self.more[0](torch.relu(self.first(x))))
 
 
+class _ListOfParameters(_Net):
+    """A list of a layer's parameters, read beside the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = [self.first.weight]
+
+
 class _PrivateList(_Net):
     def __init__(self):
         super().__init__()
@@ -243,6 +251,7 @@ class _ComplexBuffer(_Net):
         (_PlainList, r"keeps layers in more, where .* nn\.ModuleList"),
         (lambda: _Net(_PlainList()), r"keeps layers in between\.more"),
         (_PrivateList, r"keeps layers in _more, where"),
+        (_ListOfParameters, r"keeps parameters in weights, .* nn\.ParameterList"),
         (_Closure, r"keeps a function in act that uses a layer"),
         (_InDict, r"keeps a function in acts that uses a layer"),
         (_Wrapped, r"keeps a function in act that uses a layer"),
@@ -260,6 +269,7 @@ def test_functions_and_lists_without_layers_are_taken():
     network.acts, network.losses = (nn.ReLU(), nn.Tanh()), {"mse": nn.MSELoss()}
     network.teacher = [nn.Linear(3, 3).requires_grad_(False)]
     network.rate, network.double = 2.0, lambda x: network.rate * x
+    network.recurrent, network.scales = nn.LSTM(3, 3), nn.ParameterList([nn.Parameter(torch.ones(3))])
     check_modules(network)
     if scale < 0:  # a cell that is empty
         later = 1

@@ -730,6 +730,21 @@ def test_weights_that_are_not_trained_do_not_follow_the_gates(hypergradient, mon
     assert torch.equal(found, first_order) == (hypergradient == "closed_form")
 
 
+def test_a_spectral_norm_is_one_in_the_network_that_stays():
+    """Its buffers are unit vectors. Their average is shorter than 1, and the weights too large by that."""
+    spectral_norm = nn.utils.parametrizations.spectral_norm
+
+    def make(n_features, n_outputs):
+        first, second = spectral_norm(nn.Linear(n_features, 32)), spectral_norm(nn.Linear(32, 32))
+        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(32, n_outputs))
+
+    network = _fit(make, constraint=None, sparsity=0, max_epochs=6).module_.network.module
+    for layer in (network[0], network[2]):
+        lengths = [float(vector.norm()) for vector in layer.parametrizations.weight.buffers()]
+        assert_allclose(lengths, [1, 1], rtol=1e-5)
+        assert_allclose(torch.linalg.matrix_norm(layer.weight.detach(), 2), 1, atol=0.1)
+
+
 def test_a_norm_is_clipped_for_each_network_by_itself():
     norms = []
 
