@@ -38,8 +38,8 @@ def check_modules(network: nn.Module) -> None:
     Raises
     ------
     ValueError
-        If it has a scripted, a compiled or a lazy module, complex buffers, layers or parameters in plain
-        lists, or functions that hold its layers.
+        If it has a scripted, a compiled or a lazy module, complex buffers, parameters on the same memory,
+        layers or parameters in plain lists, or functions that hold its layers.
     """
     tensors = chain(network.named_parameters(), network.named_buffers())
     if lazy := [name for name, tensor in tensors if is_lazy(tensor)]:
@@ -65,7 +65,22 @@ def check_modules(network: nn.Module) -> None:
             f"The network {kind(network)} has the complex buffers {strange}, which would lose their "
             "imaginary parts with the type of the rows. Keep real and imaginary parts as two buffers."
         )
+    _check_storages(network)
     _check_attributes(network)
+
+
+def _check_storages(network: nn.Module) -> None:
+    """Refuse parameters that are two and share their numbers: copies would train them apart."""
+    names: dict[tuple[torch.device, int], str] = {}
+    for name, parameter in network.named_parameters():
+        place = (parameter.device, parameter.data_ptr())
+        if parameter.numel() and place in names:
+            raise ValueError(
+                f"The network {kind(network)} has the parameters {names[place]!r} and {name!r}, which are "
+                "two on the same memory, and copies of it would train them apart. Tie them by giving both "
+                "layers the same nn.Parameter."
+            )
+        names[place] = name
 
 
 def _check_attributes(network: nn.Module) -> None:

@@ -195,6 +195,15 @@ class _PlainList(_Net):
         return self.out(self.more[0](torch.relu(self.first(x))))
 
 
+class _TiedByMemory(_Net):
+    """Two parameters with one memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Linear(N_FEATURES, 16)
+        self.second.weight.data = self.first.weight.data
+
+
 class _ListOfParameters(_Net):
     """A list of a layer's parameters, read beside the layer."""
 
@@ -251,6 +260,7 @@ class _ComplexBuffer(_Net):
         (_PlainList, r"keeps layers in more, where .* nn\.ModuleList"),
         (lambda: _Net(_PlainList()), r"keeps layers in between\.more"),
         (_PrivateList, r"keeps layers in _more, where"),
+        (_TiedByMemory, r"parameters 'first.weight' and 'second.weight', which are two on the same memory"),
         (_ListOfParameters, r"keeps parameters in weights, .* nn\.ParameterList"),
         (_Closure, r"keeps a function in act that uses a layer"),
         (_InDict, r"keeps a function in acts that uses a layer"),
